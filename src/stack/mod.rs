@@ -1,0 +1,3 @@
+//! (in work)
+pub mod opensips;
+pub mod simulated;
