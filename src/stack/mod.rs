@@ -1,3 +1,4 @@
 //! (in work)
+pub mod mi;
 pub mod opensips;
 pub mod simulated;
