@@ -1,0 +1,344 @@
+//! Ending legs of our own making, and telling only when they are gone.
+//!
+//! A failed or cancelled start leaves no leg up, a successful transfer leaves only the new call.
+//! Each leg: end it, wait for state 5; not within F: once more; then look; then it is said that a
+//! leg was left up. Ending a leg that rings is a CANCEL; if its 200 crossed, it is ended again.
+
+use serde::{Deserialize, Serialize};
+
+use super::absence::{Absence, Finding};
+use super::turn::Turn;
+use super::{Ending, Fact};
+use crate::core::act::{Act, DialogState, Facts, NotSent, Reply};
+use crate::core::failure::Up;
+use crate::core::ids::{CallId, DialogId, OpId};
+use crate::core::notice::Remarks;
+use crate::core::stack_event::{StackEvent, TransferState, Watch};
+use crate::core::time::StoreTime;
+
+/// Legs that are being ended, and what is told afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    legs: Vec<ClosingLeg>,
+    /// A REFER whose call may still come up.
+    stray: Option<Stray>,
+    /// What is told when all is done.
+    ending: Ending,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ClosingLeg {
+    call: CallId,
+    /// The dialog that is meant, once one has been seen: a dead one may share its Call-ID.
+    dialog: Option<DialogId>,
+    tries: u8,
+    state: LegState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum LegState {
+    /// It was asked to end; state 5 is awaited.
+    Ending { until: StoreTime },
+    /// It was asked twice; a look decides.
+    Looking { absence: Absence, at: StoreTime },
+    /// It is gone.
+    Gone,
+    /// It is up, or nobody knows.
+    LeftUp,
+}
+
+/// A 200 that crosses our CANCEL brings a leg up once; more than this is no crossing.
+const MOST_TRIES: u8 = 4;
+
+/// A referred call that was given up before it was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stray {
+    token: OpId,
+    transferred: Vec<CallId>,
+    /// Until when it may still appear; `None` once that time is over.
+    until: Option<StoreTime>,
+    /// Whether the proxy refuses it by now.
+    revoked: bool,
+    caught: bool,
+}
+
+impl Closing {
+    /// Starts ending these legs; `ending` is told when all are gone.
+    pub(crate) fn begin(legs: Vec<CallId>, ending: Ending, turn: &mut Turn<'_>) -> Self {
+        let mut closing = Self { legs: Vec::new(), stray: None, ending };
+        for leg in legs {
+            closing.add(leg, turn);
+        }
+        closing
+    }
+
+    /// Also voids the token of a REFER and ends the call that may still come of it.
+    pub(crate) fn and_stray(
+        mut self,
+        token: OpId,
+        transferred: Vec<CallId>,
+        turn: &mut Turn<'_>,
+    ) -> Self {
+        if turn.plan().capabilities.referral_tokens {
+            turn.open(Act::Revoke { token: token.clone() }, turn.plan().times.reply);
+        }
+        let until = turn.later(turn.plan().times.follow);
+        let until = Some(until);
+        self.stray = Some(Stray { token, transferred, until, revoked: false, caught: false });
+        self
+    }
+
+    fn add(&mut self, call: CallId, turn: &mut Turn<'_>) {
+        let times = turn.plan().times;
+        turn.open(Act::End { call: call.clone() }, times.reply);
+        let state = LegState::Ending { until: turn.later(times.silence) };
+        self.legs.push(ClosingLeg { call, dialog: None, tries: 1, state });
+    }
+
+    /// Takes a fact; ends the command when everything is gone.
+    pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        match fact {
+            Fact::Reply(op, reply) => self.replied(&op.act, reply, turn),
+            Fact::Event(event) => self.happened(event, turn),
+            Fact::Due => self.due_now(turn),
+            // It is being ended already.
+            Fact::GiveUp => {}
+        }
+        self.finish_if_done(turn);
+    }
+
+    fn replied(&mut self, act: &Act, reply: &Reply, turn: &mut Turn<'_>) {
+        match act {
+            Act::Invite { call, .. } => self.invite_answered(call, reply, turn),
+            Act::Look { call, .. } => self.looked(call, reply, turn),
+            Act::Revoke { .. } => {
+                if let (Some(stray), Reply::Done(_)) = (&mut self.stray, reply) {
+                    // An INVITE that passed the check just before has told of itself by then.
+                    stray.revoked = true;
+                    let soon = turn.later(turn.plan().times.grace);
+                    stray.until = stray.until.map(|until| until.min(soon));
+                }
+            }
+            Act::Refer { call, .. } => self.refer_answered(call, reply),
+            // OK and 404 are both fine; state 5 or the timer decides.
+            Act::End { .. } | Act::CancelInvite { .. } => {}
+            Act::ReInvite { .. } | Act::StackHold { .. } | Act::Mark { .. } => {}
+        }
+    }
+
+    /// A refused REFER brings nothing about any more.
+    fn refer_answered(&mut self, call: &CallId, reply: &Reply) {
+        let nothing_comes = match reply {
+            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) => true,
+            Reply::Done(_) | Reply::Silent => false,
+        };
+        if nothing_comes && self.stray.as_ref().is_some_and(|s| s.transferred.contains(call)) {
+            self.stray = None;
+        }
+    }
+
+    fn invite_answered(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) {
+        let silence = turn.plan().times.silence;
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else { return };
+        if matches!(leg.state, LegState::Gone | LegState::LeftUp) {
+            return;
+        }
+        match reply {
+            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) => {
+                leg.state = LegState::Gone;
+            }
+            // The 200 crossed our CANCEL, or nobody knows: ending is safe either way.
+            Reply::Done(_) | Reply::Silent => {
+                turn.open(Act::End { call: call.clone() }, turn.plan().times.reply);
+                leg.state = LegState::Ending { until: turn.later(silence) };
+            }
+        }
+    }
+
+    fn looked(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) {
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else { return };
+        let LegState::Looking { absence, at } = &mut leg.state else { return };
+        let finding = match reply {
+            Reply::Done(Facts::Looked(sighting)) => absence.see(sighting, true, turn),
+            Reply::Done(_) | Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => {
+                Finding::Unknowable
+            }
+            Reply::Missing { sighting, .. } => absence.see(sighting, true, turn),
+        };
+        match finding {
+            Finding::Absent => leg.state = LegState::Gone,
+            Finding::LookAgain(then) => *at = then,
+            Finding::Present(_) | Finding::Lost | Finding::Unknowable => {
+                leg.state = LegState::LeftUp;
+            }
+        }
+    }
+
+    fn happened(&mut self, event: &StackEvent, turn: &mut Turn<'_>) {
+        match event {
+            StackEvent::Dialog { call, dialog, state } => {
+                self.dialog_changed(call, dialog, *state, turn);
+            }
+            StackEvent::Transfer { call, new_call: Some(new_call), state, .. } => {
+                if self.stray.as_ref().is_some_and(|stray| stray.transferred.contains(call)) {
+                    self.stray_seen(new_call, state, turn);
+                }
+            }
+            StackEvent::Referral { token, new_call, state, .. } => {
+                if self.stray.as_ref().is_some_and(|stray| stray.token == *token) {
+                    self.stray_seen(new_call, state, turn);
+                }
+            }
+            StackEvent::Transfer { new_call: None, .. } | StackEvent::Hold { .. } => {}
+            StackEvent::Restarted { .. } => {
+                // Its dialogs are forgotten; the phones may talk on.
+                if !turn.plan().capabilities.persists_dialogs {
+                    for leg in &mut self.legs {
+                        if !matches!(leg.state, LegState::Gone) {
+                            leg.state = LegState::LeftUp;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn dialog_changed(
+        &mut self,
+        call: &CallId,
+        dialog: &DialogId,
+        state: DialogState,
+        turn: &mut Turn<'_>,
+    ) {
+        let times = turn.plan().times;
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else { return };
+        match state {
+            DialogState::Deleted => {
+                if leg.dialog.as_ref().is_none_or(|known| known == dialog) {
+                    leg.state = LegState::Gone;
+                }
+            }
+            DialogState::Answered | DialogState::Confirmed => {
+                let first_sight = leg.dialog.as_ref() != Some(dialog);
+                leg.dialog = Some(dialog.clone());
+                // A 200 crossed our CANCEL or an early end: end what came up. Once per dialog.
+                if first_sight && leg.tries < MOST_TRIES {
+                    leg.tries += 1;
+                    leg.state = LegState::Ending { until: turn.later(times.silence) };
+                    turn.open(Act::End { call: call.clone() }, times.reply);
+                }
+            }
+            DialogState::Unconfirmed | DialogState::Early => {}
+        }
+    }
+
+    /// The referred call appeared after it was given up.
+    fn stray_seen(&mut self, new_call: &CallId, state: &TransferState, turn: &mut Turn<'_>) {
+        let comes = match state {
+            TransferState::Start | TransferState::Ok => true,
+            TransferState::Progress(_) => true,
+            TransferState::Fail(_) | TransferState::Notified(_) => false,
+        };
+        let Some(stray) = &mut self.stray else { return };
+        if comes && !self.legs.iter().any(|leg| leg.call == *new_call) {
+            stray.caught = true;
+            self.add(new_call.clone(), turn);
+        }
+    }
+
+    fn due_now(&mut self, turn: &mut Turn<'_>) {
+        let times = turn.plan().times;
+        let at = turn.at();
+        if let Some(stray) = &mut self.stray
+            && stray.until.is_some_and(|until| until <= at)
+        {
+            stray.until = None;
+        }
+        for leg in &mut self.legs {
+            let call = leg.call.clone();
+            match &leg.state {
+                LegState::Ending { until } if *until <= at => {
+                    if leg.tries < 2 {
+                        leg.tries += 1;
+                        leg.state = LegState::Ending { until: turn.later(times.silence) };
+                        turn.open(Act::End { call }, times.reply);
+                    } else {
+                        let absence = Absence::default();
+                        leg.state = LegState::Looking { absence, at: turn.later(times.look()) };
+                        turn.open(look_at(call), times.look());
+                    }
+                }
+                LegState::Looking { absence, at: then } if *then <= at => {
+                    let absence = absence.clone();
+                    let asked = |act: &Act| matches!(act, Act::Look { call: c, .. } if *c == call);
+                    if !turn.has_open(asked) {
+                        turn.open(look_at(call), times.look());
+                    }
+                    leg.state = LegState::Looking { absence, at: turn.later(times.look()) };
+                }
+                LegState::Ending { .. }
+                | LegState::Looking { .. }
+                | LegState::Gone
+                | LegState::LeftUp => {}
+            }
+        }
+    }
+
+    /// When the next leg runs out of time.
+    pub(crate) fn due(&self) -> Option<StoreTime> {
+        let legs = self.legs.iter().filter_map(|leg| match &leg.state {
+            LegState::Ending { until } => Some(*until),
+            LegState::Looking { at, .. } => Some(*at),
+            LegState::Gone | LegState::LeftUp => None,
+        });
+        legs.chain(self.stray.as_ref().and_then(|stray| stray.until)).min()
+    }
+
+    /// The calls and the token that still matter.
+    pub(crate) fn watches(&self) -> Vec<Watch> {
+        let legs = self.legs.iter().map(|leg| Watch::Call(leg.call.clone()));
+        let stray = self.stray.iter().flat_map(|stray| {
+            let calls = stray.transferred.iter().cloned().map(Watch::Call);
+            calls.chain([Watch::Op(stray.token.clone())])
+        });
+        legs.chain(stray).collect()
+    }
+
+    /// Tells the end once nothing is left to wait for.
+    pub(crate) fn finish_if_done(&mut self, turn: &mut Turn<'_>) {
+        let settled = |leg: &ClosingLeg| matches!(leg.state, LegState::Gone | LegState::LeftUp);
+        let watching = self.stray.as_ref().is_some_and(|stray| stray.until.is_some());
+        if !self.legs.iter().all(settled) || watching {
+            return;
+        }
+        let mut ending = self.ending.clone();
+        if self.legs.iter().any(|leg| leg.state == LegState::LeftUp) {
+            ending.remarks = Remarks { leg_left_up: true, ..ending.remarks };
+            if let Some(error) = &mut ending.error
+                && error.up == Up::No
+            {
+                error.up = Up::Unknown;
+            }
+        }
+        if let Some(stray) = &self.stray {
+            // Without a token nobody can tell whether the phone will still dial.
+            ending.remarks.may_still_ring = !stray.caught && !stray.revoked;
+        }
+        turn.end(ending);
+    }
+}
+
+/// A plain look at one call.
+pub(crate) fn look_at(call: CallId) -> Act {
+    Act::Look { call, referred_by: None, sent: None }
+}
+
+/// The failure word for an operation that never left us.
+pub(crate) fn not_sent(why: NotSent) -> (crate::core::failure::Code, &'static str) {
+    use crate::core::failure::Code;
+    match why {
+        NotSent::Unreachable => (Code::StackUnreachable, "stack unreachable"),
+        NotSent::TooLate => (Code::StackBusy, "stack too busy: not sent in time"),
+        NotSent::Overloaded => (Code::StackBusy, "stack too busy: too many requests under way"),
+    }
+}

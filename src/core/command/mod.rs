@@ -1,0 +1,359 @@
+//! The commands as machines: a state, an input, and the next state with what is to be told.
+//!
+//! * What is to be *done* is in the state: [`Command::open`]. It is committed before it is sent.
+//! * When to look again is in the state: [`Command::due`].
+//! * What a command keeps others away from is in the state: [`Command::claims`].
+//! * How it ended is in the state: [`Command::outcome`].
+//!
+//! The files: one per command ([`call_start`], [`transfer`], [`call_hold`], [`call_end`]), and the
+//! parts they share: [`referral`] (from REFER to the referred call's fate), [`closing`] (end legs,
+//! then tell), [`absence`] (prove that a call is not there), [`turn`] (what a step collects).
+
+pub mod absence;
+pub mod call_end;
+pub mod call_hold;
+pub mod call_start;
+pub mod closing;
+pub mod referral;
+pub mod transfer;
+pub mod turn;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use self::call_end::End;
+use self::call_hold::Hold;
+use self::call_start::Start;
+use self::transfer::Transfer;
+use self::turn::Turn;
+use super::act::{Op, Repeat, Reply};
+use super::failure::{Code, Failure, Outcome, Up};
+use super::ids::{CallId, CommandId, OpId};
+use super::notice::{Notice, Remarks};
+use super::plan::Plan;
+use super::request::{Method, Request};
+use super::sip_address::SipAddress;
+use super::stack_event::{StackEvent, Watch};
+use super::time::{Now, StoreTime};
+
+/// One command, whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// How it is to be run.
+    pub plan: Arc<Plan>,
+    /// What was asked.
+    pub method: Method,
+    /// `Ended` by then, come what may.
+    pub deadline: StoreTime,
+    /// Operations that were committed and have no reply yet.
+    pub ops: Vec<Op>,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// How far a command is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// `CallStart`
+    Start(Box<Start>),
+    /// `CallBlindTransfer` and `CallAttendedTransfer`
+    Transfer(Box<Transfer>),
+    /// `CallHold` and `CallUnhold`
+    Hold(Hold),
+    /// `CallEnd`
+    End(End),
+    /// Told. Nothing moves it any more.
+    Over(Outcome),
+}
+
+/// What can happen to a running command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// An operation was answered.
+    Replied {
+        /// Which.
+        op: OpId,
+        /// With what.
+        reply: Reply,
+    },
+    /// The stack reported something.
+    Happened(StackEvent),
+    /// The time in [`Command::due`] has come.
+    Due,
+    /// The client gives it up.
+    Cancel,
+    /// A `CallEnd` overtook it.
+    Ending {
+        /// The `CallEnd`.
+        by: CommandId,
+    },
+    /// The operation's performer is gone, or its reply is overdue.
+    Doubt {
+        /// Which.
+        op: OpId,
+    },
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The next state.
+    pub state: Command,
+    /// What the client is told, in order.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that only one running command may have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Claim {
+    /// The right to change this call.
+    Call(CallId),
+    /// The caller of a start: double clicks place one call.
+    Caller(SipAddress),
+}
+
+/// How a claim is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// Refused when somebody has it.
+    Ask,
+    /// Taken away from whoever has it; that command is told.
+    Overtake,
+}
+
+/// How far past its `reply_by` an operation is in doubt. Its performer answers at `reply_by`
+/// itself, so only a dead or paused performer lets this pass.
+pub const OVERDUE: Duration = Duration::from_millis(500);
+
+impl Command {
+    /// Begins a command: its first state with its first operation, and `Started`.
+    #[must_use]
+    pub fn begin(request: &Request, plan: Arc<Plan>, now: &Now) -> Step {
+        let mut ops = Vec::new();
+        let mut turn = Turn::new(now, &plan, &mut ops);
+        let (progress, within) = match request {
+            Request::Start(start) => {
+                let (state, within) = Start::begin(start, &mut turn);
+                (Progress::Start(Box::new(state)), within)
+            }
+            Request::BlindTransfer { call, leg, destination } => {
+                let (state, within) = Transfer::blind(call, *leg, destination, &mut turn);
+                (Progress::Transfer(Box::new(state)), within)
+            }
+            Request::AttendedTransfer { call, leg, consult, consult_leg } => {
+                let (state, within) =
+                    Transfer::attended(call, *leg, consult, *consult_leg, &mut turn);
+                (Progress::Transfer(Box::new(state)), within)
+            }
+            Request::Hold { call } => {
+                let (state, within) = Hold::begin(call, true, &mut turn);
+                (Progress::Hold(state), within)
+            }
+            Request::Unhold { call } => {
+                let (state, within) = Hold::begin(call, false, &mut turn);
+                (Progress::Hold(state), within)
+            }
+            Request::End { call } => {
+                let (state, within) = End::begin(call, &mut turn);
+                (Progress::End(state), within)
+            }
+        };
+        let told = turn.finish();
+        let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let mut notices = vec![Notice::Started { deadline_ms }];
+        notices.extend(told.notices);
+        let deadline = now.at.after(within);
+        let state = Self { plan, method: request.method(), deadline, ops, progress };
+        Step { state, notices }
+    }
+
+    /// Takes one input. `None`: it changes nothing.
+    #[must_use]
+    pub fn step(&self, input: &Input, now: &Now) -> Option<Step> {
+        if self.outcome().is_some() {
+            return None;
+        }
+        let mut state = self.clone();
+        let plan = Arc::clone(&state.plan);
+        let fact = match input {
+            Input::Replied { op, reply } => Fact::Reply(take(&mut state.ops, op)?, reply),
+            Input::Doubt { op } => Fact::Reply(take(&mut state.ops, op)?, &Reply::Silent),
+            Input::Happened(event) => Fact::Event(event),
+            Input::Due => Fact::Due,
+            Input::Cancel | Input::Ending { .. } => Fact::GiveUp,
+        };
+        let timed_out = matches!(fact, Fact::Due) && now.at >= state.deadline;
+        let mut turn = Turn::new(now, &plan, &mut state.ops);
+        if timed_out {
+            turn.end(deadline_passed());
+        } else {
+            match &mut state.progress {
+                Progress::Start(start) => start.apply(&fact, &mut turn),
+                Progress::Transfer(transfer) => transfer.apply(&fact, &mut turn),
+                Progress::Hold(hold) => hold.apply(&fact, &mut turn),
+                Progress::End(end) => end.apply(&fact, &mut turn),
+                Progress::Over(_) => {}
+            }
+        }
+        let told = turn.finish();
+        if let Some(outcome) = told.outcome {
+            state.progress = Progress::Over(outcome);
+            // What may still reach a phone keeps its claim; the rest is of no more use.
+            state.ops.retain(|op| op.act.repeat(&plan.capabilities) == Repeat::Once);
+        }
+        (state != *self || !told.notices.is_empty())
+            .then_some(Step { state, notices: told.notices })
+    }
+
+    /// Operations that were committed and have no reply yet. Each is performed by its
+    /// [`Op::by`], once.
+    #[must_use]
+    pub fn open(&self) -> &[Op] {
+        if self.outcome().is_some() { &[] } else { &self.ops }
+    }
+
+    /// When to come back with [`Input::Due`] (or [`Input::Doubt`]) at the latest. Every running
+    /// command has one.
+    #[must_use]
+    pub fn due(&self) -> Option<StoreTime> {
+        let wake = match &self.progress {
+            Progress::Start(start) => start.due(),
+            Progress::Transfer(transfer) => transfer.due(),
+            Progress::Hold(hold) => hold.due(),
+            Progress::End(end) => end.due(),
+            Progress::Over(_) => return None,
+        };
+        let overdue = self.ops.iter().map(|op| op.reply_by.after(OVERDUE)).min();
+        let earliest = wake.into_iter().chain(overdue).chain([self.deadline]).min();
+        Some(earliest.unwrap_or(self.deadline))
+    }
+
+    /// What only this command may have now, and how it takes it.
+    #[must_use]
+    pub fn claims(&self) -> Vec<(Claim, Taking)> {
+        match &self.progress {
+            Progress::Start(start) => start.claims(),
+            Progress::Transfer(transfer) => transfer.claims(),
+            Progress::Hold(hold) => vec![(Claim::Call(hold.call.clone()), Taking::Ask)],
+            Progress::End(end) => vec![(Claim::Call(end.call.clone()), Taking::Overtake)],
+            Progress::Over(_) => Vec::new(),
+        }
+    }
+
+    /// Until when the claims of an ended command still hold: its last once-only operation may be
+    /// on its way to a phone.
+    #[must_use]
+    pub fn claims_linger(&self) -> Option<StoreTime> {
+        match &self.progress {
+            Progress::Over(_) => self.ops.iter().map(|op| op.reply_by).max(),
+            Progress::Start(_) | Progress::Transfer(_) | Progress::Hold(_) | Progress::End(_) => {
+                None
+            }
+        }
+    }
+
+    /// Which events concern it.
+    #[must_use]
+    pub fn watches(&self) -> Vec<Watch> {
+        match &self.progress {
+            Progress::Start(start) => start.watches(),
+            Progress::Transfer(transfer) => transfer.watches(),
+            Progress::Hold(hold) => vec![Watch::Call(hold.call.clone())],
+            Progress::End(end) => vec![Watch::Call(end.call.clone())],
+            Progress::Over(_) => Vec::new(),
+        }
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match &self.progress {
+            Progress::Over(outcome) => Some(outcome),
+            Progress::Start(_) | Progress::Transfer(_) | Progress::Hold(_) | Progress::End(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether [`Input::Cancel`] means anything to it.
+    #[must_use]
+    pub fn can_cancel(&self) -> bool {
+        match &self.progress {
+            Progress::Start(_) | Progress::Transfer(_) => true,
+            Progress::Hold(_) | Progress::End(_) | Progress::Over(_) => false,
+        }
+    }
+}
+
+/// An input as the machines see it: replies come with their operation.
+#[derive(Debug)]
+pub(crate) enum Fact<'a> {
+    Reply(Box<Op>, &'a Reply),
+    Event(&'a StackEvent),
+    Due,
+    GiveUp,
+}
+
+/// How a command ends: what is told, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Why it did not succeed.
+    pub error: Option<Failure>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What else is to be said.
+    pub remarks: Remarks,
+}
+
+impl Ending {
+    /// It is so.
+    #[must_use]
+    pub fn success() -> Self {
+        Self { error: None, outcome: Outcome::Success, remarks: Remarks::default() }
+    }
+
+    /// It is not so, for this reason.
+    #[must_use]
+    pub fn failed(failure: Failure) -> Self {
+        Self { error: Some(failure), outcome: Outcome::Failed, remarks: Remarks::default() }
+    }
+
+    /// Nobody knows, for this reason.
+    #[must_use]
+    pub fn unknown(failure: Failure) -> Self {
+        let outcome = Outcome::Unknown { up: failure.up };
+        Self { error: Some(failure), outcome, remarks: Remarks::default() }
+    }
+
+    /// Nothing was sent, for this reason.
+    #[must_use]
+    pub fn not_started(failure: Failure) -> Self {
+        Self { error: Some(failure), outcome: Outcome::NotStarted, remarks: Remarks::default() }
+    }
+
+    /// It was given up.
+    #[must_use]
+    pub fn cancelled(up: Up) -> Self {
+        let sip = Some(super::failure::SipStatus::new(487, "Request Terminated"));
+        let failure = Failure { code: Code::Cancelled, text: Arc::from("cancelled"), sip, up };
+        Self { error: Some(failure), outcome: Outcome::Cancelled, remarks: Remarks::default() }
+    }
+}
+
+/// The end that P1 promises when everything else has failed. The machines' own timers all end
+/// before the stated deadline, so this tells of a defect or of a very long pause.
+fn deadline_passed() -> Ending {
+    Ending::unknown(Failure {
+        code: Code::DeadlinePassed,
+        text: Arc::from("deadline passed"),
+        sip: None,
+        up: Up::Unknown,
+    })
+}
+
+fn take(ops: &mut Vec<Op>, id: &OpId) -> Option<Box<Op>> {
+    let at = ops.iter().position(|op| op.id == *id)?;
+    Some(Box::new(ops.remove(at)))
+}

@@ -1,0 +1,423 @@
+//! `CallBlindTransfer` and `CallAttendedTransfer`: send one party of a call elsewhere.
+//!
+//! A failed transfer leaves the call up; a successful one leaves only the new call. The two
+//! differ in whom the party is to call, and in what ends afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::absence::{Absence, Finding};
+use super::call_start::{
+    REFER_IGNORED, failure, no_answer, refer_refused, seen, target_failed, with_sip,
+};
+use super::closing::{Closing, look_at, not_sent};
+use super::referral::{Progress, Referral, Why};
+use super::turn::Turn;
+use super::{Claim, Ending, Fact, Taking};
+use crate::core::act::{Act, DialogState, ReferTo, Sighting};
+use crate::core::failure::{Code, Failure, SipStatus, Up};
+use crate::core::ids::CallId;
+use crate::core::notice::{Data, Event};
+use crate::core::request::Leg;
+use crate::core::sip_address::SipAddress;
+use crate::core::stack_event::{StackEvent, Watch};
+use crate::core::time::StoreTime;
+
+/// How long the target's phone has to end the replaced call itself (sip-outcomes F16).
+const REPLACED_WITHIN: Duration = Duration::from_secs(2);
+
+/// A running transfer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    call: CallId,
+    kind: Kind,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Blind { destination: SipAddress },
+    Attended { consult: CallId, consult_over: bool },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Phase {
+    Referring(Referral),
+    /// A call that it needs was not found: looks decide whether it is really not there.
+    Missing {
+        call: CallId,
+        absence: Absence,
+        at: StoreTime,
+    },
+    /// The target answered; its phone may end the replaced call itself.
+    Replacing {
+        until: StoreTime,
+    },
+    /// It failed; a look tells whether the call is still up.
+    Checking {
+        ending: Box<Ending>,
+        until: StoreTime,
+    },
+    Closing(Closing),
+}
+
+impl Transfer {
+    /// Begins a blind transfer. Also says how long it may take at most.
+    pub(crate) fn blind(
+        call: &CallId,
+        leg: Leg,
+        destination: &SipAddress,
+        turn: &mut Turn<'_>,
+    ) -> (Self, Duration) {
+        let kind = Kind::Blind { destination: destination.clone() };
+        Self::begin(call, leg, ReferTo::Address(destination.clone()), kind, turn)
+    }
+
+    /// Begins an attended transfer. Also says how long it may take at most.
+    pub(crate) fn attended(
+        call: &CallId,
+        leg: Leg,
+        consult: &CallId,
+        consult_leg: Leg,
+        turn: &mut Turn<'_>,
+    ) -> (Self, Duration) {
+        let kind = Kind::Attended { consult: consult.clone(), consult_over: false };
+        let to = ReferTo::Replacing { call: consult.clone(), leg: consult_leg };
+        Self::begin(call, leg, to, kind, turn)
+    }
+
+    fn begin(
+        call: &CallId,
+        leg: Leg,
+        to: ReferTo,
+        kind: Kind,
+        turn: &mut Turn<'_>,
+    ) -> (Self, Duration) {
+        let times = turn.plan().times;
+        let referral = Referral::begin(call, leg, to, times.ring, turn);
+        let longest = Referral::longest(turn, times.ring)
+            + times.absent()
+            + REPLACED_WITHIN
+            + times.look()
+            + times.follow
+            + times.ending();
+        (Self { call: call.clone(), kind, phase: Phase::Referring(referral) }, longest)
+    }
+
+    /// Takes a fact.
+    pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        if let Fact::Event(StackEvent::Restarted { .. }) = fact
+            && !turn.plan().capabilities.persists_dialogs
+            && !matches!(self.phase, Phase::Closing(_))
+        {
+            turn.end(Ending::unknown(failure(
+                Code::StackRestarted,
+                "stack restarted",
+                Up::Unknown,
+            )));
+            return;
+        }
+        self.note_consult(fact);
+        match &mut self.phase {
+            Phase::Referring(_) => self.referring(fact, turn),
+            Phase::Missing { .. } => self.missing(fact, turn),
+            Phase::Replacing { .. } => self.replacing(fact, turn),
+            Phase::Checking { .. } => self.checking(fact, turn),
+            Phase::Closing(closing) => closing.apply(fact, turn),
+        }
+    }
+
+    /// Remembers that the call to be replaced is over, in whatever phase that is seen.
+    fn note_consult(&mut self, fact: &Fact<'_>) {
+        if let (
+            Kind::Attended { consult, consult_over },
+            Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. }),
+        ) = (&mut self.kind, fact)
+        {
+            *consult_over |= call == consult;
+        }
+    }
+
+    fn referring(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        let Phase::Referring(referral) = &mut self.phase else { return };
+        if matches!(fact, Fact::GiveUp) {
+            let up = if referral.call_over { Up::No } else { Up::Yes };
+            let (token, transferred) = (referral.token.clone(), referral.transferred());
+            let new = referral.new.as_ref().map(|new| new.call.clone());
+            let legs = new.clone().into_iter().collect();
+            let mut closing = Closing::begin(legs, Ending::cancelled(up), turn);
+            if new.is_none() {
+                closing = closing.and_stray(token, transferred, turn);
+            }
+            self.phase = Phase::Closing(closing);
+            return;
+        }
+        let told = referral.apply(fact, turn);
+        for progress in told {
+            self.advance(progress, turn);
+        }
+    }
+
+    fn advance(&mut self, progress: Progress, turn: &mut Turn<'_>) {
+        let Phase::Referring(referral) = &self.phase else { return };
+        let new = referral.new.clone();
+        let call_over = referral.call_over;
+        let data = Data {
+            callid: new.as_ref().map(|new| new.call.clone()),
+            destination: self.destination(new.as_ref().and_then(|new| new.destination.as_ref())),
+            ..Data::default()
+        };
+        match progress {
+            Progress::Accepted => {
+                let data = Data { destination: self.destination(None), ..Data::default() };
+                turn.tell(Event::Transferring, data);
+            }
+            Progress::Placed => turn.tell(Event::TransferStart, data),
+            Progress::Pending(status) => {
+                turn.tell(Event::TransferPending, Data { extra: Some(status), ..data });
+            }
+            Progress::Answered => {
+                turn.tell(Event::TransferSuccessful, data);
+                self.succeeded(call_over, turn);
+            }
+            Progress::Failed(why) => self.failed(why, call_over, turn),
+        }
+    }
+
+    /// What stands in `destination`: the looked-up contact once it is known.
+    fn destination(&self, looked_up: Option<&Arc<str>>) -> Option<Arc<str>> {
+        match (&self.kind, looked_up) {
+            (_, Some(contact)) => Some(Arc::clone(contact)),
+            (Kind::Blind { destination }, None) => Some(Arc::from(destination.as_str())),
+            (Kind::Attended { .. }, None) => None,
+        }
+    }
+
+    fn succeeded(&mut self, call_over: bool, turn: &mut Turn<'_>) {
+        match &self.kind {
+            Kind::Blind { .. } => {
+                let legs = if call_over { Vec::new() } else { vec![self.call.clone()] };
+                self.close(legs, Ending::success(), turn);
+            }
+            Kind::Attended { consult_over: true, .. } => self.end_both(turn),
+            Kind::Attended { consult_over: false, .. } => {
+                self.phase = Phase::Replacing { until: turn.later(REPLACED_WITHIN) };
+            }
+        }
+    }
+
+    fn replacing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        let Phase::Replacing { until } = &self.phase else { return };
+        let over = matches!(&self.kind, Kind::Attended { consult_over: true, .. });
+        let waited = matches!(fact, Fact::Due) && *until <= turn.at();
+        // Given up too late: the new call is up.
+        let hurry = matches!(fact, Fact::GiveUp);
+        if over || waited || hurry {
+            self.end_both(turn);
+        }
+    }
+
+    /// The new call is up: the transferred call ends, and the replaced one if its phone let it be.
+    fn end_both(&mut self, turn: &mut Turn<'_>) {
+        let mut legs = vec![self.call.clone()];
+        let mut ending = Ending::success();
+        if let Kind::Attended { consult, consult_over } = &self.kind {
+            ending.remarks.replaced = Some(*consult_over);
+            if !*consult_over {
+                legs.push(consult.clone());
+            }
+        }
+        self.close(legs, ending, turn);
+    }
+
+    fn failed(&mut self, why: Why, call_over: bool, turn: &mut Turn<'_>) {
+        let up = if call_over { Up::No } else { Up::Yes };
+        let ended = || failure(Code::CallEnded, "call ended", Up::No);
+        let ending = match why {
+            Why::Missing { call, sighting } => {
+                self.prove_missing(call, &sighting, turn);
+                return;
+            }
+            Why::Refused(_) | Why::StackRefused { .. } | Why::Ignored if call_over => {
+                Ending::failed(ended())
+            }
+            Why::Refused(status) => Ending::failed(refer_refused(&status, up)),
+            Why::StackRefused { code, reason } => Ending::failed(stack_refused(code, &reason, up)),
+            Why::NotSent(why) => {
+                let (code, text) = not_sent(why);
+                turn.end(Ending::not_started(failure(code, text, Up::Unknown)));
+                return;
+            }
+            Why::Ignored => Ending::failed(failure(Code::ReferIgnored, REFER_IGNORED, up)),
+            Why::Target(status) => Ending::failed(self.target_failed(&status, up)),
+            Why::NoAnswer => Ending::failed(no_answer("target", up)),
+            Why::Lost => {
+                let lost = failure(Code::ReplyLost, "transfer not confirmed", Up::Unknown);
+                Ending::unknown(lost)
+            }
+        };
+        if call_over {
+            turn.end(ending);
+            return;
+        }
+        let look = turn.plan().times.look();
+        turn.open(look_at(self.call.clone()), look);
+        self.phase = Phase::Checking { ending: Box::new(ending), until: turn.later(look) };
+    }
+
+    fn target_failed(&self, status: &SipStatus, up: Up) -> Failure {
+        match (&self.kind, status.code) {
+            (Kind::Attended { .. }, 481) => {
+                with_sip(Code::ConsultGone, &format!("target: {status}"), status.clone(), up)
+            }
+            (Kind::Attended { .. } | Kind::Blind { .. }, _) => target_failed(status, "target", up),
+        }
+    }
+
+    /// Tells the failure together with whether the call is still up.
+    fn checking(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        let Phase::Checking { ending, until } = &self.phase else { return };
+        let up = match fact {
+            Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. })
+                if *call == self.call =>
+            {
+                Some(Up::No)
+            }
+            Fact::Event(_) | Fact::GiveUp => None,
+            Fact::Due => (*until <= turn.at()).then_some(Up::Unknown),
+            Fact::Reply(op, reply) => match (&op.act, seen(reply)) {
+                (Act::Look { .. }, Some(sighting)) => Some(up_of(sighting)),
+                (Act::Look { .. }, None) => Some(Up::Unknown),
+                (_, _) => None,
+            },
+        };
+        let Some(up) = up else { return };
+        let mut ending = (**ending).clone();
+        if let Some(error) = &mut ending.error {
+            // A REFER that cost the call: the proxy took its 481 or silence for the phone's end.
+            if up == Up::No && error.code != Code::CallEnded {
+                error.code = Code::CallLost;
+            }
+            error.up = up;
+        }
+        if let crate::core::failure::Outcome::Unknown { up: told } = &mut ending.outcome {
+            *told = up;
+        }
+        turn.end(ending);
+    }
+
+    fn prove_missing(&mut self, call: CallId, sighting: &Sighting, turn: &mut Turn<'_>) {
+        let at = turn.later(turn.plan().times.look());
+        self.phase = Phase::Missing { call, absence: Absence::default(), at };
+        self.weigh(sighting, turn);
+    }
+
+    fn missing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        let look = turn.plan().times.look();
+        let Phase::Missing { call, at, .. } = &mut self.phase else { return };
+        match fact {
+            Fact::Reply(op, reply) if matches!(op.act, Act::Look { .. }) => match seen(reply) {
+                Some(sighting) => self.weigh(sighting, turn),
+                None => turn.end(Ending::unknown(self.not_found(Up::Unknown))),
+            },
+            Fact::Due if *at <= turn.at() => {
+                *at = turn.later(look);
+                let act = look_at(call.clone());
+                turn.open(act, look);
+            }
+            Fact::GiveUp => turn.end(Ending::cancelled(Up::Unknown)),
+            Fact::Reply(..) | Fact::Event(_) | Fact::Due => {}
+        }
+    }
+
+    fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
+        let Phase::Missing { absence, at, .. } = &mut self.phase else { return };
+        match absence.see(sighting, false, turn) {
+            Finding::Absent => turn.end(Ending::failed(self.not_found(Up::No))),
+            Finding::LookAgain(then) => *at = then,
+            // It is there after all, too late for this REFER: nothing was sent.
+            Finding::Present(_) => {
+                let not_ready = failure(Code::CallNotReady, "410 Dialog not ready", Up::Yes);
+                turn.end(Ending::failed(not_ready));
+            }
+            Finding::Lost | Finding::Unknowable => {
+                turn.end(Ending::failed(self.not_found(Up::Unknown)));
+            }
+        }
+    }
+
+    fn not_found(&self, up: Up) -> Failure {
+        let consult_missing = match (&self.phase, &self.kind) {
+            (Phase::Missing { call, .. }, Kind::Attended { consult, .. }) => call == consult,
+            (_, _) => false,
+        };
+        let text =
+            if consult_missing { "404 Transfer dialog not found" } else { "404 Dialog not found" };
+        Failure { code: Code::CallNotFound, text: Arc::from(text), sip: None, up }
+    }
+
+    fn close(&mut self, legs: Vec<CallId>, ending: Ending, turn: &mut Turn<'_>) {
+        let mut closing = Closing::begin(legs, ending, turn);
+        closing.finish_if_done(turn);
+        self.phase = Phase::Closing(closing);
+    }
+
+    /// When its phase runs out of time.
+    pub(crate) fn due(&self) -> Option<StoreTime> {
+        match &self.phase {
+            Phase::Referring(referral) => referral.due(),
+            Phase::Missing { at, .. } => Some(*at),
+            Phase::Replacing { until } | Phase::Checking { until, .. } => Some(*until),
+            Phase::Closing(closing) => closing.due(),
+        }
+    }
+
+    /// The call, and the one that is to be replaced.
+    pub(crate) fn claims(&self) -> Vec<(Claim, Taking)> {
+        let mut claims = vec![(Claim::Call(self.call.clone()), Taking::Ask)];
+        match &self.kind {
+            Kind::Blind { .. } => {}
+            Kind::Attended { consult, .. } => {
+                claims.push((Claim::Call(consult.clone()), Taking::Ask));
+            }
+        }
+        claims
+    }
+
+    /// The calls and the token that matter.
+    pub(crate) fn watches(&self) -> Vec<Watch> {
+        let mut watches = vec![Watch::Call(self.call.clone())];
+        if let Kind::Attended { consult, .. } = &self.kind {
+            watches.push(Watch::Call(consult.clone()));
+        }
+        match &self.phase {
+            Phase::Referring(referral) => watches.extend(referral.watches()),
+            Phase::Closing(closing) => watches.extend(closing.watches()),
+            Phase::Missing { .. } | Phase::Replacing { .. } | Phase::Checking { .. } => {}
+        }
+        watches.sort();
+        watches.dedup();
+        watches
+    }
+}
+
+/// A refusal by the stack itself, before anything was sent.
+pub(crate) fn stack_refused(code: u16, reason: &str, up: Up) -> Failure {
+    let word = match code {
+        410 => Code::CallNotReady,
+        480 => Code::AlreadyHeld,
+        _ => Code::StackRefused,
+    };
+    failure(word, &format!("{code} {reason}"), up)
+}
+
+fn up_of(sighting: &Sighting) -> Up {
+    match (&sighting.call, sighting.full) {
+        (Some(dialog), _) if dialog.state == DialogState::Deleted => Up::No,
+        (Some(_), _) => Up::Yes,
+        // One list proves nothing by itself.
+        (None, _) => Up::Unknown,
+    }
+}

@@ -1,0 +1,89 @@
+//! What one step collects: operations to open, notices to tell, and the end.
+
+use std::time::Duration;
+
+use super::Ending;
+use crate::core::act::{Act, Op};
+use crate::core::failure::Outcome;
+use crate::core::ids::OpId;
+use crate::core::notice::{Data, Event, Notice};
+use crate::core::plan::Plan;
+use crate::core::time::{Now, StoreTime};
+
+/// The hands of a machine during one step.
+pub(crate) struct Turn<'a> {
+    now: &'a Now,
+    plan: &'a Plan,
+    ops: &'a mut Vec<Op>,
+    notices: Vec<Notice>,
+    drawn: u64,
+    outcome: Option<Outcome>,
+}
+
+/// What a step has to tell.
+pub(crate) struct Told {
+    pub notices: Vec<Notice>,
+    pub outcome: Option<Outcome>,
+}
+
+impl<'a> Turn<'a> {
+    pub fn new(now: &'a Now, plan: &'a Plan, ops: &'a mut Vec<Op>) -> Self {
+        Self { now, plan, ops, notices: Vec::new(), drawn: 0, outcome: None }
+    }
+
+    pub fn now(&self) -> &'a Now {
+        self.now
+    }
+
+    pub fn at(&self) -> StoreTime {
+        self.now.at
+    }
+
+    pub fn plan(&self) -> &'a Plan {
+        self.plan
+    }
+
+    /// The moment that is this far away.
+    pub fn later(&self, by: Duration) -> StoreTime {
+        self.now.at.after(by)
+    }
+
+    /// Opens an operation. `answer` is how long the stack may take once it has been sent.
+    pub fn open(&mut self, act: Act, answer: Duration) -> OpId {
+        let id = self.now.op(self.drawn);
+        self.drawn += 1;
+        let send_before = self.later(self.plan.times.send);
+        self.ops.push(Op {
+            id: id.clone(),
+            by: self.now.pod.clone(),
+            stack: self.plan.stack.clone(),
+            act,
+            send_before,
+            reply_by: send_before.after(answer),
+        });
+        id
+    }
+
+    /// Whether any open operation is of this kind.
+    pub fn has_open(&self, kind: impl Fn(&Act) -> bool) -> bool {
+        self.ops.iter().any(|op| kind(&op.act))
+    }
+
+    pub fn tell(&mut self, event: Event, data: Data) {
+        self.notices.push(Notice::Progress { event, data });
+    }
+
+    /// Ends the command. The first end counts.
+    pub fn end(&mut self, ending: Ending) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.outcome = Some(ending.outcome);
+        self.notices.extend(ending.error.map(Notice::Error));
+        self.notices.push(Notice::Ended { outcome: ending.outcome, remarks: ending.remarks });
+    }
+
+    pub fn finish(self) -> Told {
+        Told { notices: self.notices, outcome: self.outcome }
+    }
+}

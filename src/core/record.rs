@@ -1,0 +1,76 @@
+//! What the store keeps of a command, and what it keeps of the stream.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::Command;
+use super::ids::{CommandId, Digest, Epoch, Scope, SessionId, TenantId};
+use super::notice::Notice;
+use super::request::Method;
+
+/// A place in a tenant's stream. Sequence numbers are dense inside the stream and start at 1;
+/// positions of different epochs can't be compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Which life of the store.
+    pub epoch: Epoch,
+    /// Which entry; 0 is before the first.
+    pub seq: u64,
+}
+
+/// The version of the record's layout that this build writes.
+pub const FORMAT: u16 = 1;
+
+/// A command as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name in the store.
+    pub key: Key,
+    /// The client's digest of what it asked.
+    pub digest: Digest,
+    /// The session that asked; entries go to its sockets.
+    pub session: SessionId,
+    /// The layout it was written in.
+    pub format: u16,
+    /// The epoch in which it began.
+    pub born: Epoch,
+    /// Counts commits, from 1. The store refuses a commit on any but the newest.
+    pub version: u64,
+    /// The position of its `Started`.
+    pub first_seq: u64,
+    /// A client's own reference, echoed in every event.
+    pub external_id: Option<Arc<str>>,
+    /// W3C `traceparent` of the request that began it.
+    pub trace: Option<Arc<str>>,
+    /// What it is and how far.
+    pub state: Command,
+}
+
+/// What names a command in the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Where its id is unique.
+    pub scope: Scope,
+    /// Its id.
+    pub id: CommandId,
+}
+
+/// One committed notice, as it travels from the store to the sockets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its position in the tenant's stream.
+    pub seq: u64,
+    /// The session that the command belongs to.
+    pub session: SessionId,
+    /// The command.
+    pub key: Key,
+    /// Its method.
+    pub method: Method,
+    /// The client's own reference.
+    pub external_id: Option<Arc<str>>,
+    /// What is told.
+    pub notice: Notice,
+}
