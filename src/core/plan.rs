@@ -23,6 +23,8 @@ pub struct Plan {
     pub install: Install,
     /// The store's partition of the tenant; part of every setup leg's Call-ID.
     pub partition: u8,
+    /// Refuse a second start of a caller while one runs: double clicks place one call.
+    pub one_start_per_caller: bool,
 }
 
 /// What a stack's script makes possible. Told by the connector at connect.

@@ -18,6 +18,7 @@ use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sightin
 use crate::core::failure::{Code, Failure, SipStatus, Up};
 use crate::core::ids::{CallId, OpId};
 use crate::core::notice::{Data, Event};
+use crate::core::plan::Plan;
 use crate::core::request::{Leg, StartRequest};
 use crate::core::sip_address::SipAddress;
 use crate::core::stack_event::{StackEvent, Watch};
@@ -515,12 +516,11 @@ impl Start {
         }
     }
 
-    /// The caller, and the setup leg: a `CallEnd` of it ends this command.
-    pub(crate) fn claims(&self) -> Vec<(Claim, Taking)> {
-        vec![
-            (Claim::Caller(self.caller.clone()), Taking::Ask),
-            (Claim::Call(self.setup.clone()), Taking::Ask),
-        ]
+    /// The setup leg (a `CallEnd` of it ends this command), and the caller where that is wanted.
+    pub(crate) fn claims(&self, plan: &Plan) -> Vec<(Claim, Taking)> {
+        let setup = (Claim::Call(self.setup.clone()), Taking::Ask);
+        let caller = (Claim::Caller(self.caller.clone()), Taking::Ask);
+        if plan.one_start_per_caller { vec![setup, caller] } else { vec![setup] }
     }
 
     /// The setup leg, and what the referral needs.

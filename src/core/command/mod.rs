@@ -45,6 +45,8 @@ pub struct Command {
     pub plan: Arc<Plan>,
     /// What was asked.
     pub method: Method,
+    /// When it began.
+    pub begun: StoreTime,
     /// `Ended` by then, come what may.
     pub deadline: StoreTime,
     /// Operations that were committed and have no reply yet.
@@ -165,7 +167,8 @@ impl Command {
         let mut notices = vec![Notice::Started { deadline_ms }];
         notices.extend(told.notices);
         let deadline = now.at.after(within);
-        let state = Self { plan, method: request.method(), deadline, ops, progress };
+        let method = request.method();
+        let state = Self { plan, method, begun: now.at, deadline, ops, progress };
         Step { state, notices }
     }
 
@@ -234,7 +237,7 @@ impl Command {
     #[must_use]
     pub fn claims(&self) -> Vec<(Claim, Taking)> {
         match &self.progress {
-            Progress::Start(start) => start.claims(),
+            Progress::Start(start) => start.claims(&self.plan),
             Progress::Transfer(transfer) => transfer.claims(),
             Progress::Hold(hold) => vec![(Claim::Call(hold.call.clone()), Taking::Ask)],
             Progress::End(end) => vec![(Claim::Call(end.call.clone()), Taking::Overtake)],

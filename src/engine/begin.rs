@@ -1,0 +1,184 @@
+//! A client's command, from its parsed request to its first commit.
+
+use std::sync::Arc;
+
+use super::{Engine, lock};
+use crate::core::command::{Claim, Command, Input};
+use crate::core::ids::{CommandId, Digest, SessionId, StackId};
+use crate::core::plan::Plan;
+use crate::core::record::{FORMAT, Key, Position, Record};
+use crate::core::request::Request;
+use crate::stack::{SipStack as _, Stacks};
+use crate::store::{Away, Find, Store, Verdict};
+
+/// A command as a client asks for it.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// Its name.
+    pub key: Key,
+    /// The session that asks; entries go to its sockets.
+    pub session: SessionId,
+    /// What tells a repeat from another command under the same name.
+    pub digest: Digest,
+    /// What is asked.
+    pub request: Request,
+    /// The client's own reference.
+    pub external_id: Option<Arc<str>>,
+    /// W3C `traceparent`.
+    pub trace: Option<Arc<str>>,
+    /// The stack that the client names.
+    pub stack: Option<StackId>,
+}
+
+/// A command that began, now or before.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begun {
+    /// It began with this commit.
+    New {
+        /// The position of its `Started`.
+        started: Position,
+        /// The record.
+        record: Arc<Record>,
+    },
+    /// The same was asked before.
+    Repeated(Arc<Record>),
+}
+
+/// A command that did not begin. A refusal records nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another command changes the call.
+    #[error("another command is changing this call")]
+    CallBusy {
+        /// That command.
+        by: CommandId,
+    },
+    /// Another start of the same caller runs.
+    #[error("another start of this caller is running")]
+    CallerBusy {
+        /// That command.
+        by: CommandId,
+    },
+    /// The id is taken by something else.
+    #[error("this id belongs to another command")]
+    IdConflict,
+    /// Too many commands run.
+    #[error("too many commands are running")]
+    TooMany {
+        /// How many may.
+        limit: usize,
+    },
+    /// No stack of that name.
+    #[error("no such stack")]
+    UnknownStack,
+    /// The store can't be asked; repeat with the same id.
+    #[error("the store is not available")]
+    StoreUnavailable,
+}
+
+impl<S: Store, K: Stacks> Engine<S, K> {
+    /// Begins a command, or finds that it began before.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why it does not begin.
+    pub async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Begun, Refusal> {
+        let stack = self.stack_of(&begin).await?;
+        loop {
+            match self.try_begin(&begin, &stack).await {
+                Ok(Verdict::Applied { first_seq, record, overtaken, .. }) => {
+                    self.observer.begun(record.state.method);
+                    self.set_timer(&record);
+                    for op in self.to_perform(&record) {
+                        self.spawn_op(Arc::clone(&record), op);
+                    }
+                    self.tell_overtaken(overtaken, &begin.key.id);
+                    let started = Position { epoch: record.born.clone(), seq: first_seq };
+                    return Ok(Begun::New { started, record });
+                }
+                Ok(Verdict::Exists(record)) if record.digest == begin.digest => {
+                    return Ok(Begun::Repeated(record));
+                }
+                Ok(Verdict::Exists(_)) => return Err(Refusal::IdConflict),
+                Ok(Verdict::Busy { claim: Claim::Call(_), by }) => {
+                    return Err(Refusal::CallBusy { by });
+                }
+                Ok(Verdict::Busy { claim: Claim::Caller(_), by }) => {
+                    return Err(Refusal::CallerBusy { by });
+                }
+                Ok(Verdict::Over { limit }) => return Err(Refusal::TooMany { limit }),
+                // Another epoch has begun; the next try reads it.
+                Ok(Verdict::EpochChanged(_)) => {}
+                Ok(Verdict::Stale(_) | Verdict::Late | Verdict::Fenced(_) | Verdict::Gone)
+                | Err(Away) => return Err(Refusal::StoreUnavailable),
+            }
+        }
+    }
+
+    async fn try_begin(&self, begin: &Begin, stack: &StackId) -> Result<Verdict, Away> {
+        let epoch = self.store.head(&begin.key.tenant).await?.epoch;
+        let adapter = self.stacks.get(stack).ok_or(Away)?;
+        let times = self.settings.times_at.get(stack).unwrap_or(&self.settings.times);
+        let plan = Plan {
+            stack: stack.clone(),
+            capabilities: adapter.capabilities(),
+            times: *times,
+            install: self.settings.install.clone(),
+            partition: 0,
+            one_start_per_caller: self.settings.one_start_per_caller,
+        };
+        let now = self.now();
+        let step = Command::begin(&begin.request, Arc::new(plan), &now);
+        let record = Record {
+            key: begin.key.clone(),
+            digest: begin.digest,
+            session: begin.session.clone(),
+            format: FORMAT,
+            born: epoch,
+            version: 1,
+            first_seq: 0,
+            external_id: begin.external_id.clone(),
+            trace: begin.trace.clone(),
+            state: step.state,
+        };
+        self.store.commit(self.commit_of(record, step.notices, &now, None)).await
+    }
+
+    /// Commands that lost their call to a `CallEnd` learn of it beside the rest.
+    fn tell_overtaken(self: &Arc<Self>, overtaken: Vec<Key>, by: &CommandId) {
+        for key in overtaken {
+            let engine = Arc::clone(self);
+            let input = Input::Ending { by: by.clone() };
+            self.host.spawn(Box::pin(async move {
+                for record in engine.find(Find::Key(key)).await {
+                    engine.input(record, &input, None).await;
+                }
+            }));
+        }
+    }
+
+    /// The stack that the client names, else that of the caller's domain, else the one that has
+    /// the call.
+    async fn stack_of(&self, begin: &Begin) -> Result<StackId, Refusal> {
+        if let Some(named) = &begin.stack {
+            return self.stacks.get(named).map(|_| named.clone()).ok_or(Refusal::UnknownStack);
+        }
+        if let Request::Start(start) = &begin.request {
+            return self.stacks.of_domain(start.caller.domain()).ok_or(Refusal::UnknownStack);
+        }
+        let names = self.stacks.names();
+        let first = names.first().ok_or(Refusal::UnknownStack)?;
+        let (Some(call), true) = (begin.request.call(), names.len() > 1) else {
+            return Ok(first.clone());
+        };
+        if let Some(known) = lock(&self.routes).of(call) {
+            return Ok(known);
+        }
+        // Nobody has heard of it: ask them all, in order.
+        for name in names {
+            if self.has_call(name, call).await {
+                return Ok(name.clone());
+            }
+        }
+        Ok(first.clone())
+    }
+}

@@ -1,0 +1,78 @@
+//! The orphan rule: a setup leg of our own install that no running command knows is ended.
+//!
+//! Nothing fences the stack itself, so an INVITE of a pod that died, or one that crossed its
+//! cancel, may bring up a leg after its command is over. Our Call-IDs are recognisable; another
+//! install's legs are never touched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Engine, lock};
+use crate::core::act::{Act, DialogState};
+use crate::core::ids::{CallId, StackId};
+use crate::core::stack_event::{StackEvent, Watch};
+use crate::core::time::StoreTime;
+use crate::stack::{SipStack as _, Stacks};
+use crate::store::{Find, Store};
+
+/// How old a leg must be before it is nobody's: its command's own commit may be on its way.
+const OLD_ENOUGH: Duration = Duration::from_secs(10);
+
+/// Most legs that are noted at a time; a list at the next join finds the others.
+const MOST: usize = 10_000;
+
+/// Legs of ours that no command watched when they were seen.
+#[derive(Default)]
+pub struct Orphans {
+    seen: BTreeMap<(StackId, CallId), StoreTime>,
+}
+
+impl<S: Store, K: Stacks> Engine<S, K> {
+    /// Notes a leg of ours that nobody watches, and forgets one that ended.
+    pub(super) fn note_orphan(&self, stack: &StackId, event: &StackEvent, watched: bool) {
+        let StackEvent::Dialog { call, state, .. } = event else { return };
+        if !call.is_setup_of(&self.settings.install) {
+            return;
+        }
+        let place = (stack.clone(), call.clone());
+        let mut orphans = lock(&self.orphans);
+        if *state == DialogState::Deleted || watched {
+            orphans.seen.remove(&place);
+            return;
+        }
+        if orphans.seen.len() < MOST && !orphans.seen.contains_key(&place) {
+            let at = self.clock.now().after(OLD_ENOUGH);
+            orphans.seen.insert(place, at);
+            drop(orphans);
+            self.host.wake_at(at);
+        }
+    }
+
+    /// Ends those that are old enough. Returns when the next one will be.
+    pub(super) fn end_orphans(self: &Arc<Self>, now: StoreTime) -> Option<StoreTime> {
+        let mut orphans = lock(&self.orphans);
+        let old: Vec<_> =
+            orphans.seen.iter().filter(|(_, at)| **at <= now).map(|(p, _)| p.clone()).collect();
+        for place in &old {
+            orphans.seen.remove(place);
+        }
+        let next = orphans.seen.values().min().copied();
+        drop(orphans);
+        for (stack, call) in old {
+            let engine = Arc::clone(self);
+            self.host.spawn(Box::pin(async move { engine.end_orphan(stack, call).await }));
+        }
+        next
+    }
+
+    async fn end_orphan(self: &Arc<Self>, stack: StackId, call: CallId) {
+        let watch = Find::Watching(stack.clone(), Watch::Call(call.clone()));
+        if !self.find(watch).await.is_empty() {
+            return;
+        }
+        let Some(adapter) = self.stacks.get(&stack) else { return };
+        tracing::warn!(stack = %stack, "ending a setup leg that no command knows");
+        adapter.perform(&self.op_of_nobody(&stack, Act::End { call })).await;
+    }
+}

@@ -1,0 +1,426 @@
+//! The store of a process that is alone. Its memory is one epoch: it ends with the process.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+use crate::bus::MemoryBus;
+use crate::clock::Clock;
+use crate::core::command::{Claim, Taking};
+use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
+use crate::core::notice::Notice;
+use crate::core::record::{Entry, Key, Position, Record};
+use crate::core::stack_event::Watch;
+use crate::core::time::StoreTime;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long an entry of a stream is kept.
+    pub entries_for: Duration,
+    /// How many bytes of entries a tenant may have, as safety.
+    pub entries_bytes: usize,
+    /// How many commands of a tenant may run at once.
+    pub running: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entries_for: Duration::from_secs(900), entries_bytes: 64 << 20, running: 10_000 }
+    }
+}
+
+/// Everything in memory, behind one lock that is never held across an await.
+pub struct MemoryStore<C> {
+    clock: C,
+    bus: Arc<MemoryBus>,
+    epoch: Epoch,
+    limits: Limits,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    streams: BTreeMap<TenantId, Stream>,
+    records: HashMap<Key, Kept>,
+    claims: HashMap<(StackId, Claim), Held>,
+    watches: HashMap<(StackId, Watch), BTreeSet<Key>>,
+    due: BTreeSet<(StoreTime, Key)>,
+    expiry: BTreeSet<(StoreTime, Key)>,
+    term: Term,
+}
+
+struct Kept {
+    record: Arc<Record>,
+    /// What the record has in the indexes, to be taken out with the next version.
+    claims: Vec<Claim>,
+    watches: Vec<Watch>,
+    due: Option<StoreTime>,
+    expires: Option<StoreTime>,
+}
+
+struct Held {
+    by: Key,
+    /// An ended command's claim holds until then; `None` while it runs.
+    until: Option<StoreTime>,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// The newest sequence number.
+    seq: u64,
+    entries: VecDeque<(StoreTime, Arc<Entry>)>,
+    bytes: usize,
+    running: usize,
+}
+
+impl<C: Clock> MemoryStore<C> {
+    /// An empty store of a new epoch.
+    pub fn new(clock: C, bus: Arc<MemoryBus>, epoch: Epoch, limits: Limits) -> Self {
+        Self { clock, bus, epoch, limits, inner: Mutex::new(Inner::default()) }
+    }
+
+    /// The store's one epoch.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// How much is in memory now: running commands, kept records, entries, bytes of entries.
+    pub fn size(&self) -> Size {
+        let inner = self.lock();
+        let mut size = Size { kept: inner.records.len(), ..Size::default() };
+        for stream in inner.streams.values() {
+            size.running += stream.running;
+            size.entries += stream.entries.len();
+            size.entry_bytes += stream.bytes;
+        }
+        size
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, commit: Commit) -> Verdict {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.expire(now, &self.limits);
+        if commit.epoch != self.epoch {
+            return Verdict::EpochChanged(self.epoch.clone());
+        }
+        if now > commit.not_after {
+            return Verdict::Late;
+        }
+        if let Some(term) = commit.term {
+            if term < inner.term {
+                return Verdict::Fenced(inner.term);
+            }
+            inner.term = term;
+        }
+        let mut record = commit.record;
+        let known = inner.records.get(&record.key).map(|kept| Arc::clone(&kept.record));
+        match (&known, record.version) {
+            (Some(known), 1) => return Verdict::Exists(Arc::clone(known)),
+            (None, 1) => {}
+            (None, _) => return Verdict::Gone,
+            (Some(known), version) if known.version + 1 != version => {
+                return Verdict::Stale(Arc::clone(known));
+            }
+            (Some(_), _) => {}
+        }
+        let stack = record.state.plan.stack.clone();
+        let claims = record.state.claims();
+        if let Some((claim, by)) = inner.taken(&stack, &record.key, &claims, now) {
+            return Verdict::Busy { claim, by };
+        }
+        let stream = inner.streams.entry(record.key.tenant.clone()).or_default();
+        if known.is_none() && stream.running >= self.limits.running {
+            return Verdict::Over { limit: self.limits.running };
+        }
+
+        // Nothing below can fail.
+        let first_seq = stream.seq + 1;
+        if known.is_none() {
+            record.first_seq = first_seq;
+            stream.running += 1;
+        }
+        let ended = record.state.outcome().is_some();
+        if ended {
+            stream.running = stream.running.saturating_sub(1);
+        }
+        let entries = stream.append(&record, commit.notices, now);
+        let record = Arc::new(record);
+        let overtaken = inner.index(&stack, &record, claims, now.after(commit.keep));
+        // Inside the lock: the bus must see entries in the order of their positions.
+        if !entries.is_empty() {
+            self.bus.publish(&record.key.tenant, &self.epoch, &entries);
+        }
+        Verdict::Applied { first_seq, now, overtaken, record }
+    }
+}
+
+/// How much a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Commands that run.
+    pub running: usize,
+    /// Records, ended ones included.
+    pub kept: usize,
+    /// Entries of all streams.
+    pub entries: usize,
+    /// Their estimated bytes.
+    pub entry_bytes: usize,
+}
+
+impl Stream {
+    fn append(&mut self, record: &Record, notices: Vec<Notice>, now: StoreTime) -> Vec<Arc<Entry>> {
+        let mut entries = Vec::with_capacity(notices.len());
+        for notice in notices {
+            self.seq += 1;
+            let entry = Arc::new(Entry {
+                seq: self.seq,
+                session: record.session.clone(),
+                key: record.key.clone(),
+                method: record.state.method,
+                external_id: record.external_id.clone(),
+                notice,
+            });
+            self.bytes += weight(&entry);
+            self.entries.push_back((now, Arc::clone(&entry)));
+            entries.push(entry);
+        }
+        entries
+    }
+
+    fn trim(&mut self, now: StoreTime, limits: &Limits) {
+        while let Some((written, entry)) = self.entries.front() {
+            let old = written.after(limits.entries_for) <= now;
+            if !old && self.bytes <= limits.entries_bytes {
+                return;
+            }
+            self.bytes = self.bytes.saturating_sub(weight(entry));
+            self.entries.pop_front();
+        }
+    }
+}
+
+/// An entry's share of the byte cap: its own size, and about what its texts take.
+fn weight(entry: &Entry) -> usize {
+    let texts = match &entry.notice {
+        Notice::Started { .. } | Notice::Ended { .. } => 0,
+        Notice::Progress { data, .. } => [
+            data.callee.as_ref().map_or(0, |t| t.len()),
+            data.caller.as_ref().map_or(0, |t| t.len()),
+            data.destination.as_ref().map_or(0, |t| t.len()),
+            data.callid.as_ref().map_or(0, |t| t.as_str().len()),
+        ]
+        .iter()
+        .sum(),
+        Notice::Error(failure) => failure.text.len(),
+    };
+    size_of::<Entry>() + texts
+}
+
+impl Inner {
+    /// Forgets what has been kept long enough. Ended records and old entries both come off the
+    /// front of an ordered queue, so this costs what it removes.
+    fn expire(&mut self, now: StoreTime, limits: &Limits) {
+        while let Some((at, key)) = self.expiry.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.expiry.remove(&(at, key.clone()));
+            if let Some(kept) = self.records.remove(&key) {
+                let stack = kept.record.state.plan.stack.clone();
+                for claim in kept.claims {
+                    self.release(&stack, claim, &key);
+                }
+            }
+        }
+        for stream in self.streams.values_mut() {
+            stream.trim(now, limits);
+        }
+    }
+
+    fn release(&mut self, stack: &StackId, claim: Claim, by: &Key) {
+        let place = (stack.clone(), claim);
+        if self.claims.get(&place).is_some_and(|held| held.by == *by) {
+            self.claims.remove(&place);
+        }
+    }
+
+    /// The first claim that somebody else has and keeps.
+    fn taken(
+        &self,
+        stack: &StackId,
+        key: &Key,
+        claims: &[(Claim, Taking)],
+        now: StoreTime,
+    ) -> Option<(Claim, crate::core::ids::CommandId)> {
+        claims.iter().find_map(|(claim, taking)| {
+            let held = self.claims.get(&(stack.clone(), claim.clone()))?;
+            let lingering = held.until.is_none_or(|until| until > now);
+            let asks = *taking == Taking::Ask;
+            (held.by != *key && lingering && asks).then(|| (claim.clone(), held.by.id.clone()))
+        })
+    }
+
+    /// Replaces what the record has in every index.
+    fn index(
+        &mut self,
+        stack: &StackId,
+        record: &Arc<Record>,
+        claims: Vec<(Claim, Taking)>,
+        expires: StoreTime,
+    ) -> Vec<Key> {
+        let key = &record.key;
+        let before = self.records.remove(key);
+        let (old_claims, old_watches, old_due) = match before {
+            Some(kept) => (kept.claims, kept.watches, kept.due),
+            None => (Vec::new(), Vec::new(), None),
+        };
+        let mut overtaken = Vec::new();
+        let mut now_claimed = Vec::with_capacity(claims.len());
+        for (claim, _) in claims {
+            let held = Held { by: key.clone(), until: None };
+            if let Some(previous) = self.claims.insert((stack.clone(), claim.clone()), held)
+                && previous.by != *key
+                && previous.until.is_none()
+            {
+                overtaken.push(previous.by);
+            }
+            now_claimed.push(claim);
+        }
+        let linger = record.state.claims_linger();
+        for claim in old_claims {
+            if now_claimed.contains(&claim) {
+                continue;
+            }
+            let place = (stack.clone(), claim.clone());
+            match (linger, self.claims.get_mut(&place)) {
+                (Some(until), Some(held)) if held.by == *key => {
+                    held.until = Some(until);
+                    now_claimed.push(claim);
+                }
+                (_, _) => self.release(stack, claim, key),
+            }
+        }
+        let watches = record.state.watches();
+        for watch in &old_watches {
+            if !watches.contains(watch) {
+                let place = (stack.clone(), watch.clone());
+                if let Some(keys) = self.watches.get_mut(&place) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        self.watches.remove(&place);
+                    }
+                }
+            }
+        }
+        for watch in &watches {
+            if !old_watches.contains(watch) {
+                let place = (stack.clone(), watch.clone());
+                self.watches.entry(place).or_default().insert(key.clone());
+            }
+        }
+        let due = record.state.due();
+        if due != old_due {
+            if let Some(old) = old_due {
+                self.due.remove(&(old, key.clone()));
+            }
+            if let Some(new) = due {
+                self.due.insert((new, key.clone()));
+            }
+        }
+        let expires = record.state.outcome().map(|_| expires);
+        if let Some(at) = expires {
+            self.expiry.insert((at, key.clone()));
+        }
+        let kept = Kept { record: Arc::clone(record), claims: now_claimed, watches, due, expires };
+        self.records.insert(key.clone(), kept);
+        overtaken
+    }
+
+    fn of_keys<'a>(&'a self, keys: impl Iterator<Item = &'a Key>) -> Vec<Arc<Record>> {
+        keys.filter_map(|key| self.records.get(key)).map(|kept| Arc::clone(&kept.record)).collect()
+    }
+}
+
+impl<C: Clock> Store for MemoryStore<C> {
+    async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
+        Ok(self.apply(commit))
+    }
+
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        Ok(match by {
+            Find::Key(key) => inner
+                .records
+                .get(&key)
+                .filter(|kept| kept.expires.is_none_or(|at| at > now))
+                .map(|kept| Arc::clone(&kept.record))
+                .into_iter()
+                .collect(),
+            Find::Watching(stack, watch) => inner
+                .watches
+                .get(&(stack, watch))
+                .map_or_else(Vec::new, |keys| inner.of_keys(keys.iter())),
+            Find::AtStack(stack) => {
+                // Every running command has a due time, so this is all of them, in order.
+                let mut records = inner.of_keys(inner.due.iter().map(|(_, key)| key));
+                records.retain(|record| record.state.plan.stack == stack);
+                records
+            }
+            Find::DueBy(time) => {
+                let due = inner.due.iter().take_while(|(at, _)| *at <= time);
+                inner.of_keys(due.map(|(_, key)| key))
+            }
+        })
+    }
+
+    async fn read(
+        &self,
+        tenant: &TenantId,
+        after: &Position,
+        max: usize,
+    ) -> Result<Page, Unreadable> {
+        if after.epoch != self.epoch {
+            return Err(Unreadable::EpochChanged);
+        }
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.expire(now, &self.limits);
+        let Some(stream) = inner.streams.get(tenant) else {
+            let head = Position { epoch: self.epoch.clone(), seq: 0 };
+            return if after.seq == 0 {
+                Ok(Page { entries: Vec::new(), head })
+            } else {
+                Err(Unreadable::Ahead)
+            };
+        };
+        if after.seq > stream.seq {
+            return Err(Unreadable::Ahead);
+        }
+        let oldest = stream.entries.front().map_or(stream.seq + 1, |(_, entry)| entry.seq);
+        if after.seq + 1 < oldest {
+            return Err(Unreadable::Trimmed);
+        }
+        // Dense sequence numbers make the place in the queue a subtraction.
+        let skip = usize::try_from(after.seq + 1 - oldest).unwrap_or(usize::MAX);
+        let entries =
+            stream.entries.iter().skip(skip).take(max).map(|(_, e)| Arc::clone(e)).collect();
+        Ok(Page { entries, head: Position { epoch: self.epoch.clone(), seq: stream.seq } })
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
+        let seq = self.lock().streams.get(tenant).map_or(0, |stream| stream.seq);
+        Ok(Position { epoch: self.epoch.clone(), seq })
+    }
+
+    async fn beat(&self, _pod: &PodId) -> Result<(), Away> {
+        // Whoever could ask for it lives and dies with this store.
+        Ok(())
+    }
+}
