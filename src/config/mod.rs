@@ -1,1 +1,201 @@
-//! (in work)
+//! The configuration: one YAML file, environment variables over it, defaults below it.
+//!
+//! ```text
+//! file -> tree (values with places) -> [predecessor: the old server's keys become ours]
+//!      -> environment (variables on top) -> decode (typed sections) -> check -> Config
+//! ```
+//!
+//! Unknown keys are refused. All problems of a file are found in one run and reported with line
+//! and column (or the variable's name); what is allowed but risky is a warning. Nothing here opens
+//! a socket.
+//!
+//! [`DEFAULT_YAML`] names every key with its documentation; it parses to [`Config::default`].
+
+mod check;
+mod decode;
+mod environment;
+mod model;
+mod predecessor;
+mod problem;
+mod tree;
+mod value;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use model::{
+    Admin, Breaker, CallopsMode, Commands, Config, Drain, Grade, HoldMode, Limits, Listen, Log,
+    LogFormat, Stack, Store, TransferMode,
+};
+pub use problem::{Origin, Problem};
+pub use value::{
+    ByteSize, Domain, HostPort, HttpPath, HttpUrl, Install, LogFilter, SipUri, StackName,
+    StackSocket, Transport, WebOrigin,
+};
+
+use decode::{Decode, Report};
+use problem::KeyPath;
+
+/// All keys with their documentation and defaults, as YAML.
+pub const DEFAULT_YAML: &str = include_str!("default.yml");
+
+/// The longest file that is read. A configuration is a few KiB.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A configuration without problems.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What is allowed and risky.
+    pub warnings: Warnings,
+    /// Whether the file had the old server's form (`ws_server`, `mi`, `sip`, `log`).
+    pub is_old: bool,
+}
+
+/// Risky settings, and the file they stand in; `Display` gives one line each.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Warnings {
+    /// The file's name as the user gave it.
+    pub file: Option<String>,
+    /// The settings.
+    pub list: Vec<Problem>,
+}
+
+impl Warnings {
+    /// One line for each.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.list.iter().map(|problem| line(self.file.as_deref(), problem))
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConfigError {
+    /// The file can't be read.
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// All that is wrong, in the order of the file.
+    Wrong {
+        /// The file's name as the user gave it.
+        file: Option<String>,
+        /// What is wrong; at least one.
+        problems: Vec<Problem>,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Unreadable { file, reason } => {
+                write!(f, "{}: can't read the configuration: {reason}", file.display())
+            }
+            ConfigError::Wrong { file, problems } => {
+                for (n, problem) in problems.iter().enumerate() {
+                    let end = if n == 0 { "" } else { "\n" };
+                    write!(f, "{end}{}", line(file.as_deref(), problem))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// `file:line:column: key: text`, the form that editors follow.
+fn line(file: Option<&str>, problem: &Problem) -> String {
+    let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
+    let text = &problem.text;
+    match (&problem.origin, file) {
+        (Origin::File { line, column }, Some(file)) => {
+            format!("{file}:{line}:{column}: {key}{text}")
+        }
+        (Origin::Unset, Some(file)) => format!("{file}: {key}{text}"),
+        (Origin::File { .. } | Origin::Unset, None) | (Origin::Env(_), _) => problem.to_string(),
+    }
+}
+
+/// Reads `file` (defaults without one) and lays the `CALLPLANE_` variables of `environment` over
+/// it.
+///
+/// # Errors
+///
+/// [`ConfigError::Unreadable`] if the file can't be read, is not UTF-8 or longer than 1 MiB;
+/// [`ConfigError::Wrong`] with all problems otherwise.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let Some(path) = file else { return parse("", None, environment) };
+    let unreadable = |reason: String| ConfigError::Unreadable { file: path.to_owned(), reason };
+    let about = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?;
+    if about.is_dir() {
+        return Err(unreadable("it is a directory".to_owned()));
+    }
+    if about.len() > MAX_FILE {
+        return Err(unreadable("it is longer than 1 MiB".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    parse(&text, Some(&path.display().to_string()), environment)
+}
+
+/// As [`load`], from text; `name` stands in messages as the file's name.
+///
+/// # Errors
+///
+/// [`ConfigError::Wrong`] with all problems.
+pub fn parse(
+    text: &str,
+    name: Option<&str>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let wrong = |mut problems: Vec<Problem>| {
+        problems.sort();
+        problems.dedup();
+        ConfigError::Wrong { file: name.map(str::to_owned), problems }
+    };
+    let mut root = tree::parse(text).map_err(|problem| wrong(vec![problem]))?;
+    let mut report = Report::default();
+    let is_old = predecessor::is_old(&root);
+    if is_old {
+        root = predecessor::translate(&root, &sections(), &mut report);
+    }
+    environment::overlay(&mut root, environment, &mut report);
+    let config = Config::decode(&root, &KeyPath::default(), &mut report).unwrap_or_default();
+    check::check(&config, is_old, &mut report);
+    if report.problems.is_empty() {
+        let mut list = report.warnings;
+        list.sort();
+        Ok(Loaded { config, warnings: Warnings { file: name.map(str::to_owned), list }, is_old })
+    } else {
+        Err(wrong(report.problems))
+    }
+}
+
+/// The `CALLPLANE_` variables of this process; those that are not UTF-8 can't be ours.
+pub fn process_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("CALLPLANE_"))
+        .collect()
+}
+
+/// The paths of all keys, `stacks[0].mi`, in the order of [`DEFAULT_YAML`].
+pub fn keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    Config::keys(&KeyPath::default(), &mut keys);
+    keys
+}
+
+/// The top-level keys.
+fn sections() -> Vec<String> {
+    let mut sections: Vec<String> =
+        keys().iter().filter_map(|key| key.split(['.', '[']).next().map(str::to_owned)).collect();
+    sections.dedup();
+    sections
+}

@@ -1,0 +1,258 @@
+//! What can be configured. The same words, with the same defaults, stand in `default.yml`.
+
+use std::time::Duration;
+
+use super::decode::{choice, section};
+use super::value::{
+    ByteSize, Domain, HostPort, HttpPath, HttpUrl, Install, LogFilter, SipUri, StackName,
+    StackSocket, WebOrigin,
+};
+
+section! {
+    /// The whole configuration.
+    pub struct Config {
+        /// The name of this installation, 1 to 8 lower-case letters and digits. It stands in the
+        /// Call-ID of every leg set up by callplane; two installations that share a stack must
+        /// have different names.
+        pub install: Install = Install::main(),
+        /// Where clients connect.
+        pub listen: Listen = Listen::default(),
+        /// What one client may use.
+        pub limits: Limits = Limits::default(),
+        /// How commands behave.
+        pub commands: Commands = Commands::default(),
+        /// What the store keeps, and how long.
+        pub store: Store = Store::default(),
+        /// The SIP stacks that callplane steers; at least one. The first is where a start goes
+        /// whose domain no stack names.
+        pub stacks: Vec<Stack> = vec![Stack::default()],
+        /// The operations port.
+        pub admin: Admin = Admin::default(),
+        /// Logging.
+        pub log: Log = Log::default(),
+        /// How the server stops.
+        pub drain: Drain = Drain::default(),
+    }
+}
+
+section! {
+    /// Where clients connect.
+    pub struct Listen {
+        /// Address and port. Anything but loopback wants `insecure_open`, as long as there is no
+        /// authentication.
+        pub address: HostPort = HostPort::loopback(5059),
+        /// The path of the WebSocket and of one-shot POST requests.
+        pub path: HttpPath = HttpPath::call_api(),
+        /// Origins of web pages that may connect, beside the server's own and those on loopback
+        /// hosts. `null` (files, sandboxed frames) counts only when named here.
+        pub origins: Vec<WebOrigin> = Vec::new(),
+        /// The explicit word for listening beyond loopback without authentication: anyone who
+        /// reaches the port can start and end calls.
+        pub insecure_open: bool = false,
+        /// Whether the console page is served at `/`.
+        pub console: bool = true,
+    }
+}
+
+section! {
+    /// What one client may use. Who exceeds a limit is refused or closed, with a code that says so.
+    pub struct Limits {
+        /// The longest message taken, 1 KiB to 16 MiB.
+        pub max_message: ByteSize = ByteSize::kib(64),
+        /// The most requests in one batch, 1 to 1000.
+        pub max_batch: usize = 50,
+        /// The most commands that one session runs at a time, 1 to 10000.
+        pub commands_in_flight: usize = 64,
+        /// What may wait for a slow reader before its connection is closed, at least 16 KiB.
+        pub outbound_bytes: ByteSize = ByteSize::mib(1),
+        /// How often an idle connection is pinged, 1 s or more.
+        pub ping_interval: Duration = Duration::from_secs(25),
+        /// How long a connection may be silent (pongs count) before it is closed; longer than
+        /// `ping_interval`.
+        pub idle_timeout: Duration = Duration::from_secs(60),
+        /// The most connections at a time.
+        pub sessions: usize = 100_000,
+    }
+}
+
+choice! {
+    /// How a REFER is sent.
+    pub enum TransferMode {
+        /// As a request inside the dialog (`dlg_send_sequential`): the phone's answer is seen.
+        Sequential = "sequential",
+        /// By `call_transfer` of the callops module, as the old server did: a refusal is seen
+        /// late, by polling.
+        CallTransfer = "call_transfer",
+    }
+}
+
+choice! {
+    /// How a call is held.
+    pub enum HoldMode {
+        /// By re-INVITEs of our own (`dlg_send_sequential`): a leg's answer is seen and a half
+        /// done hold is undone.
+        Reinvite = "reinvite",
+        /// By `call_hold` of the callops module, as the old server did. A leg that never answers
+        /// it crashes OpenSIPS 3.6.8 (measured).
+        CallHold = "call_hold",
+    }
+}
+
+section! {
+    /// How commands behave. Their deadlines are sums of these times and those of the stack.
+    pub struct Commands {
+        /// How long a phone may ring when the client does not say, in whole seconds: 1 s to 60 s,
+        /// and less than `fr_inv_timeout` of every stack.
+        pub ring_timeout: Duration = Duration::from_secs(45),
+        /// How long a phone may take from accepting a REFER to placing the new call, 1 s to 60 s.
+        pub refer_follow: Duration = Duration::from_secs(10),
+        /// How long a failure waits for a better one (a stack's own 408 may hide the true code),
+        /// up to 10 s.
+        pub grace: Duration = Duration::from_millis(1500),
+        /// How long a stack may take to answer a management request, 50 ms to 30 s.
+        pub mi_reply: Duration = Duration::from_secs(1),
+        /// Refuses a start while another start of the same caller runs (double clicks).
+        pub caller_busy: bool = true,
+        /// How a REFER is sent: `sequential` or `call_transfer`.
+        pub transfer: TransferMode = TransferMode::Sequential,
+        /// How a call is held: `reinvite` or `call_hold`.
+        pub hold: HoldMode = HoldMode::Reinvite,
+        /// The session description offered to the caller's phone. Nothing: a built-in one (PCMU,
+        /// PCMA, telephone-event, inactive).
+        pub setup_sdp: Option<String> = None,
+    }
+}
+
+section! {
+    /// What the store keeps, and how long.
+    pub struct Store {
+        /// How long the id of an ended start or transfer is remembered: repeated within this time
+        /// it gives the same command, later it would place a second call.
+        pub keep_starts: Duration = Duration::from_secs(24 * 60 * 60),
+        /// The same for all other commands.
+        pub keep_others: Duration = Duration::from_secs(15 * 60),
+        /// How long notifications can be had again by a client that was away.
+        pub keep_notices: Duration = Duration::from_secs(15 * 60),
+        /// The most bytes of notifications kept per tenant; the oldest go first.
+        pub notices_bytes: ByteSize = ByteSize::mib(64),
+    }
+}
+
+choice! {
+    /// What the script of a stack can do.
+    pub enum Grade {
+        /// Asked when connecting.
+        Auto = "auto",
+        /// What users of the old server have.
+        Stock = "stock",
+        /// The script that comes with callplane.
+        Reference = "reference",
+    }
+}
+
+choice! {
+    /// The `mode` of the stack's callops module.
+    pub enum CallopsMode {
+        /// Transfers are recognised by a URI parameter (the module's default).
+        Param = "param",
+        /// The script says which call is a transfer.
+        Manual = "manual",
+        /// Transfers are recognised by Call-ID.
+        CallId = "callid",
+    }
+}
+
+section! {
+    /// One SIP stack.
+    pub struct Stack {
+        /// Its name, 1 to 32 lower-case letters, digits and hyphens; each stack its own.
+        pub name: StackName = StackName::opensips(),
+        /// The management interface over UDP (`mi_datagram`).
+        pub mi: StackSocket = StackSocket::udp_loopback(8080),
+        /// The management interface over HTTP (`mi_http`), for lists that don't fit a datagram.
+        /// Without it nobody can be told that a call is gone once the list is longer than that.
+        pub mi_http: Option<HttpUrl> = None,
+        /// Where callplane listens for this stack's events. Nothing: UDP on the address from which
+        /// `mi` is reached, a port chosen by the system.
+        pub events: Option<StackSocket> = None,
+        /// Where the stack sends its events, if it does not reach the address in `events` (address
+        /// translation, a Service).
+        pub advertise: Option<StackSocket> = None,
+        /// Where the stack sends INVITEs of ours: usually itself, so that its script sees them.
+        /// Nothing: where the caller's address points.
+        pub next_hop: Option<SipUri> = None,
+        /// The SIP domains of this stack: a start goes to the stack that has the caller's.
+        pub domains: Vec<Domain> = Vec::new(),
+        /// The stack's `fr_timeout` (tm): how long it waits for any answer.
+        pub fr_timeout: Duration = Duration::from_secs(30),
+        /// The stack's `fr_inv_timeout` (tm): how long it lets a phone ring.
+        pub fr_inv_timeout: Duration = Duration::from_secs(120),
+        /// The most management requests under way at a time, 1 to 10000.
+        pub in_flight: usize = 256,
+        /// When a stack that does not answer is left alone.
+        pub breaker: Breaker = Breaker::default(),
+        /// How long an event subscription lasts; refreshed at a third of it. 15 s or more.
+        pub subscription: Duration = Duration::from_secs(60),
+        /// The receive buffer asked for on the event socket: events that find it full are lost.
+        pub receive_buffer: ByteSize = ByteSize::mib(8),
+        /// What the stack's script can do: `auto`, `stock` or `reference`.
+        pub grade: Grade = Grade::Auto,
+        /// The `mode` of its callops module: `param`, `manual` or `callid`.
+        pub callops_mode: CallopsMode = CallopsMode::Param,
+    }
+}
+
+section! {
+    /// When a stack that does not answer is left alone.
+    pub struct Breaker {
+        /// So many unanswered requests in a row open it, 1 to 1000.
+        pub failures: u32 = 5,
+        /// How long it stays open before one request is tried, 100 ms or more.
+        pub open: Duration = Duration::from_secs(2),
+    }
+}
+
+section! {
+    /// The operations port.
+    pub struct Admin {
+        /// `/livez`, `/readyz`, `/metrics`.
+        pub listen: HostPort = HostPort::loopback(9090),
+        /// `POST /drain`, `POST /log-level`; loopback only.
+        pub control: HostPort = HostPort::loopback(9091),
+    }
+}
+
+choice! {
+    /// The form of log lines.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
+}
+
+section! {
+    /// Logging.
+    pub struct Log {
+        /// off, error, warn, info, debug or trace; `info,callplane::stack=debug` for one module.
+        pub level: LogFilter = LogFilter::info(),
+        /// `text` or `json`.
+        pub format: LogFormat = LogFormat::Text,
+        /// The file to append to. Nothing: standard error.
+        pub file: Option<String> = None,
+        /// Hides the users of SIP addresses: `sip:a***@example.org`.
+        pub redact: bool = true,
+    }
+}
+
+section! {
+    /// How the server stops.
+    pub struct Drain {
+        /// How long it goes on accepting after it has stopped being ready, so that load balancers
+        /// notice.
+        pub delay: Duration = Duration::ZERO,
+        /// How long everything after that may take, 1 s to 10 m.
+        pub timeout: Duration = Duration::from_secs(20),
+    }
+}
