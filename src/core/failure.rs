@@ -170,6 +170,8 @@ pub enum Code {
     Cancelled,
     /// The command's stated deadline passed without a decision.
     DeadlinePassed,
+    /// The command's record is gone from the store, so nobody can say what became of it.
+    StateLost,
 }
 
 impl Code {
@@ -223,6 +225,7 @@ impl Code {
             Self::LegLeftUp => "leg_left_up",
             Self::Cancelled => "cancelled",
             Self::DeadlinePassed => "deadline_passed",
+            Self::StateLost => "state_lost",
         }
     }
 }

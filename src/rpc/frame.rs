@@ -126,8 +126,11 @@ fn element(raw: &str) -> Item<'_> {
 }
 
 fn unreadable(error: &serde_json::Error) -> Refusal {
-    Refusal::new(Kind::ParseError)
-        .because(format!("not JSON at line {}, column {}", error.line(), error.column()))
+    Refusal::new(Kind::ParseError).because(format!(
+        "not JSON at line {}, column {}",
+        error.line(),
+        error.column()
+    ))
 }
 
 fn not_an_object() -> Invalid<'static> {
@@ -136,7 +139,13 @@ fn not_an_object() -> Invalid<'static> {
 
 fn invalid<'a>(id: Id<'a>, member: Option<&'static str>, why: &'static str) -> Invalid<'a> {
     let refusal = Refusal::new(Kind::InvalidRequest).because(why);
-    Invalid { id, refusal: match member { Some(member) => refusal.at(member), None => refusal } }
+    Invalid {
+        id,
+        refusal: match member {
+            Some(member) => refusal.at(member),
+            None => refusal,
+        },
+    }
 }
 
 /// The members of a request object as raw text.

@@ -453,7 +453,8 @@ mod tests {
 
     #[test]
     fn echo_finds_its_id_and_keeps_its_text() {
-        let Ok(Call::Echo { cmd_id, data }) = call("Echo", r#"{"a": {"cmd_id":5}, "cmd_\u0069d":"e-1"}"#)
+        let Ok(Call::Echo { cmd_id, data }) =
+            call("Echo", r#"{"a": {"cmd_id":5}, "cmd_\u0069d":"e-1"}"#)
         else {
             panic!()
         };

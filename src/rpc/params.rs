@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn numbers_and_switches_are_taken_as_text_too() {
-        let fields = Fields::open(Some(r#"{"n":30,"m":"31","x":1.5,"t":"true","f":false}"#)).unwrap();
+        let fields =
+            Fields::open(Some(r#"{"n":30,"m":"31","x":1.5,"t":"true","f":false}"#)).unwrap();
         assert_eq!(fields.seconds("n", 1, 60).unwrap(), Some(Duration::from_secs(30)));
         assert_eq!(fields.seconds("m", 1, 60).unwrap(), Some(Duration::from_secs(31)));
         assert!(fields.seconds("m", 1, 30).is_err());

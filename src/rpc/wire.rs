@@ -133,6 +133,53 @@ pub fn started(out: &mut BytesMut, told: &Started<'_>) {
     out.put_u8(b'}');
 }
 
+/// What `CommandGet` answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The command.
+    pub cmd_id: &'a CommandId,
+    /// Its method.
+    pub method: Method,
+    /// What its `Started` said.
+    pub deadline_ms: u64,
+    /// The client's own reference.
+    pub external_id: Option<&'a str>,
+    /// How it ended, if it has.
+    pub ended: Option<&'a Ending>,
+}
+
+/// Writes the result object of `CommandGet`.
+pub fn known(out: &mut BytesMut, known: &Known<'_>) {
+    out.put_slice(b"{\"cmd_id\":");
+    string(out, known.cmd_id.as_str());
+    member(out, "method");
+    string(out, known.method.as_str());
+    member(out, "state");
+    string(out, if known.ended.is_some() { "ended" } else { "running" });
+    member(out, "deadline_ms");
+    unsigned(out, known.deadline_ms);
+    if let Some(external_id) = known.external_id {
+        member(out, "external_id");
+        string(out, external_id);
+    }
+    if let Some(ended) = known.ended {
+        ending(out, ended);
+    }
+    out.put_u8(b'}');
+}
+
+/// Writes the result object of `CommandCancel`; `ended` if the command had ended before.
+pub fn cancelling(out: &mut BytesMut, cmd_id: &CommandId, ended: Option<&Ending>) {
+    out.put_slice(b"{\"cmd_id\":");
+    string(out, cmd_id.as_str());
+    member(out, "cancelling");
+    switch(out, ended.is_none());
+    if let Some(ended) = ended {
+        ending(out, ended);
+    }
+    out.put_u8(b'}');
+}
+
 /// Writes `,"session":..,"epoch":..,"seq":..`.
 pub fn place(out: &mut BytesMut, standing: Standing<'_>) {
     member(out, "session");

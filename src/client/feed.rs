@@ -1,0 +1,201 @@
+//! From the committed stream to the sockets of this process.
+//!
+//! Entries come in once per process, in stream order, and go to the inboxes of their session
+//! only. Delivering never waits: an inbox that is full is marked, and its socket is closed with
+//! a code that says resume.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+
+use crate::core::ids::{Epoch, SessionId, TenantId};
+use crate::core::record::{Entry, Position};
+
+/// A power of two, so that sessions of many sockets rarely meet on one lock.
+const SHARDS: usize = 32;
+
+/// Most entries that wait for one socket. Its task takes them at once unless the client reads
+/// too slowly or a replay is under way.
+pub const LONGEST_INBOX: usize = 4096;
+
+/// The one way for committed entries to reach sockets.
+#[derive(Debug)]
+pub struct Feed {
+    shards: Vec<Mutex<HashMap<SessionId, Vec<Arc<Inbox>>>>>,
+    heads: Mutex<HashMap<TenantId, Position>>,
+    start: Position,
+}
+
+impl Feed {
+    /// A feed at the head of the stream: the epoch, and the last entry that will not come.
+    #[must_use]
+    pub fn new(start: Position) -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Arc::new(Self { shards, heads: Mutex::default(), start })
+    }
+
+    /// Hands out committed entries of one epoch. Must be called in stream order; never waits.
+    pub fn deliver(&self, epoch: &Epoch, entries: &[Arc<Entry>]) {
+        for entry in entries {
+            // First the head: whoever attaches in between gets the entry twice and knows it by
+            // its seq, rather than not at all.
+            self.advance(epoch, entry);
+            let Some(shard) = self.shard(&entry.session) else {
+                continue;
+            };
+            if let Some(inboxes) = shard.get(&entry.session) {
+                for inbox in inboxes {
+                    inbox.push(epoch, entry);
+                }
+            }
+        }
+    }
+
+    fn advance(&self, epoch: &Epoch, entry: &Entry) {
+        let mut heads = lock(&self.heads);
+        match heads.get_mut(&entry.key.tenant) {
+            Some(head) => {
+                if head.epoch != *epoch {
+                    head.epoch = epoch.clone();
+                }
+                head.seq = entry.seq;
+            }
+            None => {
+                let head = Position { epoch: epoch.clone(), seq: entry.seq };
+                heads.insert(entry.key.tenant.clone(), head);
+            }
+        }
+    }
+
+    /// The last position that was handed out.
+    #[must_use]
+    pub fn head(&self, tenant: &TenantId) -> Position {
+        lock(&self.heads).get(tenant).cloned().unwrap_or_else(|| self.start.clone())
+    }
+
+    /// From now on a session's entries go to this inbox too, until the attachment is dropped.
+    #[must_use]
+    pub fn attach(self: &Arc<Self>, session: &SessionId) -> Attachment {
+        let inbox = Arc::new(Inbox::default());
+        if let Some(mut shard) = self.shard(session) {
+            shard.entry(session.clone()).or_default().push(Arc::clone(&inbox));
+        }
+        Attachment { feed: Arc::clone(self), session: session.clone(), inbox }
+    }
+
+    fn shard(
+        &self,
+        session: &SessionId,
+    ) -> Option<MutexGuard<'_, HashMap<SessionId, Vec<Arc<Inbox>>>>> {
+        // Session ids are uniformly random, so a few of their bytes spread well enough.
+        let spread = session
+            .as_str()
+            .bytes()
+            .rev()
+            .take(8)
+            .fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        self.shards.get(spread % SHARDS).map(lock)
+    }
+}
+
+/// A poisoned lock means that another task panicked between two plain assignments; the map is
+/// whole, and closing every socket for it would be worse.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One socket's place in the feed.
+#[derive(Debug)]
+pub struct Attachment {
+    feed: Arc<Feed>,
+    session: SessionId,
+    inbox: Arc<Inbox>,
+}
+
+impl Attachment {
+    /// The inbox.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let Some(mut shard) = self.feed.shard(&self.session) else {
+            return;
+        };
+        if let Some(inboxes) = shard.get_mut(&self.session) {
+            inboxes.retain(|inbox| !Arc::ptr_eq(inbox, &self.inbox));
+            if inboxes.is_empty() {
+                shard.remove(&self.session);
+            }
+        }
+    }
+}
+
+/// What waits for one socket.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<(Epoch, Arc<Entry>)>,
+    overflowed: bool,
+}
+
+/// What an inbox held.
+#[derive(Debug)]
+pub enum Taken {
+    /// The oldest entry.
+    Entry(Epoch, Arc<Entry>),
+    /// Entries were lost, since too many waited. The inbox is empty and goes on from here.
+    Overflowed,
+}
+
+impl Inbox {
+    fn push(&self, epoch: &Epoch, entry: &Arc<Entry>) {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.overflowed {
+                return;
+            }
+            if queue.entries.len() >= LONGEST_INBOX {
+                queue.overflowed = true;
+                queue.entries = VecDeque::new();
+            } else {
+                queue.entries.push_back((epoch.clone(), Arc::clone(entry)));
+            }
+        }
+        self.waker.wake();
+    }
+
+    /// Takes what is there, without waiting.
+    #[must_use]
+    pub fn take(&self) -> Option<Taken> {
+        let mut queue = lock(&self.queue);
+        if std::mem::take(&mut queue.overflowed) {
+            return Some(Taken::Overflowed);
+        }
+        let taken = queue.entries.pop_front();
+        if queue.entries.is_empty() && queue.entries.capacity() > 64 {
+            // A burst must not stay in the memory of an idle socket.
+            queue.entries = VecDeque::new();
+        }
+        taken.map(|(epoch, entry)| Taken::Entry(epoch, entry))
+    }
+
+    /// Takes the oldest entry, or asks to be woken.
+    pub fn poll_take(&self, context: &Context<'_>) -> Poll<Taken> {
+        if let Some(taken) = self.take() {
+            return Poll::Ready(taken);
+        }
+        self.waker.register(context.waker());
+        self.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
