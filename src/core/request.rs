@@ -94,6 +94,9 @@ pub struct StartRequest {
     pub display: Option<Display>,
     /// Ask the caller's phone to answer by itself.
     pub auto_answer: bool,
+    /// Tell when the caller's phone rings. The old server never did, and its example page warns
+    /// of events it does not know.
+    pub ringing: bool,
 }
 
 /// A display name that is safe between quotes in a From header.

@@ -32,6 +32,8 @@ pub struct Start {
     /// The Call-ID of the setup leg.
     setup: CallId,
     ring: Duration,
+    /// Whether the client wants to know of the ringing.
+    tell_ringing: bool,
     phase: Phase,
 }
 
@@ -109,6 +111,7 @@ impl Start {
             callee: request.callee.clone(),
             setup,
             ring,
+            tell_ringing: request.ringing,
             phase: Phase::Calling(calling_phase),
         };
         (state, longest)
@@ -237,8 +240,7 @@ impl Start {
         match state {
             DialogState::Unconfirmed | DialogState::Answered => {}
             DialogState::Early => {
-                if !calling.ringing {
-                    calling.ringing = true;
+                if !calling.ringing && self.tell_ringing {
                     let data = Data {
                         callee: Some(text(&self.callee)),
                         caller: Some(text(&self.caller)),
@@ -246,6 +248,7 @@ impl Start {
                     };
                     turn.tell(Event::CallerRinging, data);
                 }
+                calling.ringing = true;
             }
             DialogState::Confirmed => {
                 calling.confirmed = true;
