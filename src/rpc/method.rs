@@ -82,6 +82,7 @@ impl Method {
                 ("ring_timeout", false),
                 ("display", false),
                 ("auto_answer", false),
+                ("ringing", false),
                 ("cmd_id", false),
                 ("external_id", false),
                 ("stack", false),
@@ -231,6 +232,7 @@ fn asked(method: Commanded, fields: &Fields<'_>) -> Result<Asked, Refusal> {
             ring_timeout: fields.seconds("ring_timeout", 1, LONGEST_RING)?,
             display: fields.parsed("display", Display::parse)?,
             auto_answer: fields.switch("auto_answer")?.unwrap_or_default(),
+            ringing: fields.switch("ringing")?.unwrap_or_default(),
         }),
         Commanded::CallBlindTransfer => Request::BlindTransfer {
             call: call("callid")?,
