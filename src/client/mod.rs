@@ -1,6 +1,7 @@
 //! tmp
 pub mod close;
 pub mod commands;
+pub mod console;
 pub mod feed;
 pub mod origin;
 pub mod outbox;
