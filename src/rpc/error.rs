@@ -34,6 +34,8 @@ pub enum Kind {
     TooManyCommands,
     /// `Resume` came after the connection's first command, in a batch or in a one-shot request.
     ResumeRefused,
+    /// The command runs, but is of a kind that can't be given up.
+    NotCancellable,
     /// There is no such stack.
     UnknownStack,
     /// The store can't be reached, so the command may or may not be recorded.
@@ -63,7 +65,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them, in the order of the document.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ParseError,
         Self::InvalidRequest,
         Self::MethodNotFound,
@@ -75,6 +77,7 @@ impl Kind {
         Self::UnknownCommand,
         Self::TooManyCommands,
         Self::ResumeRefused,
+        Self::NotCancellable,
         Self::UnknownStack,
         Self::StoreUnavailable,
         Self::StackUnavailable,
@@ -128,6 +131,10 @@ impl Kind {
             Self::ResumeRefused => row(
                 (-32005, "resume_refused", "Resume is not possible here", false, 409),
                 "`Resume` must be the first request on a WebSocket and stand outside a batch.",
+            ),
+            Self::NotCancellable => row(
+                (-32007, "not_cancellable", "This command can't be given up", false, 409),
+                "Only starts and transfers can. A hold or an end is over in seconds: wait for its `Ended`.",
             ),
             Self::UnknownStack => row(
                 (-32006, "unknown_stack", "No such SIP stack", false, 404),

@@ -67,7 +67,7 @@ pub enum Progress {
     /// `CallEnd`
     End(End),
     /// Told. Nothing moves it any more.
-    Over(Outcome),
+    Over(Box<Ending>),
 }
 
 /// What can happen to a running command.
@@ -201,8 +201,8 @@ impl Command {
             }
         }
         let told = turn.finish();
-        if let Some(outcome) = told.outcome {
-            state.progress = Progress::Over(outcome);
+        if let Some(ending) = told.ending {
+            state.progress = Progress::Over(Box::new(ending));
             // What may still reach a phone keeps its claim; the rest is of no more use.
             state.ops.retain(|op| op.act.repeat(&plan.capabilities) == Repeat::Once);
         }
@@ -272,8 +272,14 @@ impl Command {
     /// How it ended, once it has.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
+        self.ending().map(|ending| &ending.outcome)
+    }
+
+    /// What was told at its end, once it has ended.
+    #[must_use]
+    pub fn ending(&self) -> Option<&Ending> {
         match &self.progress {
-            Progress::Over(outcome) => Some(outcome),
+            Progress::Over(ending) => Some(ending),
             Progress::Start(_) | Progress::Transfer(_) | Progress::Hold(_) | Progress::End(_) => {
                 None
             }

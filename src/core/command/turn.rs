@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Ending;
 use crate::core::act::{Act, Op};
-use crate::core::failure::Outcome;
 use crate::core::ids::OpId;
 use crate::core::notice::{Data, Event, Notice};
 use crate::core::plan::Plan;
@@ -17,18 +16,18 @@ pub(crate) struct Turn<'a> {
     ops: &'a mut Vec<Op>,
     notices: Vec<Notice>,
     drawn: u64,
-    outcome: Option<Outcome>,
+    ending: Option<Ending>,
 }
 
 /// What a step has to tell.
 pub(crate) struct Told {
     pub notices: Vec<Notice>,
-    pub outcome: Option<Outcome>,
+    pub ending: Option<Ending>,
 }
 
 impl<'a> Turn<'a> {
     pub fn new(now: &'a Now, plan: &'a Plan, ops: &'a mut Vec<Op>) -> Self {
-        Self { now, plan, ops, notices: Vec::new(), drawn: 0, outcome: None }
+        Self { now, plan, ops, notices: Vec::new(), drawn: 0, ending: None }
     }
 
     pub fn now(&self) -> &'a Now {
@@ -75,15 +74,16 @@ impl<'a> Turn<'a> {
 
     /// Ends the command. The first end counts.
     pub fn end(&mut self, ending: Ending) {
-        if self.outcome.is_some() {
+        if self.ending.is_some() {
             return;
         }
-        self.outcome = Some(ending.outcome);
-        self.notices.extend(ending.error.map(Notice::Error));
-        self.notices.push(Notice::Ended { outcome: ending.outcome, remarks: ending.remarks });
+        self.notices.extend(ending.error.clone().map(Notice::Error));
+        let (outcome, remarks) = (ending.outcome, ending.remarks.clone());
+        self.notices.push(Notice::Ended { outcome, remarks });
+        self.ending = Some(ending);
     }
 
     pub fn finish(self) -> Told {
-        Told { notices: self.notices, outcome: self.outcome }
+        Told { notices: self.notices, ending: self.ending }
     }
 }

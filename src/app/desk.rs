@@ -1,0 +1,124 @@
+//! The engine, as the client side asks for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bus::Listener;
+use crate::client::commands::{Begin, Begun, Commands, Page, Summary, Unreadable, Wanted};
+use crate::client::feed::Feed;
+use crate::core::ids::{Epoch, TenantId};
+use crate::core::record::{Entry, Key, Position, Record};
+use crate::engine::begin::{self, Refusal as NotBegun};
+use crate::engine::{Cancelling, Engine};
+use crate::rpc::error::{Kind, Refusal};
+use crate::rpc::wire::Ending;
+use crate::stack::Stacks;
+use crate::store::{self, Away, Store};
+
+/// When a client is told to try again after the store was away.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Hands clients' commands to the engine and tells them how it stands.
+pub struct Desk<S, K> {
+    engine: Arc<Engine<S, K>>,
+}
+
+impl<S: Store, K: Stacks> Desk<S, K> {
+    /// A desk before this engine.
+    pub fn new(engine: Arc<Engine<S, K>>) -> Self {
+        Self { engine }
+    }
+}
+
+impl<S: Store, K: Stacks> Commands for Desk<S, K> {
+    async fn begin(&self, begin: Begin) -> Result<Begun, Refusal> {
+        let asked = begin::Begin {
+            key: begin.key.clone(),
+            session: begin.session,
+            digest: begin.digest,
+            request: begin.request,
+            external_id: begin.external_id,
+            trace: begin.trace,
+            stack: begin.stack,
+        };
+        match self.engine.begin(asked).await {
+            Ok(begin::Begun::New { .. }) => Ok(Begun::New),
+            Ok(begin::Begun::Repeated(record)) => Ok(Begun::Repeated(summary(&record))),
+            Err(refusal) => Err(refused(refusal, &begin.key)),
+        }
+    }
+
+    async fn get(&self, key: Key) -> Result<Option<Summary>, Refusal> {
+        match self.engine.get(&key).await {
+            Ok(record) => Ok(record.map(|record| summary(&record))),
+            Err(Away) => Err(away(&key)),
+        }
+    }
+
+    async fn cancel(&self, key: Key) -> Result<Option<Summary>, Refusal> {
+        match self.engine.cancel(&key).await {
+            Ok(Cancelling::Unknown) => Ok(None),
+            Ok(Cancelling::Ended(record) | Cancelling::Begun(record)) => Ok(Some(summary(&record))),
+            Ok(Cancelling::NotPossible(_)) => {
+                Err(Refusal::new(Kind::NotCancellable).of(key.id.clone()))
+            }
+            Err(Away) => Err(away(&key)),
+        }
+    }
+
+    async fn read(&self, wanted: Wanted) -> Result<Page, Unreadable> {
+        let page = self.engine.store().read(&wanted.tenant, &wanted.after, wanted.max).await;
+        let page = page.map_err(|why| match why {
+            store::Unreadable::EpochChanged => Unreadable::Restarted,
+            store::Unreadable::Trimmed => Unreadable::Trimmed,
+            store::Unreadable::Ahead => Unreadable::Ahead,
+            store::Unreadable::Away(Away) => Unreadable::Away,
+        })?;
+        let through = page.entries.last().map_or(wanted.after.seq, |entry| entry.seq);
+        let mut entries = page.entries;
+        entries.retain(|entry| entry.session == wanted.session);
+        Ok(Page { entries, through, more: through < page.head.seq })
+    }
+}
+
+fn summary(record: &Record) -> Summary {
+    let ended = record.state.ending().map(|ending| Ending {
+        outcome: ending.outcome,
+        remarks: ending.remarks.clone(),
+        failure: ending.error.clone(),
+    });
+    let within = record.state.begun.until(record.state.deadline);
+    Summary {
+        id: record.key.id.clone(),
+        method: record.state.method,
+        session: record.session.clone(),
+        external_id: record.external_id.clone(),
+        first: Position { epoch: record.born.clone(), seq: record.first_seq },
+        deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        ended,
+    }
+}
+
+fn refused(refusal: NotBegun, key: &Key) -> Refusal {
+    match refusal {
+        NotBegun::CallBusy { by } => Refusal::new(Kind::CallBusy).of(by),
+        NotBegun::CallerBusy { by } => Refusal::new(Kind::CallerBusy).of(by),
+        NotBegun::IdConflict => Refusal::new(Kind::IdConflict).of(key.id.clone()),
+        NotBegun::TooMany { .. } => Refusal::new(Kind::TooManyCommands),
+        NotBegun::UnknownStack => Refusal::new(Kind::UnknownStack),
+        NotBegun::StoreUnavailable => away(key),
+    }
+}
+
+fn away(key: &Key) -> Refusal {
+    Refusal::new(Kind::StoreUnavailable).of(key.id.clone()).retry_after(STORE_RETRY)
+}
+
+/// Takes what the bus carries to the sockets of this process.
+pub struct FeedListener(pub Arc<Feed>);
+
+impl Listener for FeedListener {
+    fn entries(&self, _tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
+        self.0.deliver(epoch, entries);
+    }
+}

@@ -1,0 +1,74 @@
+//! The engine's work on tokio, and the one task that wakes it when something is due.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::core::time::StoreTime;
+use crate::engine::{Engine, Host};
+use crate::stack::Stacks;
+use crate::store::Store;
+
+/// Longest sleep between two looks at the timers.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Runs the engine's work as tokio tasks.
+pub struct TokioHost {
+    tasks: TaskTracker,
+    /// The earliest time asked for since the last wake, in milliseconds; `u64::MAX`: none.
+    wanted: AtomicU64,
+    wake: Notify,
+}
+
+impl TokioHost {
+    /// A host whose tasks are counted by this tracker.
+    pub fn new(tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { tasks, wanted: AtomicU64::new(u64::MAX), wake: Notify::new() })
+    }
+
+    /// Fires the engine's timers until `stop`. One task for all commands.
+    pub async fn drive<S: Store, K: Stacks>(
+        self: Arc<Self>,
+        engine: Arc<Engine<S, K>>,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) {
+        let mut next_sweep = clock.now().after(LONGEST);
+        loop {
+            self.wanted.store(u64::MAX, Ordering::SeqCst);
+            let due = engine.fire();
+            let now = clock.now();
+            if now >= next_sweep {
+                next_sweep = now.after(LONGEST);
+                engine.sweep().await;
+            }
+            let sleep = due.map_or(LONGEST, |due| now.until(due)).min(LONGEST);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+}
+
+impl Host for TokioHost {
+    #[expect(clippy::disallowed_methods, reason = "this is where the engine's tasks are made")]
+    fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.tasks.spawn(work);
+    }
+
+    fn wake_at(&self, at: StoreTime) {
+        // Only an earlier time than the one asked for needs another look.
+        if self.wanted.fetch_min(at.0, Ordering::SeqCst) > at.0 {
+            self.wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The composition root: the only place that knows every adapter.
+
+mod desk;
+mod host;
