@@ -1,1 +1,533 @@
-//! (in work)
+//! What operators can measure. One struct per area on an owned registry; no global state, so that
+//! two servers in one test process don't count each other's calls.
+//!
+//! Names are `callplane_<area>_<what>_<unit>[_total]`. Label values are [`Label`]s, which only the
+//! program's own text can be, and names of configured stacks: nothing a client or a phone sends
+//! becomes a label. `tests/metrics_names.txt` pins the list.
+//!
+//! Counting is a few atomic operations and never waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// A label value: the word of an enum of ours. Being `'static` it can't come from outside.
+pub type Label = &'static str;
+
+/// All metrics of one server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Connections of clients.
+    pub sessions: SessionMetrics,
+    /// Commands.
+    pub commands: CommandMetrics,
+    /// The store.
+    pub store: StoreMetrics,
+    /// The way from a commit to the sessions.
+    pub bus: BusMetrics,
+    stacks: StackFamilies,
+    ages: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero, on a registry of their own.
+    pub fn new() -> Metrics {
+        let registry = Registry::new();
+        let at = Registrar(&registry);
+        let built = at.int_gauge_vec(
+            "callplane_process_build_state",
+            "Always 1; the label tells the version.",
+            &["version"],
+        );
+        built.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        #[cfg(target_os = "linux")]
+        at.add(prometheus::process_collector::ProcessCollector::for_self());
+        Metrics {
+            sessions: SessionMetrics::new(&at),
+            commands: CommandMetrics::new(&at),
+            store: StoreMetrics::new(&at),
+            bus: BusMetrics::new(&at),
+            stacks: StackFamilies::new(&at),
+            ages: Arc::default(),
+            registry,
+        }
+    }
+
+    /// The metrics of the stack `name` (a configured name).
+    pub fn stack(&self, name: &str) -> StackMetrics {
+        StackMetrics::new(&self.stacks, name, self.ages.clone())
+    }
+
+    /// The text that Prometheus reads (exposition format 0.0.4).
+    ///
+    /// # Errors
+    ///
+    /// A text for the log, if a family can't be encoded.
+    pub fn render(&self) -> Result<String, String> {
+        for (stack, confirmed) in self.ages.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let age = self.stacks.subscription_age.with_label_values(&[stack]);
+            age.set(confirmed.elapsed().as_secs_f64());
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(|e| e.to_string())?;
+        String::from_utf8(text).map_err(|e| e.to_string())
+    }
+}
+
+/// Connections of clients.
+#[derive(Debug, Clone)]
+pub struct SessionMetrics {
+    open: IntGauge,
+    opened: IntCounter,
+    closed: IntCounterVec,
+    refused: IntCounterVec,
+    messages: IntCounterVec,
+    sent_bytes: IntCounter,
+    waiting_bytes: IntGauge,
+}
+
+impl SessionMetrics {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            open: at.int_gauge("callplane_session_open_connections", "WebSocket connections now."),
+            opened: at.int_counter(
+                "callplane_session_opened_connections_total",
+                "WebSocket connections taken.",
+            ),
+            closed: at.int_counter_vec(
+                "callplane_session_closed_connections_total",
+                "WebSocket connections ended, by close code.",
+                &["code"],
+            ),
+            refused: at.int_counter_vec(
+                "callplane_session_refused_connections_total",
+                "Connections not taken, by reason.",
+                &["reason"],
+            ),
+            messages: at.int_counter_vec(
+                "callplane_session_received_messages_total",
+                "Messages of clients, by result.",
+                &["result"],
+            ),
+            sent_bytes: at.int_counter(
+                "callplane_session_sent_bytes_total",
+                "Bytes of frames written to clients.",
+            ),
+            waiting_bytes: at.int_gauge(
+                "callplane_session_waiting_bytes",
+                "Bytes that wait for slow readers now, all sessions together.",
+            ),
+        }
+    }
+
+    /// A connection was taken. Dropping the guard without [`OpenSession::closed`] counts as `lost`.
+    #[must_use]
+    pub fn opened(&self) -> OpenSession {
+        self.open.inc();
+        self.opened.inc();
+        OpenSession { metrics: self.clone(), code: "lost" }
+    }
+
+    /// A connection was not taken (`origin`, `limit`, `draining`, `handshake`).
+    pub fn refused(&self, reason: Label) {
+        self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A message came (`ok`, `invalid`, `refused`).
+    pub fn message(&self, result: Label) {
+        self.messages.with_label_values(&[result]).inc();
+    }
+
+    /// So many bytes were written.
+    pub fn sent(&self, bytes: usize) {
+        self.sent_bytes.inc_by(bytes as u64);
+    }
+
+    /// What waits for readers grew by `bytes`; negative when written or dropped.
+    pub fn waiting(&self, bytes: i64) {
+        self.waiting_bytes.add(bytes);
+    }
+}
+
+/// A connection that is counted as open until this is dropped.
+#[derive(Debug)]
+pub struct OpenSession {
+    metrics: SessionMetrics,
+    code: Label,
+}
+
+impl OpenSession {
+    /// The connection ended with this close code (its number as text).
+    pub fn closed(mut self, code: Label) {
+        self.code = code;
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.metrics.open.dec();
+        self.metrics.closed.with_label_values(&[self.code]).inc();
+    }
+}
+
+/// Commands.
+#[derive(Debug, Clone)]
+pub struct CommandMetrics {
+    running: IntGaugeVec,
+    started: IntCounterVec,
+    ended: IntCounterVec,
+    refused: IntCounterVec,
+    duration: HistogramVec,
+}
+
+impl CommandMetrics {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            running: at.int_gauge_vec(
+                "callplane_command_running_commands",
+                "Commands begun by this server and not ended, by method.",
+                &["method"],
+            ),
+            started: at.int_counter_vec(
+                "callplane_command_started_commands_total",
+                "Commands begun, by method.",
+                &["method"],
+            ),
+            ended: at.int_counter_vec(
+                "callplane_command_ended_commands_total",
+                "Commands ended, by method and outcome.",
+                &["method", "outcome"],
+            ),
+            refused: at.int_counter_vec(
+                "callplane_command_refused_commands_total",
+                "Requests refused before they became commands, by method and kind of refusal.",
+                &["method", "kind"],
+            ),
+            duration: at.histogram_vec(
+                "callplane_command_duration_seconds",
+                "From a command's begin to its end, by method.",
+                &["method"],
+                COMMAND_SECONDS,
+            ),
+        }
+    }
+
+    /// A command began.
+    pub fn started(&self, method: Label) {
+        self.running.with_label_values(&[method]).inc();
+        self.started.with_label_values(&[method]).inc();
+    }
+
+    /// A command that [`Self::started`] ended.
+    pub fn ended(&self, method: Label, outcome: Label, took: Duration) {
+        self.running.with_label_values(&[method]).dec();
+        self.ended.with_label_values(&[method, outcome]).inc();
+        self.duration.with_label_values(&[method]).observe(took.as_secs_f64());
+    }
+
+    /// A request was refused before it became a command.
+    pub fn refused(&self, method: Label, kind: Label) {
+        self.refused.with_label_values(&[method, kind]).inc();
+    }
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    commits: IntCounterVec,
+    commit_seconds: Histogram,
+    records: IntGauge,
+    notice_bytes: IntGauge,
+}
+
+impl StoreMetrics {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            commits: at.int_counter_vec(
+                "callplane_store_answered_commits_total",
+                "Commits, by the store's verdict.",
+                &["verdict"],
+            ),
+            commit_seconds: at.histogram(
+                "callplane_store_commit_seconds",
+                "How long a commit took.",
+                MI_SECONDS,
+            ),
+            records: at.int_gauge("callplane_store_kept_records", "Records of commands kept now."),
+            notice_bytes: at
+                .int_gauge("callplane_store_notices_bytes", "Bytes of notifications kept now."),
+        }
+    }
+
+    /// A commit was answered.
+    pub fn commit(&self, verdict: Label, took: Duration) {
+        self.commits.with_label_values(&[verdict]).inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// What the store keeps now.
+    pub fn kept(&self, records: usize, notice_bytes: usize) {
+        self.records.set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.notice_bytes.set(i64::try_from(notice_bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// The way from a commit to the sessions.
+#[derive(Debug, Clone)]
+pub struct BusMetrics {
+    lag: Histogram,
+    caught_up: IntCounter,
+}
+
+impl BusMetrics {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            lag: at.histogram(
+                "callplane_bus_lag_seconds",
+                "From an entry's commit to its hand-over to a session.",
+                MI_SECONDS,
+            ),
+            caught_up: at.int_counter(
+                "callplane_bus_caught_up_entries_total",
+                "Entries read from the stream because the bus had lost them.",
+            ),
+        }
+    }
+
+    /// An entry was handed to a session so long after its commit.
+    pub fn delivered(&self, lag: Duration) {
+        self.lag.observe(lag.as_secs_f64());
+    }
+
+    /// So many entries had to be read from the stream.
+    pub fn caught_up(&self, entries: usize) {
+        self.caught_up.inc_by(entries as u64);
+    }
+}
+
+#[derive(Debug, Clone)]
+struct StackFamilies {
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    in_flight: IntGaugeVec,
+    health: IntGaugeVec,
+    breaker: IntGaugeVec,
+    restarts: IntCounterVec,
+    events: IntCounterVec,
+    subscription_age: GaugeVec,
+    event_buffer: IntGaugeVec,
+}
+
+impl StackFamilies {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            requests: at.int_counter_vec("callplane_mi_answered_requests_total", "Management requests, by stack, command and result.", &["stack", "command", "result"]),
+            request_seconds: at.histogram_vec("callplane_mi_latency_seconds", "How long a management request took, by stack and command.", &["stack", "command"], MI_SECONDS),
+            in_flight: at.int_gauge_vec("callplane_mi_in_flight_requests", "Management requests under way now, by stack.", &["stack"]),
+            health: at.int_gauge_vec("callplane_stack_health_state", "1 if the stack answers, else 0.", &["stack"]),
+            breaker: at.int_gauge_vec("callplane_stack_breaker_state", "The circuit breaker: 0 closed, 1 trying, 2 open.", &["stack"]),
+            restarts: at.int_counter_vec("callplane_stack_seen_restarts_total", "Restarts of the stack that were noticed.", &["stack"]),
+            events: at.int_counter_vec("callplane_event_received_events_total", "Events of the stack, by name and result.", &["stack", "event", "result"]),
+            subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
+            event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
+        }
+    }
+}
+
+/// What a stack's circuit breaker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Requests pass.
+    Closed,
+    /// One request is being tried.
+    Trying,
+    /// Requests are refused.
+    Open,
+}
+
+/// One stack: its management interface, health and events. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StackMetrics {
+    name: Arc<str>,
+    families: StackFamilies,
+    in_flight: IntGauge,
+    health: IntGauge,
+    breaker: IntGauge,
+    restarts: IntCounter,
+    event_buffer: IntGauge,
+    ages: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl StackMetrics {
+    fn new(
+        families: &StackFamilies,
+        name: &str,
+        ages: Arc<Mutex<BTreeMap<String, Instant>>>,
+    ) -> Self {
+        let of = &[name];
+        Self {
+            name: name.into(),
+            in_flight: families.in_flight.with_label_values(of),
+            health: families.health.with_label_values(of),
+            breaker: families.breaker.with_label_values(of),
+            restarts: families.restarts.with_label_values(of),
+            event_buffer: families.event_buffer.with_label_values(of),
+            families: families.clone(),
+            ages,
+        }
+    }
+
+    /// A management request goes out. Dropping the guard without [`OpenRequest::answered`] counts
+    /// as `abandoned`.
+    #[must_use]
+    pub fn request(&self, command: Label) -> OpenRequest {
+        self.in_flight.inc();
+        OpenRequest { metrics: self.clone(), command, result: "abandoned", began: Instant::now() }
+    }
+
+    /// Whether the stack answers.
+    pub fn healthy(&self, yes: bool) {
+        self.health.set(i64::from(yes));
+    }
+
+    /// What the circuit breaker does.
+    pub fn breaker(&self, state: BreakerState) {
+        self.breaker.set(match state {
+            BreakerState::Closed => 0,
+            BreakerState::Trying => 1,
+            BreakerState::Open => 2,
+        });
+    }
+
+    /// A restart was noticed.
+    pub fn restarted(&self) {
+        self.restarts.inc();
+    }
+
+    /// An event came (result: `applied`, `no_command`, `malformed`, `overflow`).
+    pub fn event(&self, event: Label, result: Label) {
+        self.families.events.with_label_values(&[&self.name, event, result]).inc();
+    }
+
+    /// The stack confirmed the subscription just now.
+    pub fn subscription_confirmed(&self) {
+        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        ages.insert(self.name.to_string(), Instant::now());
+    }
+
+    /// The receive buffer that the kernel gave.
+    pub fn event_buffer(&self, bytes: usize) {
+        self.event_buffer.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// A management request under way; counted and timed when dropped.
+#[derive(Debug)]
+pub struct OpenRequest {
+    metrics: StackMetrics,
+    command: Label,
+    result: Label,
+    began: Instant,
+}
+
+impl OpenRequest {
+    /// How it went (`ok`, `refused`, `timeout`, `not_sent`).
+    pub fn answered(mut self, result: Label) {
+        self.result = result;
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        let StackMetrics { name, families, in_flight, .. } = &self.metrics;
+        in_flight.dec();
+        families.requests.with_label_values(&[name, self.command, self.result]).inc();
+        let seconds = families.request_seconds.with_label_values(&[name, self.command]);
+        seconds.observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// From an Echo in a fraction of a millisecond to a start that rings for a minute.
+const COMMAND_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0,
+    45.0, 90.0, 180.0,
+];
+
+/// From a loopback datagram to a request that times out.
+const MI_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 30.0,
+];
+
+/// Makes metrics and registers them.
+///
+/// Names, labels and buckets are constants of this file. A malformed one is unreachable once the
+/// test that pins the list has passed.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn add(&self, collector: impl Collector + 'static) {
+        if let Err(error) = self.0.register(Box::new(collector)) {
+            tracing::error!(%error, "a metric is not exported");
+        }
+    }
+
+    fn made<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>, name: &str) -> C {
+        match made {
+            Ok(metric) => {
+                self.add(metric.clone());
+                metric
+            }
+            Err(error) => unreachable!("metric {name}: {error}"),
+        }
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.made(IntGauge::new(name, help), name)
+    }
+
+    fn int_counter(&self, name: &str, help: &str) -> IntCounter {
+        self.made(IntCounter::new(name, help), name)
+    }
+
+    fn int_gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.made(IntGaugeVec::new(Opts::new(name, help), labels), name)
+    }
+
+    fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.made(GaugeVec::new(Opts::new(name, help), labels), name)
+    }
+
+    fn int_counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.made(IntCounterVec::new(Opts::new(name, help), labels), name)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.made(Histogram::with_opts(options), name)
+    }
+
+    fn histogram_vec(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.made(HistogramVec::new(options, labels), name)
+    }
+}
