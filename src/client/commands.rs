@@ -142,3 +142,21 @@ pub trait Commands: Send + Sync + 'static {
     /// Reads a session's part of the stream.
     fn read(&self, wanted: Wanted) -> impl Future<Output = Result<Page, Unreadable>> + Send;
 }
+
+impl<T: Commands> Commands for Arc<T> {
+    fn begin(&self, begin: Begin) -> impl Future<Output = Result<Begun, Refusal>> + Send {
+        T::begin(self, begin)
+    }
+
+    fn get(&self, key: Key) -> impl Future<Output = Result<Option<Summary>, Refusal>> + Send {
+        T::get(self, key)
+    }
+
+    fn cancel(&self, key: Key) -> impl Future<Output = Result<Option<Summary>, Refusal>> + Send {
+        T::cancel(self, key)
+    }
+
+    fn read(&self, wanted: Wanted) -> impl Future<Output = Result<Page, Unreadable>> + Send {
+        T::read(self, wanted)
+    }
+}

@@ -1,8 +1,152 @@
-//! tmp
+//! The clients' side: sockets, one-shot requests, sessions, limits, close codes.
+//!
+//! In: frames of clients, and the committed entries of the stream through [`feed::Feed`]. Out:
+//! commands to the engine through [`commands::Commands`], and text to the sockets. What a
+//! conversation *is* stands in [`session`], without a socket; [`socket`] is its task. A client
+//! that reads too slowly, says nothing or speaks something else is closed with a code that says
+//! what to do ([`close`]); nothing that a client does reaches another one.
+
 pub mod close;
 pub mod commands;
 pub mod console;
 pub mod feed;
+mod listen;
+mod one_shot;
 pub mod origin;
 pub mod outbox;
 pub mod session;
+mod socket;
+mod tally;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::listen::{router, serve};
+pub use self::tally::{Count, Gauge, Tally};
+
+use self::commands::Commands;
+use self::feed::Feed;
+use self::origin::Origins;
+use self::session::Limits;
+use crate::core::ids::Nonce;
+
+/// Draws fresh randomness for ids.
+pub type Nonces = Arc<dyn Fn() -> Nonce + Send + Sync>;
+
+/// What the client port allows.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The path of the protocol.
+    pub path: String,
+    /// Most WebSockets at once, and most connections that are not yet one.
+    pub connections: usize,
+    /// Longest message, in bytes.
+    pub message_bytes: usize,
+    /// Most requests in one batch.
+    pub batch: usize,
+    /// Most commands of one session that run at once.
+    pub commands: usize,
+    /// Most bytes that wait for one client to read them.
+    pub outbound_bytes: usize,
+    /// How long a client may leave written bytes unread.
+    pub send_timeout: Duration,
+    /// A client that was silent for so long is pinged.
+    pub ping_every: Duration,
+    /// A client that was silent for so long, pings notwithstanding, is closed.
+    pub idle_timeout: Duration,
+    /// Sockets are closed spread over this time when the process stops.
+    pub drain_spread: Duration,
+    /// Which pages may speak to us.
+    pub origins: Origins,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            path: "/call-api".to_owned(),
+            connections: 100_000,
+            message_bytes: 64 * 1024,
+            batch: 100,
+            commands: 256,
+            outbound_bytes: 1024 * 1024,
+            send_timeout: Duration::from_secs(30),
+            ping_every: Duration::from_secs(25),
+            idle_timeout: Duration::from_secs(60),
+            drain_spread: Duration::from_secs(5),
+            origins: Origins::default(),
+        }
+    }
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        Limits { batch: self.batch, commands: self.commands }
+    }
+}
+
+/// The clients' side of one process.
+pub struct Client<C> {
+    commands: C,
+    feed: Arc<Feed>,
+    settings: Settings,
+    nonce: Nonces,
+    tally: Tally,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+    start: Instant,
+}
+
+impl<C: Commands> Client<C> {
+    /// The clients' side, not yet listening. Cancelling `shutdown` stops the listener, refuses
+    /// new commands and closes the sockets, spread over [`Settings::drain_spread`].
+    #[must_use]
+    pub fn new(
+        commands: C,
+        feed: Arc<Feed>,
+        settings: Settings,
+        nonce: Nonces,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let places = Arc::new(Semaphore::new(settings.connections));
+        Arc::new(Self {
+            commands,
+            feed,
+            settings,
+            nonce,
+            tally: Tally::default(),
+            shutdown,
+            tasks: TaskTracker::new(),
+            places,
+            start: Instant::now(),
+        })
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Waits until every connection and socket has ended. Bound it with a timeout.
+    pub async fn drained(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Milliseconds since this side began.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// One socket's share of the time over which sockets are closed.
+    fn drain_delay(&self) -> Duration {
+        let spread = self.settings.drain_spread.as_millis().max(1);
+        Duration::from_millis(u64::try_from((self.nonce)().0 % spread).unwrap_or_default())
+    }
+}

@@ -1,0 +1,296 @@
+//! The client port: accepting connections, the upgrade to WebSocket, `POST`, and whatever pages
+//! stand beside them.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::server::conn::http1;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use super::Client;
+use super::commands::Commands;
+use super::one_shot::{self, Reply, Wish};
+use super::socket::converse;
+use crate::core::ids::SessionId;
+
+/// How long a connection may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Read and write buffer of a WebSocket. The library's own default of 128 KiB would be most of
+/// what an idle socket costs (measured: 137 KB instead of 6.4 KB resident).
+const BUFFER: usize = 4 * 1024;
+
+/// The routes of the protocol at the configured path.
+pub fn router<C: Commands>(client: Arc<Client<C>>) -> Router {
+    let path = client.settings.path.clone();
+    let protocol: MethodRouter = MethodRouter::new()
+        .get(upgrade::<C>)
+        .post(post::<C>)
+        .options(preflight::<C>)
+        .with_state(client);
+    Router::new().route(&path, protocol)
+}
+
+/// Serves connections until the client side is told to shut down. Sockets then close by
+/// themselves, each after its share of the drain time; [`Client::drained`] waits for them.
+pub async fn serve<C: Commands>(client: Arc<Client<C>>, listener: TcpListener, pages: Router) {
+    let router = router(Arc::clone(&client)).merge(pages);
+    let places = Arc::new(Semaphore::new(client.settings.connections));
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let accepted = async {
+            let place = place.await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = client.shutdown.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let router = router.clone();
+                let connection = connection(Arc::clone(&client), stream, peer, router);
+                client.tasks.spawn(async move {
+                    connection.await;
+                    // An upgraded socket is a task of its own and counts by itself.
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: to try again at once would only spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection<C: Commands>(
+    client: Arc<Client<C>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "TCP_NODELAY was refused");
+    }
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
+    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served.with_upgrades());
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = client.shutdown.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection broke");
+    }
+}
+
+/// Why a request does not become a conversation.
+fn refused(status: StatusCode, why: &'static str) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], why).into_response()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: header::HeaderName) -> Option<&'a str> {
+    // A header that is no text must not pass as one that is absent.
+    headers.get(name).map(|value| value.to_str().unwrap_or("\u{0}"))
+}
+
+fn origin_allowed<C: Commands>(client: &Client<C>, headers: &HeaderMap) -> bool {
+    let one = headers.get_all(header::ORIGIN).iter().count() <= 1;
+    let (origin, host) = (text(headers, header::ORIGIN), text(headers, header::HOST));
+    let allowed = one && client.settings.origins.allow(origin, host);
+    if !allowed {
+        client.tally.foreign_origins.add(1);
+    }
+    allowed
+}
+
+fn names(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
+}
+
+/// The opening handshake of RFC 6455 section 4.2. Done here rather than by axum, since only so
+/// the plain TCP stream can be had, without the buffers and boxes of HTTP around it.
+async fn upgrade<C: Commands>(State(client): State<Arc<Client<C>>>, request: Request) -> Response {
+    let headers = request.headers();
+    if !names(headers, header::CONNECTION, "upgrade")
+        || !names(headers, header::UPGRADE, "websocket")
+    {
+        let mut response = refused(
+            StatusCode::UPGRADE_REQUIRED,
+            "this is a WebSocket; one-shot requests are POSTed\n",
+        );
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        return response;
+    }
+    if !origin_allowed(&client, headers) {
+        return refused(StatusCode::FORBIDDEN, "this Origin is not allowed\n");
+    }
+    if client.shutdown.is_cancelled() {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "this server is about to stop\n");
+    }
+    if text(headers, header::SEC_WEBSOCKET_VERSION) != Some("13") {
+        let mut response = refused(StatusCode::BAD_REQUEST, "WebSocket version 13 is needed\n");
+        response
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return response;
+    }
+    let Some(accept) = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .map(|key| derive_accept_key(key.as_bytes()))
+        .and_then(|accept| HeaderValue::try_from(accept).ok())
+    else {
+        return refused(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n");
+    };
+    let Ok(place) = Arc::clone(&client.places).try_acquire_owned() else {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "too many sessions\n");
+    };
+    let upgraded = hyper::upgrade::on(request);
+    let tasks = client.tasks.clone();
+    tasks.spawn(async move {
+        begin(client, upgraded).await;
+        drop(place);
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+async fn begin<C: Commands>(client: Arc<Client<C>>, upgraded: OnUpgrade) {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(Some(client.settings.message_bytes))
+        .max_frame_size(Some(client.settings.message_bytes));
+    let upgraded: Upgraded = match upgraded.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "a connection broke during its upgrade");
+            return;
+        }
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
+            let stream =
+                WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config));
+            let stream = stream.await;
+            converse(client, stream).await;
+        }
+        Err(upgraded) => {
+            let stream = TokioIo::new(upgraded);
+            let stream = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+            converse(client, stream).await;
+        }
+    }
+}
+
+/// `?wait=ended&session=...` of a POST.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Line {
+    wait: Option<String>,
+    session: Option<String>,
+}
+
+async fn post<C: Commands>(
+    State(client): State<Arc<Client<C>>>,
+    Query(line): Query<Line>,
+    request: Request,
+) -> Response {
+    if !origin_allowed(&client, request.headers()) {
+        return refused(StatusCode::FORBIDDEN, "this Origin is not allowed\n");
+    }
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let until_ended = match line.wait.as_deref() {
+        None | Some("started") => false,
+        Some("ended") => true,
+        Some(_) => return refused(StatusCode::BAD_REQUEST, "wait must be started or ended\n"),
+    };
+    let session = match line.session.as_deref().map(SessionId::parse) {
+        None => None,
+        Some(Ok(session)) => Some(session),
+        Some(Err(_)) => return refused(StatusCode::BAD_REQUEST, "this is no session\n"),
+    };
+    let body = Limited::new(request.into_body(), client.settings.message_bytes);
+    let body: Bytes = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            return refused(StatusCode::PAYLOAD_TOO_LARGE, "a frame has at most 65536 bytes\n");
+        }
+        Err(_) => return refused(StatusCode::BAD_REQUEST, "the body broke off\n"),
+    };
+    client.tally.messages_in.add(1);
+    // What is not UTF-8 is not JSON either, and is answered as such.
+    let frame = std::str::from_utf8(&body).unwrap_or("\u{0}");
+    let wish = Wish { until_ended, session };
+    let Reply { status, body } = one_shot::answer(&client, frame, wish).await;
+    let mut response =
+        Response::new(body.map_or_else(Body::empty, |body| Body::from(body.freeze())));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    if status != 204 {
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+    }
+    allow_origin(&mut response, origin);
+    response
+}
+
+/// Lets an allowed page of another origin read the answer.
+fn allow_origin(response: &mut Response, origin: Option<HeaderValue>) {
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+}
+
+/// A browser asks before a page of another origin may POST JSON.
+async fn preflight<C: Commands>(
+    State(client): State<Arc<Client<C>>>,
+    headers: HeaderMap,
+) -> Result<Response, Infallible> {
+    if !origin_allowed(&client, &headers) {
+        return Ok(refused(StatusCode::FORBIDDEN, "this Origin is not allowed\n"));
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    allow_origin(&mut response, headers.get(header::ORIGIN).cloned());
+    let headers = response.headers_mut();
+    let methods = HeaderValue::from_static("POST");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    Ok(response)
+}
