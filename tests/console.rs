@@ -366,9 +366,13 @@ async fn a_call_is_started_held_resumed_transferred_and_ended() {
         assert!(start["params"].get("ring_timeout").is_none(), "nothing that was not entered");
         page.until_text(".call .pill", "Asking").await;
         let id = peer.started(&start, 1);
-        page.until_text(".call .pill", "alice rings").await;
+        page.until_text(".call .pill", "Calling alice").await;
         page.until_text(".command .word", "running").await;
         page.until_text(".row-deadline", "Ends within").await;
+        assert_eq!(start["params"]["ringing"], true, "the page wants to show that it rings");
+        let both = json!({"data": {"caller": ALICE, "callee": BOB}});
+        peer.tell("CallStart", &id, "CallerRinging", 1, both);
+        page.until_text(".call .pill", "alice rings").await;
         peer.tell(
             "CallStart",
             &id,
@@ -548,9 +552,10 @@ async fn a_refusal_is_shown_where_it_belongs() {
         // A bad value is marked at its field, which gets the focus.
         start_call(&page, ALICE, "sip:b ob@x").await;
         let request = peer.expect("CallStart").await;
-        let data = json!({"kind": "invalid_params", "field": "callee"});
-        peer.refuse(&request, -32602, "callee: not a SIP address", data);
-        page.until_text("#start [data-field=callee] .field-error", "not a SIP address").await;
+        let data =
+            json!({"kind": "bad_params", "field": "callee", "reason": "must be a SIP address"});
+        peer.refuse(&request, -32602, "Invalid params", data);
+        page.until_text("#start [data-field=callee] .field-error", "Must be a SIP address.").await;
         page.until(
             "document.querySelector('#start [data-field=callee] input').ariaInvalid === 'true'",
         )
@@ -571,9 +576,10 @@ async fn a_refusal_is_shown_where_it_belongs() {
         page.click("#start .primary").await;
         let request = peer.expect("CallStart").await;
         assert_eq!(request["params"]["ring_timeout"], 999, "a number, not a string");
-        let data = json!({"kind": "invalid_params", "field": "ring_timeout"});
-        peer.refuse(&request, -32602, "ring_timeout: at most 60", data);
-        page.until_text("[data-field=ring_timeout] .field-error", "at most 60").await;
+        let data =
+            json!({"kind": "bad_params", "field": "ring_timeout", "reason": "must be 1 to 60"});
+        peer.refuse(&request, -32602, "Invalid params", data);
+        page.until_text("[data-field=ring_timeout] .field-error", "Must be 1 to 60.").await;
         page.fill("#start [data-field=ring_timeout] input", "20").await;
 
         // What has no field stands above the button and leads to the command in the way.
@@ -583,7 +589,7 @@ async fn a_refusal_is_shown_where_it_belongs() {
         page.click("#start .primary").await;
         let second = peer.expect("CallStart").await;
         let data = json!({"kind": "caller_busy", "cmd_id": running});
-        peer.refuse(&second, -32010, "caller busy", data);
+        peer.refuse(&second, -32001, "Another start of this caller is running", data);
         page.until_text("#start .form-alert", "being started already").await;
         page.click("#start .form-alert button").await;
         page.until(&format!("document.activeElement.dataset.command === {} ", json!(running)))
@@ -593,7 +599,7 @@ async fn a_refusal_is_shown_where_it_belongs() {
         page.click(".row-cancel").await;
         let cancel = peer.expect("CommandCancel").await;
         assert_eq!(cancel["params"]["cmd_id"], json!(running));
-        peer.send(json!({"jsonrpc": "2.0", "id": cancel["id"], "result": {"cmd_id": running}}));
+        peer.send(json!({"jsonrpc": "2.0", "id": cancel["id"], "result": {"cmd_id": running, "cancelling": true}}));
         peer.tell(
             "CallStart",
             &running,
@@ -612,9 +618,9 @@ async fn a_refusal_is_shown_where_it_belongs() {
         page.fill(".transfer [data-field=destination] input", "sip:x y@z").await;
         page.key("Enter").await;
         let request = peer.expect("CallBlindTransfer").await;
-        let data = json!({"kind": "invalid_params", "field": "destination"});
-        peer.refuse(&request, -32602, "destination: not a SIP address", data);
-        page.until_text(".transfer .field-error", "not a SIP address").await;
+        let data = json!({"kind": "bad_params", "field": "destination", "reason": "must be a SIP address"});
+        peer.refuse(&request, -32602, "Invalid params", data);
+        page.until_text(".transfer .field-error", "Must be a SIP address.").await;
         assert_no_complaints(&page);
     });
 }
@@ -644,8 +650,13 @@ async fn every_command_has_a_form() {
             page.click("#command .primary").await;
             let request = peer.expect(method).await;
             assert_eq!(request["params"]["callid"], "c-1");
-            peer.refuse(&request, -32000, "not now", json!({"kind": "other"}));
-            page.until_text("#command .form-alert", "not now").await;
+            peer.refuse(
+                &request,
+                -32011,
+                "The SIP stack can't be reached",
+                json!({"kind": "stack_unavailable", "retry_after_ms": 1500}),
+            );
+            page.until_text("#command .form-alert", "Try again in 2 s").await;
         }
 
         choose("CallBlindTransfer").await;
@@ -785,7 +796,7 @@ async fn a_lost_connection_is_taken_up_where_it_was() {
         start_call(&page, ALICE, BOB).await;
         let request = peer.expect("CallStart").await;
         let id = peer.started(&request, 1);
-        page.until_text(".call .pill", "alice rings").await;
+        page.until_text(".call .pill", "Calling alice").await;
         // A request whose answer is lost is repeated with its id.
         start_call(&page, CAROL, BOB).await;
         let unanswered = peer.expect("CallStart").await;
@@ -858,7 +869,7 @@ async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
             {"cmd_id": ids[0], "outcome": "failed", "up": "no"}}));
         let gone = peer.expect("CommandGet").await;
         assert_eq!(gone["params"]["cmd_id"], json!(ids[1]));
-        peer.refuse(&gone, -32004, "no such command", json!({"kind": "command_not_found"}));
+        peer.refuse(&gone, -32003, "No such command", json!({"kind": "unknown_command"}));
         page.until_text(".command .word", "failed").await;
         page.until_text(".command .word", "unknown").await;
         page.until_text(".row-detail", "the server has no record of it any more").await;

@@ -71,6 +71,17 @@
   const lost = [ended, ...hold("h"), told("CallHold", "h", "Error", { data: "404 Dialog not found", error: { code: "call_not_found", sip_status: 404, up: "no" } }), told("CallHold", "h", "Ended", { outcome: "failed", up: "no" })];
   is("gone", from(lost).calls[0].state, "ended");
 
+  // A consultation that is gone takes only itself with it.
+  const two = [ended, start(2, "s2"), ok(2, "s2"), ...up("s2", "d"), ask(9, "CallAttendedTransfer", { cmd_id: "t", callidA: "c", legA: "caller", callidB: "d", legB: "callee" }), ok(9, "t"), told("CallAttendedTransfer", "t", "Error", { data: "404 Transfer dialog not found", error: { code: "call_not_found", up: "yes" } }), told("CallAttendedTransfer", "t", "Ended", { outcome: "failed" })];
+  is("consultation", from(two).calls.map((call) => [call.callid, call.state]), [["c", "talking"], ["d", "ended"]]);
+
+  // Refusals: the reason counts more than JSON-RPC's standard words.
+  const refusal = (data, message = "Invalid params") => p.refusalText(p.refusalOf({ code: -32602, message, data }));
+  is("reason", refusal({ kind: "bad_params", field: "x", reason: "is missing" }), "Is missing.");
+  is("message", refusal(undefined, "Method not found"), "Method not found.");
+  is("nothing said", refusal("odd", 5), "The server refused it (-32602).");
+  is("close codes", [1006, 4000, 4004, 4500].map((code) => p.closing(code)), [{ again: true, after: 0 }, { again: true, after: 0 }, { again: true, after: 1000 }, { again: false, after: 0 }]);
+
   // A call known only by its id is shown once something about it succeeded.
   const foreign = run(ask(1, "CallHold", { cmd_id: "h", callid: "other" }), ok(1, "h"), told("CallHold", "h", "Ended", { outcome: "success" }));
   is("foreign", foreign.calls.map((call) => [call.callid, p.holdOf(call)]), [["other", "both"]]);

@@ -1,6 +1,6 @@
 // The calls as cards: who with whom, how it stands, and what can be done about it.
 
-import { callState, commandById, domainOf, isCancellable, isGone, liveCalls, shortName, shortId, transferPreview } from "./protocol.js";
+import { callState, commandById, domainOf, isCancellable, isGone, liveCalls, refusalOf, refusalText, shortName, shortId, transferPreview } from "./protocol.js";
 import { element, icon, attribute, say, show, keyedList, clock, copyText } from "./element.js";
 import { addressField, nameCall, showRefusal } from "./forms.js";
 
@@ -60,8 +60,9 @@ function callCard(first, world) {
   const run = async (method, params) => {
     show(alert, false);
     const reply = await world.ask(method, params);
-    const complain = (_field, words) => {
-      alert.replaceChildren(words);
+    const complain = (field, words) => {
+      if (field === "destination") return; // said at the field
+      alert.replaceChildren(field ? `${field}: ${words}` : words);
       show(alert, true);
     };
     if (reply.lost) complain(null, reply.lost);
@@ -293,8 +294,8 @@ function transferPanel(world, call, run, opener) {
       world.book.remember(to);
       destination.set("");
       panel.close();
-    } else if (reply.error?.data?.field === "destination") {
-      destination.error(String(reply.error.message));
+    } else if (reply.error && refusalOf(reply.error).field === "destination") {
+      destination.error(refusalText(refusalOf(reply.error)));
       destination.focus();
     }
   });

@@ -11,9 +11,10 @@ const LONGEST_WAIT_MS = 8000;
  * * `lost()`: the connection is gone, once per `opened`;
  * * `changed(state)`: `{name: "connecting" | "open" | "waiting" | "closed", retryAt?, code?, reason?}`.
  *
- * `again(code)` says whether a close with this code is followed by another attempt.
+ * `closing(code)` says whether a close is followed by another attempt, and after how long at least:
+ * `{again, after}`.
  */
-export function openConnection(url, again, listeners) {
+export function openConnection(url, closing, listeners) {
   let socket = null;
   let wait = FIRST_WAIT_MS;
   let timer;
@@ -43,12 +44,13 @@ export function openConnection(url, again, listeners) {
       if (socket !== current) return;
       socket = null;
       if (opened) listeners.lost();
-      if (!again(code)) {
+      const { again, after } = closing(code);
+      if (!again) {
         change({ name: "closed", code, reason });
         return;
       }
       // Spread, so that many pages don't come back in one instant.
-      const pause = wait / 2 + Math.random() * (wait / 2);
+      const pause = Math.max(after, wait / 2 + Math.random() * (wait / 2));
       wait = Math.min(wait * 2, LONGEST_WAIT_MS);
       change({ name: "waiting", retryAt: Date.now() + pause, code, reason });
       timer = setTimeout(connect, pause);

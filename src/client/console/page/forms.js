@@ -1,7 +1,7 @@
 // Forms made from the protocol's table of methods: fields, suggestions, and errors at the field
 // they belong to.
 
-import { METHODS, callById, callState, completeAddress, isCancellable, isGone, liveCalls, refusalText, request,
+import { METHODS, callById, callState, completeAddress, isCancellable, isGone, liveCalls, refusalOf, refusalText, request,
   shortId, shortName, subjectOf, titleOf } from "./protocol.js";
 import { element, attribute, say, show } from "./element.js";
 
@@ -60,7 +60,7 @@ export function commandForm(method, world, options = {}) {
   const complain = (field, words) => {
     const target = byName.get(field);
     if (!target) {
-      alert.replaceChildren(words);
+      alert.replaceChildren(field ? `${field}: ${words}` : words);
       show(alert, true);
       return;
     }
@@ -98,13 +98,12 @@ export function commandForm(method, world, options = {}) {
 
 /** Shows a JSON-RPC error: at its field if it names one, else above the button. */
 export function showRefusal(error, complain, alert, world) {
-  const data = error.data !== null && typeof error.data === "object" ? error.data : {};
-  const words = refusalText({ code: error.code, message: error.message, kind: data.kind });
-  complain(typeof data.field === "string" ? data.field : null, words);
-  if (typeof data.cmd_id === "string" && !alert.hidden) {
+  const refusal = refusalOf(error);
+  complain(refusal.field, refusalText(refusal));
+  if (refusal.commandId !== undefined && !alert.hidden) {
     alert.append(
       " ",
-      element("button.text-button", { type: "button", onclick: () => world.reveal(data.cmd_id) }, "Show that command"),
+      element("button.text-button", { type: "button", onclick: () => world.reveal(refusal.commandId) }, "Show that command"),
     );
   }
 }

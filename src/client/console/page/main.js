@@ -1,8 +1,8 @@
 // The page: holds the model, sends requests, and has each part drawn when something changed.
 
 import {
-  HEARTBEAT, METHODS, closing, commandById, describeEvent, emptyModel, gapText, isOver, liveCalls, reduce, request,
-  resumeRequest, runningCommands, shortName, standing, subjectOf, titleOf,
+  HEARTBEAT, METHODS, closing, commandById, describeEvent, emptyModel, gapText, isOver, liveCalls, reduce, refusalOf,
+  refusalText, request, resumeRequest, runningCommands, shortName, standing, subjectOf, titleOf,
 } from "./protocol.js";
 import { element, attribute, say, show } from "./element.js";
 import { openConnection } from "./connection.js";
@@ -207,16 +207,28 @@ function freshId() {
 // The connection
 
 async function opened() {
-  if (model.session !== null && model.position !== null) {
-    const { result, error, lost } = await transmit(resumeRequest(nextId++, model));
-    if (lost) return;
-    if (error) notify("bad", `The server could not take this session up again: ${error.message ?? error.code}`);
-    else if (result.recovered === false) await lookBack();
-    else notify("good", "Connected again. Nothing was missed.");
-  }
+  if (model.session !== null && model.position !== null && !(await resumed())) return;
   ready = true;
   repeatUnanswered();
   heartbeat();
+}
+
+/** Takes the session up again; false when the connection was lost over it. */
+async function resumed() {
+  const { result, error, lost } = await transmit(resumeRequest(nextId++, model));
+  if (lost) return false;
+  if (result?.recovered === false) await lookBack();
+  else if (result) notify("good", "Connected again. Nothing was missed.");
+  else {
+    const refusal = refusalOf(error);
+    notify("bad", `The session could not be taken up again. ${refusalText(refusal)}`);
+    if (refusal.kind === "store_unavailable") {
+      // The one refusal after which the same may be asked on the same connection.
+      await new Promise((later) => setTimeout(later, refusal.retryAfter ?? 1000));
+      return resumed();
+    }
+  }
+  return true;
 }
 
 /** After a gap each command that still ran is asked for; what nobody knows any more is unknown. */
@@ -420,7 +432,7 @@ const url = new URL(typeof given.call_api === "string" ? given.call_api : "call-
 url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
 url.search = url.hash = "";
 draw();
-const connection = openConnection(url, (code) => closing(code).again, {
+const connection = openConnection(url, closing, {
   opened,
   received: receive,
   lost,

@@ -14,6 +14,8 @@ export const METHODS = Object.freeze({
     title: "Start a call",
     verb: "Call",
     about: "Rings the caller's phone first; when it answers, connects it to the callee.",
+    // Clients of old don't know the event CallerRinging, so it has to be asked for.
+    always: { ringing: true },
     fields: [
       { name: "caller", label: "Caller", kind: "address", required: true, note: "This phone rings first" },
       { name: "callee", label: "Callee", kind: "address", required: true, note: "Then this one is called" },
@@ -90,7 +92,7 @@ export const HEARTBEAT = "heartbeat-";
 /** A request as it goes on the wire. Empty parameters are left out. */
 export function request(id, method, params) {
   const filled = Object.fromEntries(
-    Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== ""),
+    Object.entries({ ...params, ...METHODS[method]?.always }).filter(([, value]) => value !== undefined && value !== null && value !== ""),
   );
   return { jsonrpc: "2.0", id, method, params: filled };
 }
@@ -211,14 +213,22 @@ function refused(model, asked, error, at) {
   if (asked.method === "CommandGet") return notFound(model, asked.params.cmd_id, at);
   const command = own(model.commands, asked.commandId);
   if (!command || isOver(command)) return model;
-  const refusal = { code: error.code, message: String(error.message ?? ""), ...refusalData(error.data) };
-  const next = setCommand(model, { ...command, status: "refused", endedAt: at, refusal });
+  const next = setCommand(model, { ...command, status: "refused", endedAt: at, refusal: refusalOf(error) });
   return withdrawCalls(next, next.commands[command.id]);
 }
 
-function refusalData(data) {
-  if (data === null || typeof data !== "object") return {};
-  return { kind: text(data.kind), field: text(data.field), commandId: text(data.cmd_id) };
+/** A JSON-RPC error in our words: `{code, message, kind, field, reason, commandId, retryAfter}`. */
+export function refusalOf(error) {
+  const data = objectOr(error.data, {});
+  return {
+    code: error.code,
+    message: text(error.message) ?? "",
+    kind: text(data.kind),
+    field: text(data.field),
+    reason: text(data.reason),
+    commandId: text(data.cmd_id),
+    retryAfter: number(data.retry_after_ms),
+  };
 }
 
 function notification(model, frame, at) {
@@ -249,7 +259,8 @@ function begun(model, command, facts, at) {
     ...command,
     status: "running",
     acceptedAt: command.acceptedAt ?? at,
-    deadline: number(facts.deadline_ms) === undefined ? command.deadline : at + facts.deadline_ms,
+    // Counted from when we learned of it; a replay tells it again, later.
+    deadline: command.deadline ?? (number(facts.deadline_ms) === undefined ? undefined : at + facts.deadline_ms),
     repeated: facts.repeated === true,
     refusal: undefined,
   });
@@ -384,7 +395,8 @@ export function isCancellable(command) {
 }
 
 // Calls. One is `{key, callid, caller, callee, state, ...}`; `state` is one of:
-//   ringing-caller, ringing-callee, talking, held, ended, unknown.
+//   calling (the caller's phone is asked), ringing-caller, ringing-callee, talking, ended, unknown;
+// `held` says which legs are on hold.
 // `busy` names the command that works on the call just now.
 
 function newCall(key, facts) {
@@ -444,7 +456,7 @@ function startCalls(model, command, at) {
       newCall(command.id, {
         caller: text(params.caller),
         callee: text(params.callee),
-        state: "ringing-caller",
+        state: "calling",
         busy: command.id,
         at,
       }),
@@ -479,27 +491,29 @@ function progressCalls(model, command, event, data, at) {
 }
 
 function progressStart(model, command, event, data, at) {
-  const own = byKey(command.id);
+  const ours = byKey(command.id);
   switch (event) {
+    case "CallerRinging":
+      return editCall(model, ours, () => ({ state: "ringing-caller" }));
     case "CallerAnswered":
-      return editCall(model, own, () => ({
+      return editCall(model, ours, () => ({
         caller: text(data.caller) ?? text(command.params.caller),
         callee: text(data.callee) ?? text(command.params.callee),
         state: "ringing-callee",
       }));
     case "TransferStart":
-      return editCall(model, own, (call) => ({
+      return editCall(model, ours, (call) => ({
         callid: text(data.callid),
         state: call.state === "talking" ? "talking" : "ringing-callee",
       }));
     case "CalleeAnswered":
-      return editCall(model, own, (call) => ({
+      return editCall(model, ours, (call) => ({
         callid: text(data.callid) ?? call.callid,
         state: "talking",
         answeredAt: call.answeredAt ?? at,
       }));
     case "Error":
-      return editCall(model, own, () => ({ note: command.error?.text }));
+      return editCall(model, ours, () => ({ note: command.error?.text }));
     default:
       return model;
   }
@@ -594,12 +608,17 @@ function settleHold(model, command, at) {
     return editCall(ensureCall(model, callid, at), byCallid(callid), () => ({ held: hold ? HELD : {}, note: undefined }));
   }
   // Told that it is so already: then it is so.
-  if (command.error?.sipStatus === 480 || command.error?.text.startsWith("480 ")) {
+  if (isAlreadySo(command.error)) {
     return editCall(model, byCallid(callid), () => ({ held: hold ? HELD : {}, note: noteOf(command) }));
   }
   // A hold that reached one leg only is undone by the server.
   const restored = editCall(model, byCallid(callid), (call) => ({ held: call.heldBefore ?? call.held }));
   return failedOn(restored, command, at);
+}
+
+/** By the word, or by an old server's text. */
+function isAlreadySo(error) {
+  return error?.code === "already_held" || error?.code === "not_held" || /^480 (Both|No) dialog legs/.test(error?.text);
 }
 
 function settleEnd(model, command, at) {
@@ -611,18 +630,26 @@ function endSubjects(model, command, at, why) {
   return subjects(command).reduce((next, id) => editCall(next, byCallid(id), () => gone(at, why)), model);
 }
 
-const CALL_IS_GONE = new Set(["call_not_found", "call_ended", "call_lost", "caller_hung_up"]);
-
 /** A failed command leaves its call as it was, unless the failure says that the call is gone. */
 function failedOn(model, command, at) {
-  const { error } = command;
-  const over =
-    command.up === "no" || CALL_IS_GONE.has(error?.code) || (error?.text ?? "").includes("Dialog not found");
   const note = noteOf(command);
+  const over = goneBy(command);
   return subjects(command).reduce(
-    (next, id) => editCall(next, byCallid(id), () => (over ? gone(at, note) : { note })),
+    (next, id) => editCall(next, byCallid(id), () => (over.includes(id) ? gone(at, note) : { note })),
     model,
   );
+}
+
+const CALL_IS_GONE = new Set(["call_not_found", "call_ended", "call_lost"]);
+
+/** The Call-IDs that a failure says are over. */
+function goneBy({ method, params, error, up }) {
+  const words = error?.text ?? "";
+  if (method === "CallAttendedTransfer") {
+    if (error?.code === "consult_gone" || words.includes("Transfer dialog not found")) return [params.callidB];
+    return CALL_IS_GONE.has(error?.code) || words === "404 Dialog not found" ? [params.callidA] : [];
+  }
+  return up === "no" || CALL_IS_GONE.has(error?.code) || /^404 .*ialog not found/.test(words) ? [params.callid] : [];
 }
 
 function maybeUp(command) {
@@ -648,11 +675,10 @@ export function callState(call, model) {
   const busy = commandById(model, call.busy);
   if (call.state === "ended") return { name: "ended", words: "Ended" };
   if (call.state === "unknown") return { name: "unknown", words: "May be up" };
-  if (call.state === "ringing-caller") {
-    return busy?.status === "sending"
-      ? { name: "ringing", words: "Asking" }
-      : { name: "ringing", words: `${shortName(call.caller)} rings` };
+  if (call.state === "calling") {
+    return { name: "ringing", words: busy?.status === "running" ? `Calling ${shortName(call.caller)}` : "Asking" };
   }
+  if (call.state === "ringing-caller") return { name: "ringing", words: `${shortName(call.caller)} rings` };
   if (call.state === "ringing-callee") return { name: "ringing", words: `${shortName(call.callee)} rings` };
   if (busy?.method === "CallBlindTransfer" || busy?.method === "CallAttendedTransfer") {
     return { name: "ringing", words: "Transferring" };
@@ -809,7 +835,11 @@ export function standing(command) {
     case "running":
       return { tone: "busy", word: "running", detail: "" };
     case "refused":
-      return { tone: "bad", word: "refused", detail: refusalText(command.refusal) };
+      return {
+        tone: "bad",
+        word: "refused",
+        detail: [command.refusal.field, refusalText(command.refusal)].filter(Boolean).join(": "),
+      };
     default: {
       const known = OUTCOMES[command.outcome] ?? { tone: "doubt", word: String(command.outcome), said: "" };
       return { tone: known.tone, word: known.word, detail: endingText(command, known) };
@@ -825,25 +855,38 @@ function endingText(command, known) {
   if (command.outcome !== "success" && UP[command.up]) parts.push(UP[command.up]);
   if (command.extra?.already === true) parts.push("it was so already");
   if (command.extra?.replaced === false) parts.push("the phone placed a new call beside the old one");
+  if (command.extra?.leg_left_up === true) parts.push("a phone may still be in the half-made call");
   if (command.extra?.may_still_ring === true) parts.push("a phone may still ring");
   return parts.join(" · ");
 }
 
-/** A JSON-RPC error in words for a person. The numbers are JSON-RPC 2.0's own. */
+/** A refusal in words for a person. */
 export function refusalText(refusal) {
   switch (refusal.kind) {
     case "call_busy":
       return "Another command is still working on this call.";
     case "caller_busy":
       return "A call from this caller is being started already.";
-    default:
-      return refusal.message || `The server refused it (${refusal.code}).`;
+    case "bad_params":
+      return sentence(refusal.reason ?? refusal.message);
+    default: {
+      const what = refusal.message || `The server refused it (${refusal.code})`;
+      const wait = refusal.retryAfter === undefined ? "" : ` Try again in ${Math.ceil(refusal.retryAfter / 1000)} s.`;
+      return sentence(refusal.reason ? `${what}: ${refusal.reason}` : what) + wait;
+    }
   }
+}
+
+/** With a capital and a full stop: `must be a SIP address` is `Must be a SIP address.` */
+function sentence(words) {
+  const whole = words.charAt(0).toUpperCase() + words.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
 }
 
 const GAPS = Object.freeze({
   __proto__: null,
   restarted: "The server was restarted and has forgotten what ran before.",
+  ahead: "The server never told what this page remembers: it is another one, or it lost something.",
   trimmed: "Too much has happened since; the missed events are no longer kept.",
 });
 
@@ -888,10 +931,12 @@ export function transferPreview(mover, left, target) {
 
 // Closing codes of the WebSocket
 
-/** Whether to connect again after a close with this code, and what to tell the person. */
+/**
+ * What to do after a close with this code: `again`, and not before `after` milliseconds. From 4500 on
+ * something has to change first; 4004 is a defect of the server's, which needs a moment.
+ */
 export function closing(code) {
-  if ((code >= 3500 && code < 4000) || (code >= 4500 && code < 5000)) return { again: false };
-  return { again: true };
+  return { again: !(code >= 4500 && code < 5000), after: code === 4004 ? 1000 : 0 };
 }
 
 // Values from the wire
