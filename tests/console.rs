@@ -3,6 +3,14 @@
 //! The tests say what the page must show for what the server says. They need a Chromium; where there
 //! is none they say so by name and pass.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends where it finds a fault"
+)]
+
 mod browser;
 
 use std::net::SocketAddr;
@@ -1085,6 +1093,7 @@ async fn it_fits_a_phone_and_a_wide_screen_in_light_and_dark() {
         for scheme in ["light", "dark"] {
             page.prefer(scheme).await;
             page.size(1280, 860, 1.5).await;
+            page.eval("scrollTo(0, 0)").await;
             assert_fits(&page, 1280).await;
             page.picture(&folder.join(format!("console-{scheme}.png"))).await;
             page.eval("document.querySelector('#timeline').scrollIntoView()").await;

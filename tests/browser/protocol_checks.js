@@ -95,6 +95,12 @@
   const elsewhere = run(told("CallStart", "z", "Started", { epoch: "e", seq: 1 }), told("CallStart", "z", "CallerAnswered", { epoch: "e", seq: 2, data: { caller: "sip:a@x", callee: "sip:b@x" } }));
   is("elsewhere", p.subjectOf(elsewhere.commands.z, elsewhere), "a to b");
 
+  // The past is bounded, what runs is kept.
+  const many = [start(0, "first"), ok(0, "first")];
+  for (let i = 1; i <= 300; i += 1) many.push(start(i, `n${i}`), ok(i, `n${i}`), told("CallStart", `n${i}`, "Ended", { outcome: "failed" }));
+  const long = run(...many);
+  is("kept", [long.order.length, Object.keys(long.commands).length, long.order[0], long.calls.length <= 52], [200, 200, "first", true]);
+
   // Words and addresses.
   for (const [address, name] of [["sip:alice@x", "alice"], ["sips:b.c@x:5061;transport=tls", "b.c"], ['"Al" <sip:al@x>', "al"], ["sip:pbx.example", "pbx.example"], ["", "someone"], [undefined, "someone"], ["tel:+4930", "tel:+4930"]]) {
     is(`name of ${address}`, p.shortName(address), name);

@@ -18,7 +18,6 @@ const SAVED = "callplane.session";
 const REPEAT_WITHIN_MS = 30_000;
 const HEARTBEAT_EVERY_MS = 5_000;
 const TICK_MS = 250;
-const COMMANDS_KEPT = 200;
 
 const byId = (id) => document.getElementById(id);
 
@@ -233,6 +232,7 @@ async function resumed() {
 
 /** After a gap each command that still ran is asked for; what nobody knows any more is unknown. */
 async function lookBack() {
+  if (given.demo === true && model.gap.reason === "restarted") dispatch({ type: "phones-gone", at: Date.now() });
   const open = runningCommands(model);
   const one = open.length === 1 ? "1 command was" : `${open.length} commands were`;
   notify("bad", `${gapText(model.gap)} ${open.length ? `${one} still running; their outcome is being looked up.` : ""}`);
@@ -332,10 +332,8 @@ function save() {
 }
 
 function saveNow() {
-  const order = model.order.slice(-COMMANDS_KEPT);
-  const commands = Object.fromEntries(order.map((id) => [id, model.commands[id]]));
   try {
-    sessionStorage.setItem(SAVED, JSON.stringify({ version: 1, model: { ...model, order, commands, waiting: {} } }));
+    sessionStorage.setItem(SAVED, JSON.stringify({ version: 1, model: { ...model, waiting: {} } }));
   } catch {
     // Storage may be full or denied; a reload then begins anew.
   }

@@ -127,7 +127,8 @@ export function emptyModel() {
  * * `{type: "sent", at, frame}`: a request left for the server;
  * * `{type: "received", at, frame}`: a parsed frame came in, an array is a batch;
  * * `{type: "lost", at}`: the connection is gone;
- * * `{type: "forget", ended: true}`: the person cleared what has ended.
+ * * `{type: "phones-gone", at}`: the phones ended with the server, as a demo's do;
+ * * `{type: "forget"}`: the person cleared what has ended.
  */
 export function reduce(model, action) {
   switch (action.type) {
@@ -140,6 +141,8 @@ export function reduce(model, action) {
       );
     case "lost":
       return lost(model);
+    case "phones-gone":
+      return editCall(model, (call) => !isGone(call), () => gone(action.at, "the demo was restarted"));
     case "forget":
       return forget(model);
     default:
@@ -353,12 +356,18 @@ function newCommand(id, method, params, at) {
   return { id, method, params, status: "sending", at, events: [] };
 }
 
+/** What is kept of the past; what still runs is always kept. */
+const COMMANDS_KEPT = 200;
+const ENDED_CALLS_KEPT = 50;
+
 function addCommand(model, command) {
-  return {
-    ...model,
-    commands: { ...model.commands, [command.id]: command },
-    order: [...model.order, command.id],
-  };
+  const order = [...model.order, command.id];
+  const commands = { ...model.commands, [command.id]: command };
+  if (order.length > COMMANDS_KEPT) {
+    const oldest = order.findIndex((id) => isOver(commands[id]));
+    if (oldest !== -1) delete commands[order.splice(oldest, 1)[0]];
+  }
+  return { ...model, commands, order };
 }
 
 function setCommand(model, command) {
@@ -421,7 +430,10 @@ function partyOf(call, leg) {
 }
 
 function addCall(model, call) {
-  return model.calls.some((known) => known.key === call.key) ? model : { ...model, calls: [...model.calls, call] };
+  if (model.calls.some((known) => known.key === call.key)) return model;
+  const calls = [...model.calls, call];
+  if (calls.filter(isGone).length > ENDED_CALLS_KEPT) calls.splice(calls.findIndex(isGone), 1);
+  return { ...model, calls };
 }
 
 function editCall(model, matches, edit) {

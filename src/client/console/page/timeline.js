@@ -139,8 +139,13 @@ function eventRow(event, command, model) {
     { dataset: { event: event.name } },
     element("time", { title: timeOfDay(event.at) }, `+${((event.at - command.at) / 1000).toFixed(3)}`),
     element("span.event-words", {}, describeEvent(event, command, model)),
-    element("code.event-name", { title: event.data === undefined ? "" : JSON.stringify(event.data) }, event.name),
+    element("code.event-name", { title: event.data === undefined ? "" : JSON.stringify(event.data) }, eventName(event, command)),
   );
+}
+
+/** The name on the wire; of an error its word too, since that is what a program would look at. */
+function eventName(event, command) {
+  return event.name === "Error" && command.error?.code ? `Error ${command.error.code}` : event.name;
 }
 
 function drawBar(bar, parts) {
