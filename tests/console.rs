@@ -403,7 +403,10 @@ async fn a_call_is_started_held_resumed_transferred_and_ended() {
         assert_eq!(hold["params"]["callid"], "c-1", "the person never saw it");
         let id = peer.started(&hold, 6);
         page.until_text(".call .pill", "Holding").await;
-        page.until("document.querySelector('.call [data-action=transfer]').disabled").await;
+        page.until(
+            "document.querySelector('.call [data-action=transfer]').ariaDisabled === 'true'",
+        )
+        .await;
         for (seq, event, leg) in [
             (7, "CallHoldStart", "caller"),
             (8, "CallHoldSuccessful", "caller"),
@@ -756,6 +759,22 @@ async fn the_whole_page_works_by_keyboard_alone() {
         peer.tell("CallUnhold", &id, "Ended", 13, json!({"outcome": "success"}));
         page.until_text(".call .pill", "Talking").await;
 
+        // A button keeps the focus while what it does changes; when it goes, its call takes it.
+        page.eval("document.querySelector('[data-action=hold]').focus()").await;
+        page.key("Enter").await;
+        let hold = peer.expect("CallHold").await;
+        let id = peer.started(&hold, 20);
+        page.until_text(".call .pill", "Holding").await;
+        page.key("Enter").await; // does nothing while the call is busy
+        peer.tell("CallHold", &id, "Ended", 21, json!({"outcome": "success"}));
+        page.until_text(".call .pill", "Held").await;
+        page.until("document.activeElement.dataset.action === 'resume'").await;
+        page.key("Enter").await;
+        let resume = peer.expect("CallUnhold").await;
+        let id = peer.started(&resume, 22);
+        peer.tell("CallUnhold", &id, "Ended", 23, json!({"outcome": "success"}));
+        page.until_text(".call .pill", "Talking").await;
+
         page.key("t").await;
         page.until("document.activeElement.closest('.transfer [data-field=destination]')").await;
         page.key("Escape").await;
@@ -779,9 +798,10 @@ async fn the_whole_page_works_by_keyboard_alone() {
         page.until("document.activeElement.dataset.action === 'end'").await;
         page.key("Enter").await;
         let end = peer.expect("CallEnd").await;
-        let id = peer.started(&end, 14);
-        peer.tell("CallEnd", &id, "Ended", 15, json!({"outcome": "success"}));
+        let id = peer.started(&end, 24);
+        peer.tell("CallEnd", &id, "Ended", 25, json!({"outcome": "success"}));
         page.until("!document.querySelector('.call:not([data-state=ended])')").await;
+        page.until("document.activeElement.matches('.call')").await;
 
         // Single keys can be switched off.
         page.key("?").await;
