@@ -575,6 +575,8 @@ async fn a_refusal_is_shown_where_it_belongs() {
         page.until("!document.querySelector('.call')").await;
         page.until_text(".command .word", "refused").await;
 
+        page.picture(&pictures().join("refused-light.png")).await;
+
         // Mending it takes the mark away.
         page.fill("#start [data-field=callee] input", BOB).await;
         page.until("document.querySelector('#start [data-field=callee] .field-error').hidden")
@@ -691,6 +693,9 @@ async fn every_command_has_a_form() {
         let request = peer.expect("CallAttendedTransfer").await;
         assert_eq!(request["params"]["callidB"], "elsewhere@pbx");
 
+        page.click("#command .more summary").await;
+        page.eval("document.querySelector('#all-commands').scrollIntoView()").await;
+        page.picture(&pictures().join("commands-light.png")).await;
         choose("Echo").await;
         page.fill("#command [data-field=message] input", "hello").await;
         page.key("Enter").await;
@@ -901,6 +906,10 @@ async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
         page.until_text(".command .word", "failed").await;
         page.until_text(".command .word", "unknown").await;
         page.until_text(".row-detail", "the server has no record of it any more").await;
+        // The simulated phones of a demo end with it.
+        page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
+
+        page.picture(&pictures().join("gap-light.png")).await;
 
         // The new epoch's position is the one to resume from.
         peer.cut();
