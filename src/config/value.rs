@@ -429,6 +429,11 @@ impl LogFilter {
         LogFilter("info".to_owned())
     }
 
+    /// Warnings and errors only.
+    pub fn warn() -> LogFilter {
+        LogFilter("warn".to_owned())
+    }
+
     /// The filter as `tracing` reads it.
     pub fn as_str(&self) -> &str {
         &self.0
