@@ -403,7 +403,10 @@ async fn a_call_is_started_held_resumed_transferred_and_ended() {
         assert_eq!(hold["params"]["callid"], "c-1", "the person never saw it");
         let id = peer.started(&hold, 6);
         page.until_text(".call .pill", "Holding").await;
-        page.until("document.querySelector('.call [data-action=transfer]').disabled").await;
+        page.until(
+            "document.querySelector('.call [data-action=transfer]').ariaDisabled === 'true'",
+        )
+        .await;
         for (seq, event, leg) in [
             (7, "CallHoldStart", "caller"),
             (8, "CallHoldSuccessful", "caller"),
@@ -572,6 +575,8 @@ async fn a_refusal_is_shown_where_it_belongs() {
         page.until("!document.querySelector('.call')").await;
         page.until_text(".command .word", "refused").await;
 
+        page.picture(&pictures().join("refused-light.png")).await;
+
         // Mending it takes the mark away.
         page.fill("#start [data-field=callee] input", BOB).await;
         page.until("document.querySelector('#start [data-field=callee] .field-error').hidden")
@@ -688,6 +693,9 @@ async fn every_command_has_a_form() {
         let request = peer.expect("CallAttendedTransfer").await;
         assert_eq!(request["params"]["callidB"], "elsewhere@pbx");
 
+        page.click("#command .more summary").await;
+        page.eval("document.querySelector('#all-commands').scrollIntoView()").await;
+        page.picture(&pictures().join("commands-light.png")).await;
         choose("Echo").await;
         page.fill("#command [data-field=message] input", "hello").await;
         page.key("Enter").await;
@@ -756,6 +764,22 @@ async fn the_whole_page_works_by_keyboard_alone() {
         peer.tell("CallUnhold", &id, "Ended", 13, json!({"outcome": "success"}));
         page.until_text(".call .pill", "Talking").await;
 
+        // A button keeps the focus while what it does changes; when it goes, its call takes it.
+        page.eval("document.querySelector('[data-action=hold]').focus()").await;
+        page.key("Enter").await;
+        let hold = peer.expect("CallHold").await;
+        let id = peer.started(&hold, 20);
+        page.until_text(".call .pill", "Holding").await;
+        page.key("Enter").await; // does nothing while the call is busy
+        peer.tell("CallHold", &id, "Ended", 21, json!({"outcome": "success"}));
+        page.until_text(".call .pill", "Held").await;
+        page.until("document.activeElement.dataset.action === 'resume'").await;
+        page.key("Enter").await;
+        let resume = peer.expect("CallUnhold").await;
+        let id = peer.started(&resume, 22);
+        peer.tell("CallUnhold", &id, "Ended", 23, json!({"outcome": "success"}));
+        page.until_text(".call .pill", "Talking").await;
+
         page.key("t").await;
         page.until("document.activeElement.closest('.transfer [data-field=destination]')").await;
         page.key("Escape").await;
@@ -779,9 +803,10 @@ async fn the_whole_page_works_by_keyboard_alone() {
         page.until("document.activeElement.dataset.action === 'end'").await;
         page.key("Enter").await;
         let end = peer.expect("CallEnd").await;
-        let id = peer.started(&end, 14);
-        peer.tell("CallEnd", &id, "Ended", 15, json!({"outcome": "success"}));
+        let id = peer.started(&end, 24);
+        peer.tell("CallEnd", &id, "Ended", 25, json!({"outcome": "success"}));
         page.until("!document.querySelector('.call:not([data-state=ended])')").await;
+        page.until("document.activeElement.matches('.call')").await;
 
         // Single keys can be switched off.
         page.key("?").await;
@@ -881,6 +906,10 @@ async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
         page.until_text(".command .word", "failed").await;
         page.until_text(".command .word", "unknown").await;
         page.until_text(".row-detail", "the server has no record of it any more").await;
+        // The simulated phones of a demo end with it.
+        page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
+
+        page.picture(&pictures().join("gap-light.png")).await;
 
         // The new epoch's position is the one to resume from.
         peer.cut();

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::listen::{router, serve};
+pub use self::socket::converse;
 pub use self::tally::{Count, Gauge, Tally};
 
 use self::commands::Commands;

@@ -284,6 +284,20 @@ pub struct Dialog {
     pub last_op: Option<OpId>,
     /// How long it has been up; zero before it was answered.
     pub age: Duration,
+    /// What the stack's own transfer module noted on it, where that sends the REFER.
+    pub refer: Option<ReferMark>,
+}
+
+/// What the stack's own `call_transfer` leaves on the call (sip-outcomes section 3, stock).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReferMark {
+    /// `call_transfer_leg` names a leg: the REFER is out, or was taken.
+    Out,
+    /// `call_transfer_leg` is empty and no `call_transfer_callid` stands beside it: the REFER was
+    /// refused.
+    Refused,
+    /// `call_transfer_callid`: the new call.
+    Placed(CallId),
 }
 
 /// The states of a dialog, numbered as OpenSIPS does.

@@ -171,4 +171,8 @@ pub struct Remarks {
     /// A setup leg of ours could not be ended.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub leg_left_up: bool,
+    /// The new call was never seen at the stack: the transferee's NOTIFY is the only witness
+    /// (`observed: notify`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub observed_by_notify: bool,
 }

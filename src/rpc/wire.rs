@@ -210,7 +210,7 @@ fn outcome(out: &mut BytesMut, outcome: Outcome, remarks: &Remarks) {
         member(out, "up");
         string(out, up.as_str());
     }
-    let Remarks { replaced, may_still_ring, already, leg_left_up } = *remarks;
+    let Remarks { replaced, may_still_ring, already, leg_left_up, observed_by_notify } = *remarks;
     for (name, value) in [
         ("replaced", replaced),
         ("may_still_ring", may_still_ring.then_some(true)),
@@ -221,6 +221,10 @@ fn outcome(out: &mut BytesMut, outcome: Outcome, remarks: &Remarks) {
             member(out, name);
             switch(out, value);
         }
+    }
+    if observed_by_notify {
+        member(out, "observed");
+        string(out, "notify");
     }
 }
 

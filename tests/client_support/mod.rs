@@ -1,5 +1,12 @@
 //! A server on loopback with a scripted engine, and clients that speak to it.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends where its ground is gone"
+)]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,10 +28,11 @@ use callplane::rpc::error::{Kind, Refusal};
 use callplane::rpc::wire::Ending;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 /// No test waits longer than this for anything.
@@ -111,7 +119,7 @@ impl Stub {
         let record = state.records.get_mut(key);
         let Some(record) = record else { panic!("{key:?} was not begun") };
         if let Notice::Ended { outcome, remarks } = &notice {
-            let failure = state.stream.iter().rev().find_map(|entry| match &entry.notice {
+            let failure = state.stream.iter().rev().take(9).find_map(|entry| match &entry.notice {
                 Notice::Error(failure) if entry.key == *key => Some(failure.clone()),
                 _ => None,
             });
@@ -233,7 +241,8 @@ impl Commands for Engine {
         if after < state.trimmed {
             return Err(Unreadable::Trimmed);
         }
-        let max = wanted.max.min(3);
+        // Small, so that replays take several pages.
+        let max = wanted.max.min(7);
         let rest = &state.stream[after..];
         let looked: Vec<_> = rest.iter().take(max).cloned().collect();
         Ok(Page {
@@ -254,6 +263,16 @@ pub struct Server {
 
 impl Server {
     pub async fn start(script: Script, settings: Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Self::quiet(script, settings, address);
+        let client = Arc::clone(&server.client);
+        tokio::spawn(callplane::client::serve(client, listener, axum::Router::new()));
+        server
+    }
+
+    /// A server that doesn't listen.
+    pub fn quiet(script: Script, settings: Settings, address: SocketAddr) -> Self {
         let stub = Stub::new(script);
         let shutdown = CancellationToken::new();
         let counter = AtomicU64::new(1);
@@ -268,10 +287,16 @@ impl Server {
             Arc::new(nonce),
             shutdown.clone(),
         );
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(callplane::client::serve(Arc::clone(&client), listener, axum::Router::new()));
         Self { stub, client, address, shutdown }
+    }
+
+    /// A client without a network, for tests in virtual time.
+    pub async fn connect_in_memory(&self, room: usize) -> Peer<DuplexStream> {
+        let (ours, theirs) = tokio::io::duplex(room);
+        tokio::spawn(callplane::client::converse(Arc::clone(&self.client), theirs, Vec::new()));
+        let endless = || Arc::new(AtomicU64::new(u64::MAX));
+        let cut = Cut { stream: ours, left: endless(), seen: endless() };
+        Peer { socket: WebSocketStream::from_raw_socket(cut, Role::Client, None).await }
     }
 
     pub async fn connect(&self) -> Peer<TcpStream> {

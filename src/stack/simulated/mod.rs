@@ -6,6 +6,9 @@
 //!   are its parts, by reason; `wire` is its text.
 //! * [`faults::Faults`] loses, doubles, delays and reorders; [`World::restart`] restarts.
 //!
+//! * Two adapters make it a stack: [`server`] on UDP, HTTP and TCP with a [`control`] interface,
+//!   and [`in_process`] behind the [`Mi`](crate::stack::mi::Mi) trait, without sockets.
+//!
 //! The recordings in `tests/traces` are replayed against it by `tests/simulated_traces.rs`.
 //! Facts beyond them come from sip-outcomes (F numbers) and were measured on the same versions.
 
@@ -13,12 +16,17 @@ mod cache;
 mod calls;
 mod commands;
 mod config;
+pub mod control;
+mod delivery;
 mod dialogs;
 mod events;
 pub mod faults;
 mod hold;
+mod http;
+pub mod in_process;
 mod phones;
 mod random;
+pub mod server;
 mod sip_text;
 mod time;
 mod transfer;

@@ -19,7 +19,13 @@ export function callCards(parent, world) {
     update(model) {
       const live = liveCalls(model).reverse();
       const over = model.calls.filter(isGone).reverse().slice(0, ENDED_SHOWN);
+      const stood = [...cards.values()].find((card) => card.root.contains(document.activeElement));
       sync([...live, ...over]);
+      // Who stood on a button that is gone now stands on its call.
+      const focused = document.activeElement;
+      if (stood?.root.isConnected && (!stood.root.contains(focused) || focused.closest("[hidden]"))) {
+        stood.root.focus({ preventScroll: true });
+      }
       const kept = new Set([...live, ...over].map((call) => call.key));
       for (const key of cards.keys()) if (!kept.has(key)) cards.delete(key);
     },
@@ -69,11 +75,15 @@ function callCard(first, world) {
     else if (reply.error) showRefusal(reply.error, complain, alert, world);
     return reply;
   };
-  const action = (name, words, act, kind = "quiet") =>
-    element(`button.${kind}`, { type: "button", dataset: { action: name }, onclick: act }, icon(name), element("span", {}, words));
+  // Not `disabled` while the call is busy: that would take the focus from who just pressed it.
+  const action = (name, words, act, kind = "quiet") => {
+    const press = (event) => event.currentTarget.ariaDisabled === "true" || act();
+    return element(`button.${kind}`, { type: "button", dataset: { action: name }, onclick: press }, icon(name), element("span", {}, words));
+  };
 
-  const hold = action("hold", "Hold", () => run("CallHold", { callid: call.callid }));
-  const resume = action("resume", "Resume", () => run("CallUnhold", { callid: call.callid }));
+  const hold = action("hold", "Hold", () =>
+    run(hold.dataset.action === "hold" ? "CallHold" : "CallUnhold", { callid: call.callid }),
+  );
   const transfer = action("transfer", "Transfer", () => (panel.root.hidden ? panel.open() : panel.close()));
   const end = action("end", "End", () => run("CallEnd", { callid: call.callid }), "danger");
   const cancel = action("end", "Cancel", () => run("CommandCancel", { cmd_id: call.busy }), "danger");
@@ -86,7 +96,7 @@ function callCard(first, world) {
     element("div.parties", {}, caller.root, element("div.wire", {}, pill, time), callee.root),
     note,
     alert,
-    element("div.actions", {}, hold, resume, transfer, cancel, end, copy),
+    element("div.actions", {}, hold, transfer, cancel, end, copy),
     panel.root,
   );
 
@@ -108,12 +118,12 @@ function callCard(first, world) {
       attribute(root, "aria-label", `Call, ${shortName(call.caller)} and ${shortName(call.callee)}, ${state.words}`);
       say(note, call.note ? noteWords(call.note, over) : "");
       show(note, Boolean(call.note));
-      show(hold, established && !held);
-      show(resume, established && Boolean(held));
+      show(hold, established);
+      turn(hold, held ? "resume" : "hold", held ? "Resume" : "Hold");
       show(transfer, established);
       show(cancel, Boolean(busy) && isCancellable(busy));
       show(end, established);
-      for (const button of [hold, resume, transfer]) button.disabled = Boolean(busy);
+      for (const button of [hold, transfer]) attribute(button, "aria-disabled", busy ? "true" : null);
       attribute(copy, "title", call.callid && `Copy the Call-ID ${call.callid}`);
       show(copy, Boolean(call.callid));
       // Until it is accepted the form stays: the answer may name one of its fields.
@@ -128,14 +138,21 @@ function callCard(first, world) {
     },
     /** What a key does to the call this card shows. */
     act(name) {
-      const button = { hold: hold.hidden ? resume : hold, transfer, end: end.hidden ? cancel : end }[name];
-      if (button.hidden || button.disabled) return;
+      const button = { hold, transfer, end: end.hidden ? cancel : end }[name];
+      if (button.hidden) return;
       // Ending is two keys: the first goes to the button, Enter presses it.
       if (name === "end") button.focus();
       else button.click();
     },
   };
   return card;
+}
+
+/** Makes a button do and say something else, without taking the focus from it. */
+function turn(button, name, words) {
+  if (button.dataset.action === name) return;
+  button.dataset.action = name;
+  button.replaceChildren(icon(name), element("span", {}, words));
 }
 
 function noteWords(note, over) {

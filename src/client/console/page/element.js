@@ -68,6 +68,7 @@ const PATHS = {
 export function keyedList(parent, keyOf, make) {
   const shown = new Map();
   return (items) => {
+    const focused = document.activeElement;
     const wanted = new Set(items.map(keyOf));
     for (const [key, part] of shown) {
       if (wanted.has(key)) continue;
@@ -86,6 +87,8 @@ export function keyedList(parent, keyOf, make) {
       else parent.insertBefore(part.root, before);
       part.update(item);
     }
+    // An element that is moved loses the focus.
+    if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
   };
 }
 

@@ -174,7 +174,8 @@ function lost(model) {
 function forget(model) {
   const order = model.order.filter((id) => !isOver(model.commands[id]));
   const commands = Object.fromEntries(order.map((id) => [id, model.commands[id]]));
-  return { ...model, order, commands, calls: model.calls.filter((call) => !isGone(call)) };
+  const calls = model.calls.filter((call) => !isGone(call) && (call.state !== "unknown" || call.busy));
+  return { ...model, order, commands, calls };
 }
 
 // Frames
@@ -592,11 +593,12 @@ function settleCalls(model, command, at) {
 }
 
 function settleStart(model, command, at) {
+  const ours = (call) => call.key === command.id && !isGone(call);
   if (command.outcome === "success") {
-    return editCall(model, byKey(command.id), (call) => ({ state: "talking", answeredAt: call.answeredAt ?? at }));
+    return editCall(model, ours, (call) => ({ state: "talking", answeredAt: call.answeredAt ?? at }));
   }
-  if (maybeUp(command)) return editCall(model, byKey(command.id), () => ({ state: "unknown", note: noteOf(command) }));
-  return editCall(model, byKey(command.id), () => gone(at, noteOf(command)));
+  if (maybeUp(command)) return editCall(model, ours, () => ({ state: "unknown", note: noteOf(command) }));
+  return editCall(model, ours, () => gone(at, noteOf(command)));
 }
 
 function settleTransfer(model, command, at) {

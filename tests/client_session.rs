@@ -1,0 +1,313 @@
+//! The session as a value: what it writes for what comes in, in orders that sockets rarely show.
+
+use std::sync::Arc;
+
+use callplane::client::close::Close;
+use callplane::client::commands::{Begin, Begun, Page, Summary};
+use callplane::client::outbox::Outbox;
+use callplane::client::session::{Answer, Ask, Limits, Loss, Session, Ticket, Turn};
+use callplane::core::failure::Outcome;
+use callplane::core::ids::{CommandId, Epoch, Nonce, Scope, SessionId, TenantId};
+use callplane::core::notice::{Data, Event, Notice, Remarks};
+use callplane::core::record::{Entry, Key, Position};
+use callplane::core::request::Method;
+use callplane::rpc::error::{Kind, Refusal};
+use serde_json::{Value, json};
+
+struct Desk {
+    session: Session,
+    out: Outbox,
+    asks: Vec<Ask>,
+    now: u64,
+    drawn: u128,
+}
+
+fn epoch() -> Epoch {
+    Epoch::parse("e1").unwrap()
+}
+
+fn session_id() -> SessionId {
+    SessionId::parse("s1").unwrap()
+}
+
+fn entry(seq: u64, id: &str, notice: Notice) -> Arc<Entry> {
+    let key = Key {
+        tenant: TenantId::default(),
+        scope: Scope::Session(session_id()),
+        id: CommandId::parse(id).unwrap(),
+    };
+    let (session, method) = (session_id(), Method::CallHold);
+    Arc::new(Entry { seq, session, key, method, external_id: None, notice })
+}
+
+fn started() -> Notice {
+    Notice::Started { deadline_ms: 1_000 }
+}
+
+fn holding() -> Notice {
+    Notice::Progress { event: Event::CallHolding, data: Data::default() }
+}
+
+fn ended() -> Notice {
+    Notice::Ended { outcome: Outcome::Success, remarks: Remarks::default() }
+}
+
+fn hold(id: u64, cmd_id: &str) -> Value {
+    let params = json!({"callid": cmd_id, "cmd_id": cmd_id});
+    json!({"jsonrpc": "2.0", "id": id, "method": "CallHold", "params": params})
+}
+
+impl Desk {
+    fn new() -> Self {
+        let head = Position { epoch: epoch(), seq: 0 };
+        let limits = Limits { batch: 10, commands: 3 };
+        let session = Session::new(TenantId::default(), session_id(), head, limits);
+        Self { session, out: Outbox::default(), asks: Vec::new(), now: 0, drawn: 0 }
+    }
+
+    fn with<T>(&mut self, work: impl FnOnce(&mut Session, &mut Turn<'_>) -> T) -> T {
+        let drawn = &mut self.drawn;
+        let mut turn = Turn {
+            out: &mut self.out,
+            asks: &mut self.asks,
+            now: self.now,
+            nonce: &mut || {
+                *drawn += 1;
+                Nonce(*drawn)
+            },
+        };
+        work(&mut self.session, &mut turn)
+    }
+
+    fn send(&mut self, frame: &Value) {
+        self.with(|session, turn| session.frame(&frame.to_string(), turn));
+    }
+
+    fn live(&mut self, seq: u64, id: &str, notice: Notice) {
+        self.with(|session, turn| session.live(&epoch(), &entry(seq, id, notice), turn));
+    }
+
+    fn answer(&mut self, answer: Answer) -> Option<Close> {
+        self.with(|session, turn| session.answer(answer, turn))
+    }
+
+    /// What was written since.
+    fn written(&mut self) -> Vec<Value> {
+        std::iter::from_fn(|| self.out.pop())
+            .map(|message| serde_json::from_slice(&message).unwrap())
+            .collect()
+    }
+
+    /// The begins that were asked for since.
+    fn begins(&mut self) -> Vec<(Ticket, Begin)> {
+        self.asks
+            .drain(..)
+            .map(|ask| match ask {
+                Ask::Begin(ticket, begin) => (ticket, *begin),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+}
+
+/// `event seq` of notifications, `id:cmd seq` of responses.
+fn sketch(messages: &[Value]) -> Vec<String> {
+    let one = |message: &Value| match message.get("params") {
+        Some(params) => format!("{}:{} {}", params["cmd_id"], params["event"], params["seq"]),
+        None => format!("={} {}", message["id"], message["result"]["seq"]),
+    };
+    messages
+        .iter()
+        .map(|message| match message.as_array() {
+            Some(items) => items.iter().map(one).collect::<Vec<_>>().join(","),
+            None => one(message),
+        })
+        .map(|line| line.replace('"', ""))
+        .collect()
+}
+
+#[test]
+fn no_result_names_a_position_above_what_is_not_written() {
+    let mut desk = Desk::new();
+    desk.send(&json!([hold(1, "a"), hold(2, "b")]));
+    desk.live(1, "a", started());
+    desk.live(2, "a", holding());
+    assert!(desk.written().is_empty(), "the array is not complete");
+    desk.live(3, "b", started());
+    // A client that dies behind the array resumes from 1 and gets 2.
+    assert_eq!(sketch(&desk.written()), ["=1 1,=2 1", "a:CallHolding 2"]);
+    desk.live(4, "b", ended());
+    assert_eq!(sketch(&desk.written()), ["b:Ended 4"]);
+}
+
+#[test]
+fn all_that_follows_in_the_stream_waits_for_the_array() {
+    let mut desk = Desk::new();
+    desk.send(&hold(1, "first"));
+    desk.live(1, "first", started());
+    desk.send(&json!([hold(2, "a"), hold(3, "b")]));
+    desk.live(2, "first", holding());
+    assert_eq!(sketch(&desk.written()), ["=1 1", "first:CallHolding 2"]);
+    desk.live(3, "a", started());
+    desk.live(4, "first", ended());
+    assert!(desk.written().is_empty());
+    let (ticket, _) = desk.begins().pop().unwrap();
+    desk.answer(Answer::Begun(ticket, Err(Refusal::new(Kind::CallBusy))));
+    let written = desk.written();
+    assert_eq!(written[0][1]["error"]["data"]["kind"], "call_busy");
+    assert_eq!(sketch(&written), ["=2 3,=3 null", "first:Ended 4"]);
+}
+
+#[test]
+fn two_open_batches_do_not_lock_each_other() {
+    let mut desk = Desk::new();
+    desk.send(&json!([hold(1, "a")]));
+    desk.send(&json!([hold(2, "b"), {"jsonrpc":"2.0","id":3,"method":"CommandGet","params":{"cmd_id":"x"}}]));
+    desk.live(1, "b", started());
+    desk.live(2, "a", started());
+    // The second array is complete first; b's Started is not told, so 2 may not be claimed.
+    assert_eq!(sketch(&desk.written()), ["=1 0"]);
+    desk.live(3, "a", ended());
+    assert!(desk.written().is_empty());
+    let Some(Ask::Get(ticket, _)) = desk.asks.pop() else { panic!() };
+    desk.answer(Answer::Known(ticket, Ok(None)));
+    assert_eq!(sketch(&desk.written()), ["=2 1,=3 null", "a:Ended 3"]);
+}
+
+#[test]
+fn the_same_id_twice_at_once_is_begun_once() {
+    let mut desk = Desk::new();
+    desk.send(&hold(1, "a"));
+    desk.send(&hold(2, "a"));
+    desk.send(&hold(3, "a"));
+    let begins = desk.begins();
+    assert_eq!(begins.len(), 1);
+    desk.answer(Answer::Begun(begins[0].0, Err(Refusal::new(Kind::StackUnavailable))));
+    let second = desk.begins();
+    assert_eq!(second.len(), 1, "the refused one left nothing behind");
+    desk.live(1, "a", started());
+    desk.answer(Answer::Begun(second[0].0, Ok(Begun::New)));
+    let third = desk.begins();
+    assert_eq!(third.len(), 1);
+    let summary = Summary {
+        id: CommandId::parse("a").unwrap(),
+        method: Method::CallHold,
+        session: session_id(),
+        external_id: None,
+        first: Position { epoch: epoch(), seq: 1 },
+        deadline_ms: 1_000,
+        ended: None,
+    };
+    desk.answer(Answer::Begun(third[0].0, Ok(Begun::Repeated(summary))));
+    let written = desk.written();
+    assert_eq!(
+        written.iter().map(|m| m["id"].as_u64()).collect::<Vec<_>>(),
+        [Some(1), Some(2), Some(3)]
+    );
+    assert_eq!(written[2]["result"]["repeated"], true);
+    assert!(desk.session.has_running());
+    desk.live(2, "a", ended());
+    assert!(desk.session.is_idle());
+}
+
+#[test]
+fn running_commands_are_counted_and_an_end_is_never_refused() {
+    let mut desk = Desk::new();
+    for (seq, id) in [(1, "a"), (2, "b")] {
+        desk.send(&hold(seq, id));
+        desk.live(seq, id, started());
+    }
+    desk.send(&hold(3, "c"));
+    desk.send(&hold(4, "d"));
+    desk.written().into_iter().skip(2).for_each(|refused| {
+        assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(4), &json!(-32004)));
+    });
+    let end =
+        json!({"jsonrpc":"2.0","id":5,"method":"CallEnd","params":{"callid":"x","cmd_id":"e"}});
+    desk.send(&end);
+    assert_eq!(desk.begins().last().unwrap().1.key.id.as_str(), "e");
+    desk.live(3, "a", ended());
+    desk.live(4, "b", ended());
+    desk.send(&hold(6, "f"));
+    assert_eq!(desk.begins().len(), 1);
+}
+
+#[test]
+fn an_entry_that_comes_twice_is_told_once() {
+    let mut desk = Desk::new();
+    desk.send(&hold(1, "a"));
+    for _ in 0..2 {
+        desk.live(1, "a", started());
+        desk.live(2, "a", holding());
+    }
+    assert_eq!(sketch(&desk.written()), ["=1 1", "a:CallHolding 2"]);
+}
+
+#[test]
+fn a_new_epoch_begins_its_own_count() {
+    let mut desk = Desk::new();
+    desk.send(&hold(1, "a"));
+    desk.live(7, "a", started());
+    let next = Epoch::parse("e2").unwrap();
+    desk.with(|session, turn| session.live(&next, &entry(1, "a", ended()), turn));
+    let written = desk.written();
+    assert_eq!(
+        (&written[1]["params"]["epoch"], &written[1]["params"]["seq"]),
+        (&json!("e2"), &json!(1))
+    );
+}
+
+#[test]
+fn a_command_whose_record_is_gone_ends_unknown() {
+    let mut desk = Desk::new();
+    desk.send(&hold(1, "a"));
+    desk.live(1, "a", started());
+    let (ticket, _) = desk.begins().pop().unwrap();
+    desk.answer(Answer::Begun(ticket, Ok(Begun::New)));
+    desk.written();
+    desk.now = 5_999;
+    desk.with(Session::overdue);
+    assert!(desk.asks.is_empty(), "1 s deadline, 5 s more");
+    desk.now = 6_000;
+    desk.with(Session::overdue);
+    let Some(Ask::Get(ticket, key)) = desk.asks.pop() else { panic!() };
+    assert_eq!(key.id.as_str(), "a");
+    assert_eq!(desk.answer(Answer::Known(ticket, Ok(None))), None);
+    let written = desk.written();
+    assert_eq!(written[0]["params"]["error"]["code"], "state_lost");
+    assert_eq!(written[1]["params"]["outcome"], "unknown");
+    assert_eq!(written[1]["params"]["up"], "unknown");
+    assert!(desk.session.is_idle());
+}
+
+#[test]
+fn entries_lost_during_a_replay_are_read_again_and_later_ones_close_the_socket() {
+    let mut desk = Desk::new();
+    desk.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e1","seq":1}}));
+    assert!(matches!(desk.asks.pop(), Some(Ask::Attach(_))));
+    assert!(desk.session.next_page().is_none(), "not attached yet");
+    desk.session.attached(Position { epoch: epoch(), seq: 3 });
+    assert_eq!(desk.session.next_page().unwrap().after.seq, 1);
+    assert!(desk.session.next_page().is_none(), "one page at a time");
+    let page = Page { entries: vec![entry(3, "a", holding())], through: 3, more: false };
+    desk.answer(Answer::Page(Ok(page)));
+    assert_eq!(sketch(&desk.written()), ["=1 1", "a:CallHolding 3"]);
+    assert_eq!(desk.session.overflowed(), Loss::CatchUp);
+    assert_eq!(desk.session.next_page().unwrap().after.seq, 3);
+    let page = Page { entries: vec![entry(5, "a", ended())], through: 9, more: false };
+    desk.answer(Answer::Page(Ok(page)));
+    assert_eq!(sketch(&desk.written()), ["a:Ended 5"]);
+    desk.live(5, "a", ended());
+    assert!(desk.written().is_empty());
+    desk.live(10, "b", holding());
+    assert_eq!(desk.session.overflowed(), Loss::Close);
+}
+
+#[test]
+fn a_draining_process_takes_no_new_commands() {
+    let mut desk = Desk::new();
+    desk.session.drain();
+    desk.send(&hold(1, "a"));
+    assert_eq!(desk.written()[0]["error"]["data"]["kind"], "draining");
+    assert!(desk.asks.is_empty());
+}
