@@ -33,7 +33,8 @@ impl World {
     }
 
     pub(super) fn cache_put(&mut self, name: &str, value: &str, life: Option<Duration>) {
-        let until = life.map(|l| self.now.saturating_add(l));
+        // Whole seconds: a value for N seconds is there for N to N+1 (measured).
+        let until = life.map(|l| Duration::from_secs(self.now.as_secs()).saturating_add(l));
         self.cache.insert(name.to_owned(), (value.to_owned(), until));
     }
 
@@ -45,7 +46,7 @@ impl World {
 
     fn cache_get(&self, name: &str) -> Option<&str> {
         let (value, until) = self.cache.get(name)?;
-        until.is_none_or(|u| u > self.now).then_some(value.as_str())
+        until.is_none_or(|u| u.as_secs() >= self.now.as_secs()).then_some(value.as_str())
     }
 
     fn cache_system(&self, params: &Params<'_>, what: &str) -> Result<(), MiAnswer> {

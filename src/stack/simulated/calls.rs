@@ -725,13 +725,13 @@ impl World {
         }
         referral.told = last;
         let (old, side, caller) = (referral.old, referral.side, call.caller.party);
-        let Some(phone) = self.party_phone(caller) else { return };
-        let wanted = match phone.behaviour.notify {
+        let wanted = match referral.notify {
             Notify::All => true,
             Notify::Final => last,
             Notify::None => false,
         };
-        let (body, bye) = (phone.behaviour.notify_body.clone(), phone.behaviour.bye_after_refer);
+        let body = referral.notify_body.clone();
+        let bye = self.party_phone(caller).is_some_and(|p| p.behaviour.bye_after_refer);
         let hop = self.hop();
         if wanted {
             let body = body.unwrap_or_else(|| format!("SIP/2.0 {code} {text}\r\n"));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::commands::Asker;
+use super::phones::Notify;
 use super::sip_text::Direction;
 use super::time::datetime;
 
@@ -221,6 +222,9 @@ pub(super) struct Referral {
     /// The call in which the REFER came, and the end that obeyed it.
     pub(super) old: CallKey,
     pub(super) side: Side,
+    /// What the phone tells about it, as it behaved when it obeyed.
+    pub(super) notify: Notify,
+    pub(super) notify_body: Option<String>,
     pub(super) told: bool,
 }
 

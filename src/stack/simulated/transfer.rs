@@ -194,6 +194,13 @@ impl World {
         let trying =
             behaviour.notify_body.clone().unwrap_or_else(|| "SIP/2.0 100 Trying\r\n".to_owned());
         let (all, early) = (behaviour.notify == Notify::All, behaviour.notify_early);
+        let referral = Referral {
+            old: refer.key,
+            side: refer.side,
+            notify: behaviour.notify,
+            notify_body: behaviour.notify_body.clone(),
+            told: false,
+        };
         let name = phone.name.clone();
         let hop = self.hop();
         let notify = Task::Notify(refer.key, refer.side, trying);
@@ -213,7 +220,6 @@ impl World {
         });
         if sip_text::is_sip(&target) {
             let callid = format!("{name}-{}", self.random.hex(12));
-            let referral = Referral { old: refer.key, side: refer.side, told: false };
             let referred_by = refer.referred_by.clone();
             self.phone_invites(number, callid, &target, Some(referral), referred_by, replaces);
         }
@@ -229,7 +235,9 @@ impl World {
         if state == State::Early {
             return;
         }
-        call.end_mut(side).cseq += 1;
+        if state != State::Deleted {
+            call.end_mut(side).cseq += 1;
+        }
         if self.reference() {
             return self.report(key, side, &Callplane::Notify { body });
         }
