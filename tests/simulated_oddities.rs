@@ -479,7 +479,11 @@ fn a_token_lets_one_referred_call_in() {
     b.pass(SECOND);
     assert_eq!(
         of(&mut b),
-        ["notify r2 SIP/2.0 100 Trying\r\n", "notify r2 SIP/2.0 603 Not Referred\r\n"]
+        [
+            "notify r2 SIP/2.0 100 Trying\r\n",
+            "failed r2 603",
+            "notify r2 SIP/2.0 603 Not Referred\r\n"
+        ]
     );
     assert!(!b.up().contains(&pair("carol", "dave")));
 }

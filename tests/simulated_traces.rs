@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use callplane::stack::simulated::{
-    Behaviour, Channel, Notify, Output, PhoneConfig, Script, Version, World, WorldConfig,
-    reply_text,
+    Behaviour, Channel, Direction, Notify, Output, PhoneConfig, Script, Version, World,
+    WorldConfig, reply_text,
 };
 use serde_json::{Value, json};
 
@@ -83,6 +83,32 @@ const RECORDINGS: &[(&str, Compared)] = &[
     ("udp_burst", Compared::NotesOnly),
 ];
 
+/// Recordings of the reference script.
+const REFERENCE_RECORDINGS: &[(&str, Compared)] = &[
+    ("attended_fails", Compared::All),
+    ("attended_ok", Compared::All),
+    ("blind_no_notify", Compared::All),
+    ("blind_ok", Compared::All),
+    ("blind_target_fails", Compared::All),
+    ("connect", Compared::All),
+    ("end_states", Compared::All),
+    ("hold", Compared::All),
+    ("hold_refused", Compared::All),
+    ("start_again", Compared::All),
+    ("start_bye_then_dial", Compared::All),
+    ("start_callee_fails", Compared::All),
+    ("start_cancel", Compared::All),
+    ("start_cancel_ringing_callee", Compared::All),
+    ("start_hangup", Compared::All),
+    ("start_ok", Compared::All),
+    ("start_refer_refused", Compared::All),
+    ("start_refer_silent", Compared::All),
+    ("start_refused", Compared::All),
+    ("start_revoke", Compared::All),
+    ("start_silent", Compared::All),
+    ("unknown_calls", Compared::All),
+];
+
 #[test]
 fn opensips_3_6() {
     replay_all("3.6", Version::V3_6, Script::Stock, RECORDINGS);
@@ -94,16 +120,31 @@ fn opensips_4_0() {
 }
 
 #[test]
+fn reference_script_on_opensips_3_6() {
+    replay_all("3.6-reference", Version::V3_6, Script::Reference, REFERENCE_RECORDINGS);
+}
+
+#[test]
+fn reference_script_on_opensips_4_0() {
+    replay_all("4.0-reference", Version::V4_0, Script::Reference, REFERENCE_RECORDINGS);
+}
+
+#[test]
 fn every_recording_is_named_once() {
-    for folder in ["3.6", "4.0"] {
+    for (folder, recordings) in [
+        ("3.6", RECORDINGS),
+        ("4.0", RECORDINGS),
+        ("3.6-reference", REFERENCE_RECORDINGS),
+        ("4.0-reference", REFERENCE_RECORDINGS),
+    ] {
         let mut there: Vec<String> = std::fs::read_dir(traces().join(folder))
             .unwrap()
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
             .collect();
         there.sort();
-        let mut named: Vec<String> = RECORDINGS.iter().map(|(n, _)| (*n).to_owned()).collect();
+        let mut named: Vec<String> = recordings.iter().map(|(n, _)| (*n).to_owned()).collect();
         named.sort();
-        assert_eq!(there, named, "tests/traces/{folder} and RECORDINGS differ");
+        assert_eq!(there, named, "tests/traces/{folder} and the list differ");
     }
 }
 
@@ -199,6 +240,8 @@ impl Row {
 }
 
 struct Recording {
+    /// Made on an OpenSIPS that had other recordings before: lists show their dialogs too.
+    shared: bool,
     rows: Vec<Row>,
     sip_port: u32,
     /// Dialog id, from-tag and to-tag by Call-ID, as recorded.
@@ -226,7 +269,11 @@ impl Recording {
         let sip_port = text
             .match_indices("127.0.0.1:")
             .filter_map(|(i, m)| text.get(i + m.len()..i + m.len() + 5)?.parse::<u32>().ok())
-            .find(|p| p % 100 == 60)
+            .find_map(|p| match p % 100 {
+                60 => Some(p),
+                66 => Some(p - 6),
+                _ => None,
+            })
             .unwrap_or(22060);
         let mut dialogs = Vec::new();
         let mut tags = Vec::new();
@@ -235,7 +282,23 @@ impl Recording {
                 find_dialogs(&message, &mut dialogs, &mut tags);
             }
         }
-        Recording { rows, sip_port, dialogs, tags }
+        let shared = path.to_string_lossy().contains("-reference");
+        Recording { shared, rows, sip_port, dialogs, tags }
+    }
+
+    /// Takes dialogs of earlier recordings out of a list.
+    fn leave_out_strangers(&self, answer: &mut Value) {
+        let list = answer.pointer_mut("/result/Dialogs").and_then(Value::as_array_mut);
+        let Some(list) = list.filter(|_| self.shared) else { return };
+        list.retain(|dialog| {
+            let callid = dialog["callid"].as_str().unwrap();
+            self.rows.iter().any(|r| {
+                let listed =
+                    r.direction == "in" && r.raw().is_some_and(|t| t.contains("\"Dialogs\""));
+                r.text("callid") == callid
+                    || (!listed && r.raw().is_some_and(|t| t.contains(callid)))
+            })
+        });
     }
 
     /// Ports are base + 60 for SIP, base + 101.. for phones.
@@ -246,7 +309,10 @@ impl Recording {
             script,
             domain: format!("127.0.0.1:{}", self.sip_port),
             callplane_socket: format!("127.0.0.1:{}", base + 66),
-            fr_timeout: Duration::from_secs(5),
+            fr_timeout: Duration::from_secs(match script {
+                Script::Stock => 5,
+                Script::Reference => 2,
+            }),
             fr_inv_timeout: Duration::from_secs(8),
             dialog_timeout: Duration::from_secs(3600),
             hop: Duration::from_micros(100),
@@ -414,7 +480,8 @@ fn upcoming<T>(list: &[T], now: f64, at: impl Fn(&T) -> f64) -> Option<&T> {
 impl Observed {
     /// How the phone has to behave from `now` on until it is asked the next time.
     fn behaviour(&self, now: f64) -> Behaviour {
-        let mut b = Behaviour::default();
+        let direction = Some(Direction::SendRecv);
+        let mut b = Behaviour { direction, ..Behaviour::default() };
         if let Some((_, answer, ring, ring_ms)) = upcoming(&self.calls, now, |c| c.0) {
             (b.answer, b.ring, b.ring_ms) = (*answer, *ring, *ring_ms);
         }
@@ -465,11 +532,17 @@ impl Replay {
         let observed: Vec<(&str, Observed)> =
             PHONES.into_iter().map(|name| (name, observe(&recording.rows, name))).collect();
         let actions = placed_calls(&recording.rows);
+        let mut gone = false;
         for (number, row) in recording.rows.iter().enumerate() {
             let now = Duration::from_secs_f64(row.at);
             replay.until(&mut world, now, &actions);
+            gone |= row.text("text") == "a phone that is registered and gone";
             for (name, observed) in &observed {
-                world.set_behaviour(name, observed.behaviour(row.at));
+                let mut behaviour = observed.behaviour(row.at);
+                if gone && *name == "alice" {
+                    (behaviour.ring, behaviour.answer) = (false, 0);
+                }
+                world.set_behaviour(name, behaviour);
             }
             let ticket = number as u64;
             match row.channel.as_str() {
@@ -497,7 +570,9 @@ impl Replay {
             }
         }
         let end = recording.rows.last().map_or(0.0, |r| r.at);
-        replay.until(&mut world, Duration::from_secs_f64(end), &actions);
+        // OpenSIPS' timers of N seconds end within the second before: what a recording shows last
+        // may come a second later here.
+        replay.until(&mut world, Duration::from_secs_f64(end + 1.0), &actions);
         replay
     }
 
@@ -685,6 +760,12 @@ fn compare_replies(recording: &Recording, replay: &Replay, wrong: &mut Vec<Strin
         match replies.as_slice() {
             [one] => match row.row["bytes"].as_u64() {
                 // Cut in the recording: the kind and the length.
+                Some(bytes) if recording.shared => {
+                    let length = one.text.len() as u64;
+                    if length > bytes || !one.text.contains("\"Dialogs\"") {
+                        wrong.push(format!("t={} {length} bytes, recorded {bytes}", row.at));
+                    }
+                }
                 Some(bytes) => {
                     let (bytes, length) = (bytes as f64, one.text.len() as f64);
                     if (bytes - length).abs() > bytes * 0.02 || !one.text.contains("\"Dialogs\"") {
@@ -693,7 +774,9 @@ fn compare_replies(recording: &Recording, replay: &Replay, wrong: &mut Vec<Strin
                 }
                 None => {
                     let context = format!("t={} id {id}", row.at);
-                    same_value(&parsed(raw), &replay.recorded(&one.text), &context, "", wrong);
+                    let mut answer = parsed(raw);
+                    recording.leave_out_strangers(&mut answer);
+                    same_value(&answer, &replay.recorded(&one.text), &context, "", wrong);
                 }
             },
             other => wrong.push(format!("t={} {} replies, recorded {raw}", row.at, other.len())),
@@ -729,6 +812,8 @@ const RANDOM: &[&str] = &[
     "Up time",
     "ContactID",
     "Callid",
+    "cp_caller_tag",
+    "cp_referred_tag",
 ];
 /// Seconds that may be one off: the replay does not know the fraction of the second.
 const SECONDS: &[&str] = &["ttl", "Expires"];
@@ -793,6 +878,8 @@ fn same_value(
                 differ();
             }
         }
+        // The lab's phones have no phrase for some codes.
+        (Value::String(a), Value::String(_)) if name == "Reason" && a == "Status" => {}
         (Value::String(a), Value::String(b)) => {
             if set_aside(a) != set_aside(b) {
                 differ();
@@ -839,6 +926,10 @@ fn ordered_by(event: &Value) -> String {
     }
 }
 
+/// Events a real OpenSIPS lost on the way, as it may (event_datagram never waits): they are in
+/// the recording of the other version.
+const LOST_IN_RECORDING: &[&str] = &["E_CALLPLANE cp-lab-0-vz4vcXU bye"];
+
 type Ordered = BTreeMap<String, Vec<Value>>;
 
 fn compare_events(recording: &Recording, replay: &Replay, wrong: &mut Vec<String>) -> usize {
@@ -874,6 +965,9 @@ fn compare_events(recording: &Recording, replay: &Replay, wrong: &mut Vec<String
     }
     let dead = (recording.sip_port - 60 + 203).to_string();
     replayed.remove(&dead);
+    for groups in replayed.values_mut() {
+        groups.retain(|group, _| !LOST_IN_RECORDING.contains(&group.as_str()));
+    }
     let names = |m: &BTreeMap<String, Ordered>| {
         m.iter()
             .flat_map(|(port, groups)| {

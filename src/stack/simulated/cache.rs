@@ -24,11 +24,10 @@ impl World {
         }
     }
 
-    /// Counts a start; false if its mark was there already (`cache_add` in the script).
-    pub(super) fn first_use(&mut self, op: &str) -> bool {
-        let name = format!("cp_{op}");
-        let first = self.cache_get(&name).is_none();
-        self.cache_put(&name, "1", None);
+    /// Counts a use (`cache_add` in the script); false if it is not the first.
+    pub(super) fn first_use(&mut self, name: &str) -> bool {
+        let first = self.cache_get(name).is_none();
+        self.cache_put(name, "1", None);
         first
     }
 
@@ -38,13 +37,7 @@ impl World {
         self.cache.insert(name.to_owned(), (value.to_owned(), until));
     }
 
-    pub(super) fn cache_take(&mut self, name: &str) -> Option<String> {
-        let value = self.cache_get(name).map(str::to_owned);
-        self.cache.remove(name);
-        value
-    }
-
-    fn cache_get(&self, name: &str) -> Option<&str> {
+    pub(super) fn cache_get(&self, name: &str) -> Option<&str> {
         let (value, until) = self.cache.get(name)?;
         until.is_none_or(|u| u.as_secs() >= self.now.as_secs()).then_some(value.as_str())
     }

@@ -8,6 +8,7 @@ use super::dialogs::{
 };
 use super::events::{self, Callplane};
 use super::phones::{Behaviour, Notify, Replaces};
+use super::reference::Redeemed;
 use super::sip_text::{self, Direction, bare, host, reason, user};
 use super::transfer::Fate;
 use super::world::{Task, World};
@@ -157,7 +158,7 @@ impl World {
             caller_tag,
             caller_contact: p.contact.clone(),
             cseq: 1,
-            sdp: Some(p.sdp(p.behaviour.direction)),
+            sdp: Some(p.sdp(p.behaviour.direction.unwrap_or_default())),
             uac: None,
             op: None,
             referral,
@@ -232,20 +233,22 @@ impl World {
         }
         let op = call.op.clone().filter(|_| reference && call.uac.is_some());
         if let Some(op) = &op
-            && !self.first_use(op)
+            && !self.first_use(&format!("cp_{op}"))
         {
             return self.refuse_stateless(key, 482, "Command already done");
         }
         if self.challenges(key) {
             return;
         }
+        let token = match if reference { self.redeem(key) } else { Redeemed::NoToken } {
+            Redeemed::Refused => return self.refuse_stateless(key, 603, "Not Referred"),
+            Redeemed::NoToken => None,
+            Redeemed::Good(token) => Some(token),
+        };
         let id = self.dialog_number();
         self.calls.create_dialog(key, id);
-        if let Some(op) = op {
-            self.set_value(key, "cp_op", op.into());
-        }
-        if reference && !self.token_is_good(key) {
-            return self.refuse_in_script(key, 603, "Not Referred");
+        if reference {
+            self.mark_dialog(key, op.as_deref(), token.as_ref());
         }
         let Some(call) = self.calls.get(key) else { return };
         let ruri = call.ruri.clone();
@@ -278,7 +281,7 @@ impl World {
             }
             None => {
                 self.start_watched(key, bare(&ruri));
-                self.script_failed(key, "404");
+                self.script_failed(key, 404);
                 self.refuse_in_script(key, 404, reason(404));
             }
         }
@@ -488,8 +491,7 @@ impl World {
         let party = call.callee.party;
         let offer = call.caller.sdp.as_deref().map(Direction::of).unwrap_or_default();
         let Some(phone) = self.party_phone(party) else { return };
-        let own = phone.behaviour.direction;
-        let answer = if own == Direction::SendRecv { offer.answered() } else { own };
+        let answer = phone.behaviour.direction.unwrap_or_else(|| offer.answered());
         let (contact, sdp) = (phone.contact.clone(), phone.sdp(answer));
         let hang_up = phone.behaviour.hang_up_ms;
         let Some(call) = self.calls.get_mut(key) else { return };
@@ -535,7 +537,6 @@ impl World {
         call.callee.leg = Leg::Over;
         call.caller.leg = Leg::Over;
         let destination = call.ruri.clone();
-        self.reply_passes(key, code);
         self.invite_failed(key, code);
         self.set_state(key, State::Deleted);
         self.finish_watched(key, Fate::Failed(code), &destination);
@@ -563,6 +564,7 @@ impl World {
     }
 
     fn timed_out(&mut self, key: CallKey, rang: bool) {
+        let reference = self.reference();
         let Some(call) = self.calls.get_mut(key) else { return };
         call.setup = Setup::Failed;
         call.callee.leg = Leg::Over;
@@ -574,12 +576,13 @@ impl World {
         self.invite_failed(key, 408);
         self.set_state(key, State::Deleted);
         self.finish_watched(key, Fate::Failed(408), &destination);
-        self.uac_timed_out(key);
-        self.tell_referrer(key, 408, reason(408), true);
-        if rang {
-            // The phone's answer to the proxy's CANCEL still passes.
-            self.reply_passes(key, 487);
+        if reference {
+            // The script's own branch is the one that times out; it answers us.
+            self.uac_refused(key, 408, reason(408), true);
+        } else {
+            self.uac_timed_out(key);
         }
+        self.tell_referrer(key, 408, reason(408), true);
         self.calls.drop_if_over(key);
     }
 
@@ -686,9 +689,9 @@ impl World {
         self.raise(event);
     }
 
-    /// A reply to a referred INVITE passes the reference script.
+    /// A reply to a referred INVITE passes the reference script, which tells 180 to 299.
     fn reply_passes(&mut self, key: CallKey, code: u16) {
-        if self.was_referred_by_token(key) {
+        if self.was_referred_by_token(key) && (180..300).contains(&code) {
             self.report(key, Side::Caller, &Callplane::Reply { code });
         }
     }
@@ -701,10 +704,10 @@ impl World {
         }
     }
 
-    fn script_failed(&mut self, key: CallKey, code: &str) {
+    fn script_failed(&mut self, key: CallKey, code: u16) {
         if self.was_referred_by_token(key) {
             let ruri = sip_text::without_parameter(&self.requested_uri(key), "cpt");
-            self.report_at(key, &Callplane::FailedInScript { code }, &ruri);
+            self.report_at(key, &Callplane::Failed { code }, &ruri);
         }
     }
 

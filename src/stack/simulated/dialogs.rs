@@ -233,6 +233,8 @@ pub(super) struct Referral {
 pub(super) struct Watched {
     pub(super) old: CallKey,
     pub(super) leg: WatchedLeg,
+    /// `start` was raised.
+    pub(super) started: bool,
 }
 
 /// Where the event's `leg` comes from.

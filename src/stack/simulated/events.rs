@@ -273,14 +273,12 @@ pub(super) enum Callplane<'a> {
     Sent { method: &'a str },
     /// A NOTIFY for a REFER: `info` is its body.
     Notify { body: &'a str },
-    /// The referred INVITE came in with a good token.
-    Referred,
-    /// A reply to it.
+    /// The referred INVITE came in with a good token: `info` is the old call's Call-ID.
+    Referred { old: &'a str },
+    /// A provisional or positive reply to it: `info` is the code, as text.
     Reply { code: u16 },
-    /// It failed.
+    /// It failed: the code as text.
     Failed { code: u16 },
-    /// It failed in the script itself: the code comes as text.
-    FailedInScript { code: &'a str },
     /// A BYE passed: `info` tells who hung up.
     Bye { reason: &'a str },
 }
@@ -296,10 +294,9 @@ pub(super) fn callplane(
     let (kind, info, with_ruri): (&str, Value, bool) = match what {
         Callplane::Sent { method } => ("sent", (*method).into(), true),
         Callplane::Notify { body } => ("notify", (*body).into(), true),
-        Callplane::Referred => ("referred", "".into(), true),
-        Callplane::Reply { code } => ("reply", (*code).into(), false),
-        Callplane::Failed { code } => ("failed", (*code).into(), true),
-        Callplane::FailedInScript { code } => ("failed", (*code).into(), true),
+        Callplane::Referred { old } => ("referred", (*old).into(), true),
+        Callplane::Reply { code } => ("reply", code.to_string().into(), false),
+        Callplane::Failed { code } => ("failed", code.to_string().into(), true),
         Callplane::Bye { reason } => ("bye", (*reason).into(), true),
     };
     let mut members: Vec<(Cow<'static, str>, Value)> = Vec::with_capacity(6);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::commands::{Asker, Params};
 use super::config::Version;
 use super::dialogs::{Call, CallKey, Leg, Party, Side, State};
-use super::events::{self, Callplane};
+use super::events;
 use super::sip_text::{Direction, address_uri, header, reason, unescape};
 use super::transfer::{Refer, sequential_answer};
 use super::world::{Task, World};
@@ -166,14 +166,8 @@ impl World {
         if call.end(side).contact.is_empty() {
             return Err(MiAnswer::error(500, "Internal Error"));
         }
-        let callid = call.callid.clone();
         if let Some(op) = header(&headers, "X-CP-Op").filter(|_| self.reference()) {
-            // local_route of the reference script: mark, event, token.
-            self.set_value(key, "cp_op", op.into());
-            self.report(key, side.other(), &Callplane::Sent { method: &method });
-            if method == "REFER" {
-                self.arm_token(op, &callid);
-            }
+            self.request_leaves(key, side, &method, op);
         }
         let asker = asker.clone();
         let kind = match &*method {

@@ -26,6 +26,7 @@ mod http;
 pub mod in_process;
 mod phones;
 mod random;
+mod reference;
 pub mod server;
 mod sip_text;
 mod time;

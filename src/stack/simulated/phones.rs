@@ -48,8 +48,9 @@ pub struct Behaviour {
     pub reinvite_ms: u64,
     /// Answer to INFO and other requests in a call; 0: never.
     pub info: u16,
-    /// The direction in its own session descriptions.
-    pub direction: Direction,
+    /// The direction in its own session descriptions; none: it offers both ways and answers as
+    /// RFC 3264 says.
+    pub direction: Option<Direction>,
     /// The proxy challenges its calls after creating the dialog: each call of this phone is two
     /// dialogs with one Call-ID, of which the first dies at once.
     pub challenged: bool,
@@ -82,7 +83,7 @@ impl Default for Behaviour {
             reinvite: 200,
             reinvite_ms: 0,
             info: 200,
-            direction: Direction::SendRecv,
+            direction: None,
             challenged: false,
             allow: None,
             devices: 1,

@@ -25,6 +25,12 @@ pub(super) fn address_uri(address: &str) -> &str {
     }
 }
 
+/// The tag of a From or To header.
+pub(super) fn tag(address: &str) -> Option<&str> {
+    let parameters = address.rsplit_once('>').map_or(address, |(_, rest)| rest);
+    parameters.split(';').find_map(|p| p.trim().strip_prefix("tag="))
+}
+
 /// The user part of a SIP URI.
 pub(super) fn user(uri: &str) -> Option<&str> {
     let rest = uri.strip_prefix("sip:")?;
@@ -202,6 +208,8 @@ mod tests {
         assert_eq!(without_parameter(uri, "cpt"), "sip:bob@127.0.0.1:5060");
         assert_eq!(address_uri("\"B\" <sip:b@x;a=1>;tag=2"), "sip:b@x;a=1");
         assert_eq!(address_uri("sip:b@x;tag=2"), "sip:b@x");
+        assert_eq!(tag("\"B;tag=0\" <sip:b@x;tag=1>;tag=2"), Some("2"));
+        assert_eq!(tag("<sip:b@x;tag=1>"), None);
         let attended = "sip:carol@x?Replaces=a-1%3Bto-tag%3D2%3Bfrom-tag%3D3";
         assert_eq!(uri_header(attended, "replaces").as_deref(), Some("a-1;to-tag=2;from-tag=3"));
         assert_eq!(bare(attended), "sip:carol@x");

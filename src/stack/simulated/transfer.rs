@@ -10,7 +10,7 @@ use super::config::CallopsMode;
 use super::dialogs::{
     Call, CallKey, DialogId, Leg, Party, Referral, ReplacesHeader, Side, State, Watched, WatchedLeg,
 };
-use super::events::{self, Callplane};
+use super::events;
 use super::phones::Notify;
 use super::sip_text::{self, address_uri, header, parameter, reason};
 use super::world::{Task, World};
@@ -19,9 +19,6 @@ use crate::stack::mi::MiAnswer;
 /// The dialog values callops keeps (`dlg_list_ctx` shows them).
 const LEG: &str = "call_transfer_leg";
 const NEW_CALL: &str = "call_transfer_callid";
-
-/// How long an armed token is good (the reference script's `cache_store`).
-const TOKEN_LIFE: Duration = Duration::from_secs(120);
 
 /// A REFER on its way to a phone.
 #[derive(Debug, Clone)]
@@ -239,7 +236,7 @@ impl World {
             call.end_mut(side).cseq += 1;
         }
         if self.reference() {
-            return self.report(key, side, &Callplane::Notify { body });
+            return self.notify_passes(key, side, body);
         }
         let Some(call) = self.calls.get(key) else { return };
         let Some(dialog) = call.dialog.as_ref() else { return };
@@ -267,7 +264,7 @@ impl World {
             CallopsMode::Manual => None,
         };
         if let Some(old) = old {
-            self.watch(key, Watched { old, leg: WatchedLeg::Osid });
+            self.watch(key, old, WatchedLeg::Osid);
         }
     }
 
@@ -280,14 +277,16 @@ impl World {
         let leg = if other.callee.tag == replaces.to_tag { Side::Callee } else { Side::Caller };
         let transferred = other.dialog.as_ref().and_then(|d| d.consulted_for);
         if let Some(old) = transferred {
-            self.watch(key, Watched { old, leg: WatchedLeg::Value });
+            self.watch(key, old, WatchedLeg::Value);
         }
-        self.watch(key, Watched { old: other_key, leg: WatchedLeg::Fixed(leg) });
+        self.watch(key, other_key, WatchedLeg::Fixed(leg));
     }
 
-    fn watch(&mut self, key: CallKey, watched: Watched) {
-        if let Some(call) = self.calls.get_mut(key) {
-            call.watched.push(watched);
+    fn watch(&mut self, key: CallKey, old: CallKey, leg: WatchedLeg) {
+        if let Some(call) = self.calls.get_mut(key)
+            && !call.watched.iter().any(|w| w.old == old)
+        {
+            call.watched.push(Watched { old, leg, started: false });
         }
     }
 
@@ -297,49 +296,29 @@ impl World {
         }
     }
 
-    /// Reference script: an INVITE that carries a token (URI parameter or Referred-By) needs an
-    /// armed one; it is used up. False: 603.
-    pub(super) fn token_is_good(&mut self, key: CallKey) -> bool {
-        let Some(call) = self.calls.get(key) else { return true };
-        let from_header = || {
-            let (_, token) = call.referred_by.as_deref()?.split_once("cpt=")?;
-            token.split(|c: char| !c.is_ascii_alphanumeric()).next()
-        };
-        let Some(token) = parameter(&call.requested, "cpt").or_else(from_header) else {
-            return true;
-        };
-        let token = token.to_owned();
-        self.set_value(key, "cp_op", token.as_str().into());
-        let Some(old_callid) = self.cache_take(&format!("cpr_{token}")) else { return false };
-        if let Some(old) = self.calls.any_by_callid(&old_callid) {
-            // call_blind_replace(callid, "callee")
-            self.set_value(old, LEG, "callee".into());
-            self.watch(key, Watched { old, leg: WatchedLeg::Value });
+    /// `call_blind_replace(callid, leg)` in a script: this INVITE transfers that call. Whatever
+    /// it replaces starts with it, before the lookup (recorded).
+    pub(super) fn blind_replace(&mut self, key: CallKey, old_callid: &str, leg: &str) {
+        if let Some(old) = self.calls.any_by_callid(old_callid) {
+            self.set_value(old, LEG, leg.into());
+            self.watch(key, old, WatchedLeg::Value);
+            self.watch_replaced(key);
+            let requested = self.calls.get(key).map(|c| c.requested.clone()).unwrap_or_default();
+            self.start_watched(key, &requested);
         }
-        let Some(call) = self.calls.get_mut(key) else { return true };
-        call.by_token = true;
-        let requested = call.requested.clone();
-        let stripped = sip_text::without_parameter(&requested, "cpt");
-        self.start_watched(key, &requested);
-        self.report_at(key, &Callplane::Referred, &stripped);
-        true
-    }
-
-    /// Arms a token, as the reference script does when a REFER of ours leaves.
-    pub(super) fn arm_token(&mut self, op: &str, callid: &str) {
-        self.cache_put(&format!("cpr_{op}"), callid, Some(TOKEN_LIFE));
     }
 
     /// `E_CALL_TRANSFER start` for every watched call that has not had it.
     pub(super) fn start_watched(&mut self, key: CallKey, destination: &str) {
         let Some(call) = self.calls.get(key) else { return };
         let new_call = call.callid.clone();
-        for watched in self.watched_of(key) {
+        let pending = self.watched_of(key);
+        if let Some(call) = self.calls.get_mut(key) {
+            call.watched.iter_mut().for_each(|w| w.started = true);
+        }
+        for watched in pending.iter().filter(|w| !w.started) {
             let Some(old) = self.calls.get(watched.old) else { continue };
             let Some(dialog) = old.dialog.as_ref() else { continue };
-            if watched.leg == WatchedLeg::Value && dialog.text_value(NEW_CALL) == Some(&*new_call) {
-                continue;
-            }
             let leg = match watched.leg {
                 WatchedLeg::Osid => &*new_call,
                 WatchedLeg::Value => dialog.text_value(LEG).unwrap_or("unknown"),

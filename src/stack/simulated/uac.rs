@@ -73,15 +73,16 @@ impl World {
             "INVITE" => {
                 let op = header(&headers, "X-CP-Op").map(str::to_owned);
                 if let Some(op) = op.as_deref().filter(|_| self.reference()) {
-                    // local_route marks what is about to be sent.
-                    self.cache_put(&format!("cps_{op}"), &callid, None);
+                    self.mark_sent(op, &callid);
                 }
+                let own_tag = sip_text::tag(&uac.from).map(str::to_owned);
                 let invite = Invite {
                     from_uri: address_uri(&uac.from).to_owned(),
                     to_uri: address_uri(&uac.to).to_owned(),
                     ruri: ruri.into_owned(),
                     caller: Party::Uac,
-                    caller_tag: format!("{}-{}", self.uac_tag, self.random.hex(4)),
+                    caller_tag: own_tag
+                        .unwrap_or_else(|| format!("{}-{}", self.uac_tag, self.random.hex(4))),
                     caller_contact: header(&headers, "Contact")
                         .map(address_uri)
                         .unwrap_or_default()
@@ -240,7 +241,10 @@ impl World {
             "" => format!("{}.{}", branch.get(..4).unwrap_or_default(), self.uac_tag),
             tag => tag.to_owned(),
         };
-        let from = format!("From: {};tag={}\r\n", uac.from, call.caller.tag);
+        let from = match sip_text::tag(&uac.from) {
+            Some(_) => format!("From: {}\r\n", uac.from),
+            None => format!("From: {};tag={}\r\n", uac.from, call.caller.tag),
+        };
         let to = format!("To: {};tag={tag}\r\n", uac.to);
         let rest = format!("Call-ID: {}\r\nCSeq: {}\r\n", call.callid, uac.cseq);
         let via = format!("Via: SIP/2.0/UDP {socket};branch=z9hG4bK{branch}.0\r\n");
