@@ -679,3 +679,20 @@ async fn in_process_with_tokio_drives_itself() {
     assert!(origin.elapsed() >= SECOND * 6);
     driven.abort();
 }
+
+#[test]
+fn nothing_is_left_of_calls_that_are_over() {
+    let mut b = Bench::reference();
+    for n in 0..500 {
+        let callid = b.world.place_call(b.now, "alice", "bob").unwrap();
+        b.start("carol", "dave", &format!("n{n}"));
+        b.pass(SECOND / 10);
+        assert!(b.world.hang_up(b.now, "bob", &callid));
+        b.ask(MiRequest::new("dlg_end_dlg").text("dialog_id", format!("cp-n{n}")));
+        b.pass(SECOND / 10);
+    }
+    // Longer than any ringing, so that no timer of a call is left either.
+    b.pass(SECOND * 70);
+    assert_eq!(b.world.calls(), Vec::new());
+    assert_eq!(b.world.due(), None);
+}

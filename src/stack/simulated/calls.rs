@@ -510,8 +510,6 @@ impl World {
         self.later(if by_uac { hop } else { hop + hop }, Task::Ack(key));
         self.uac_answered(key);
         self.tell_referrer(key, 200, reason(200), true);
-        let timeout = self.timeout_of(key);
-        self.later(timeout, Task::Expire(key));
         if let Some(after) = hang_up {
             self.later(Duration::from_millis(after), Task::HangUp(key, Side::Callee));
         }
@@ -653,12 +651,9 @@ impl World {
     }
 
     pub(super) fn dialog_expires(&mut self, key: CallKey) {
-        let unix = self.unix();
-        let due = self.calls.get(key).and_then(|c| c.dialog.as_ref()).is_some_and(|d| {
-            matches!(d.state, State::Answered | State::Confirmed) && d.times_out <= unix
-        });
-        if due {
-            self.end_call(key, EndedBy::Timeout);
+        match self.calls.get(key).and_then(Call::state) {
+            Some(State::Answered | State::Confirmed) => self.end_call(key, EndedBy::Timeout),
+            Some(State::Unconfirmed | State::Early | State::Deleted) | None => {}
         }
     }
 

@@ -78,6 +78,9 @@ pub struct WorldConfig {
     /// The same for setup dialogs (Call-ID `cp-...`) under the reference script.
     #[serde(with = "millis")]
     pub dead_man: Duration,
+    /// How long the reference script remembers that something was sent or used.
+    #[serde(with = "millis")]
+    pub mark_life: Duration,
     /// How long an ended dialog is still in full lists (measured: 5.0 to 5.4 s).
     #[serde(with = "millis")]
     pub linger: Duration,
@@ -109,6 +112,7 @@ impl Default for WorldConfig {
             fr_inv_timeout: Duration::from_secs(60),
             dialog_timeout: Duration::from_secs(12 * 3600),
             dead_man: Duration::from_secs(180),
+            mark_life: Duration::from_secs(86_400),
             linger: Duration::from_millis(5200),
             hop: Duration::from_millis(1),
             persist_dialogs: false,

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -155,6 +156,8 @@ pub(super) struct Dialog {
     pub(super) started: u64,
     /// Seconds since 1970 of the dialog's timeout; 0 before the answer and after the end.
     pub(super) times_out: u64,
+    /// The same point in virtual time; zero before the answer.
+    pub(super) ends_at: Duration,
     /// Dialog values, newest first, as `dlg_list_ctx` shows them.
     values: Vec<(String, Value)>,
     /// callops turns NOTIFYs of this dialog into events (after `call_transfer`).
@@ -170,6 +173,7 @@ impl Dialog {
             state: State::Unconfirmed,
             started: 0,
             times_out: 0,
+            ends_at: Duration::ZERO,
             values: Vec::new(),
             catches_notify: false,
             consulted_for: None,

@@ -33,7 +33,7 @@ pub(super) struct Token {
 impl World {
     /// `local_route`: the mark of everything that leaves with `X-CP-Op`.
     pub(super) fn mark_sent(&mut self, op: &str, callid: &str) {
-        self.cache_put(&format!("cps_{op}"), callid, None);
+        self.cache_put(&format!("cps_{op}"), callid, Some(self.config.mark_life));
     }
 
     /// `local_route`, for a request inside a dialog to `side`: mark, dialog values, token, event.

@@ -12,30 +12,22 @@ struct Civil {
     days: u64,
 }
 
+/// Days to year, month and day by eras of 400 years that begin on 1 March.
 fn civil(unix: u64) -> Civil {
     let (days, second) = (unix / 86_400, unix % 86_400);
-    let (mut year, mut left) = (1970, days);
-    loop {
-        let length = if leap(year) { 366 } else { 365 };
-        if left < length {
-            break;
-        }
-        left -= length;
-        year += 1;
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    Civil {
+        year: year_of_era + era * 400 + u64::from(month <= 2),
+        month,
+        day: of_year - (153 * from_march + 2) / 5 + 1,
+        second,
+        days,
     }
-    let mut month = 1;
-    for length in [31, if leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    Civil { year, month, day: left + 1, second, days }
-}
-
-fn leap(year: u64) -> bool {
-    (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
 }
 
 /// `Sun Nov 22 21:32:58 2026`, as `uptime` answers.

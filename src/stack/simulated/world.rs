@@ -21,10 +21,11 @@
 //! ```
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cache::Cache;
 use super::commands::Asker;
 use super::config::{Script, WorldConfig};
 use super::dialogs::{CallKey, Calls, Leg, Party, Setup, Side, State};
@@ -90,8 +91,6 @@ pub(super) enum Task {
     Bye(CallKey, Side),
     /// An ended dialog leaves the table.
     Forget(CallKey),
-    /// A dialog's timeout.
-    Expire(CallKey),
     /// A REFER reaches a phone, is answered, is not answered, is obeyed.
     ReferArrives(Box<Refer>),
     ReferAnswered(Box<Refer>, u16),
@@ -154,7 +153,9 @@ pub struct World {
     phone_by_name: HashMap<String, usize>,
     pub(super) calls: Calls,
     pub(super) subscriptions: Subscriptions,
-    pub(super) cache: HashMap<String, (String, Option<Duration>)>,
+    pub(super) cache: Cache,
+    /// When which dialog times out. Apart from the queue: most calls end long before.
+    timeouts: BTreeSet<(Duration, CallKey)>,
     faults: Faults,
     outputs: VecDeque<Output>,
     /// The part of `t_uac_dlg` tags that is the same for the life of the process.
@@ -232,7 +233,8 @@ impl World {
             phones,
             phone_by_name,
             calls: Calls::default(),
-            cache: HashMap::new(),
+            cache: Cache::default(),
+            timeouts: BTreeSet::new(),
             faults: Faults::default(),
             outputs: VecDeque::new(),
             uac_tag,
@@ -253,18 +255,25 @@ impl World {
 
     /// When something will happen by itself; `None`: never.
     pub fn due(&self) -> Option<Duration> {
-        self.queue.peek().map(|s| s.at)
+        let queued = self.queue.peek().map(|s| s.at);
+        let timeout = self.timeouts.first().map(|(at, _)| *at);
+        match (queued, timeout) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// Lets everything happen that is due at `now`, in order. Time never goes back.
     pub fn advance(&mut self, now: Duration) {
-        loop {
-            match self.queue.peek() {
-                Some(next) if next.at <= now => {}
-                Some(_) | None => break,
+        while let Some(due) = self.due().filter(|due| *due <= now) {
+            self.now = self.now.max(due);
+            let expired = self.timeouts.first().copied().filter(|(at, _)| *at <= due);
+            if let Some(expired) = expired {
+                self.timeouts.remove(&expired);
+                self.dialog_expires(expired.1);
+                continue;
             }
             let Some(next) = self.queue.pop() else { break };
-            self.now = self.now.max(next.at);
             let of_this_process = next.boot == self.boot && self.up;
             if of_this_process || matches!(next.task, Task::Boot | Task::HangUp(..)) {
                 self.perform(next.task);
@@ -296,7 +305,6 @@ impl World {
             Task::HangUp(key, side) => self.phone_hangs_up(key, side),
             Task::Bye(key, side) => self.bye_arrives(key, side),
             Task::Forget(key) => self.calls.drop_dialog(key),
-            Task::Expire(key) => self.dialog_expires(key),
             Task::ReferArrives(refer) => self.refer_arrives(refer),
             Task::ReferAnswered(refer, code) => self.refer_answered(refer, code),
             Task::ReferUnanswered(refer) => self.refer_unanswered(&refer),
@@ -419,9 +427,14 @@ impl World {
                 if dialog.started == 0 {
                     dialog.started = now;
                     dialog.times_out = now + timeout.as_secs();
+                    dialog.ends_at = self.now.saturating_add(timeout);
+                    self.timeouts.insert((dialog.ends_at, key));
                 }
             }
-            State::Deleted => dialog.times_out = 0,
+            State::Deleted => {
+                dialog.times_out = 0;
+                self.timeouts.remove(&(dialog.ends_at, key));
+            }
         }
         let event = match call.dialog.as_ref() {
             Some(dialog) => events::state_changed(call, dialog, old),
@@ -455,6 +468,7 @@ impl World {
         self.outputs.push_back(Output::Down);
         self.subscriptions.clear();
         self.cache.clear();
+        self.timeouts.clear();
         let persists = self.config.persist_dialogs;
         for key in self.calls.keys() {
             let Some(call) = self.calls.get_mut(key) else { continue };
@@ -508,18 +522,9 @@ impl World {
         self.uac_tag = format!("{}{}", self.random.hex(16), self.random.hex(16));
         self.fill_cache();
         // Persisted dialogs time out as before.
-        let unix = self.unix();
-        let timeouts: Vec<_> = self
-            .calls
-            .iter()
-            .filter_map(|(k, c)| {
-                let left = c.dialog.as_ref()?.times_out.saturating_sub(unix);
-                Some((k, Duration::from_secs(left)))
-            })
-            .collect();
-        for (key, left) in timeouts {
-            self.later(left, Task::Expire(key));
-        }
+        let persisted =
+            self.calls.iter().filter_map(|(k, c)| Some((c.dialog.as_ref()?.ends_at, k)));
+        self.timeouts = persisted.collect();
         self.outputs.push_back(Output::Up);
     }
 
