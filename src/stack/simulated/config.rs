@@ -28,7 +28,7 @@ impl Version {
     }
 }
 
-/// The grade of the proxy's script (sip-outcomes: stock and reference).
+/// The grade of the proxy's script (docs/opensips.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Script {

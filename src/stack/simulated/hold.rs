@@ -117,7 +117,7 @@ impl World {
         for (side, value, offer) in changes {
             let Some(call) = self.calls.get(key) else { continue };
             // Offered is what the other side last sent, with another direction; if it has that
-            // direction already there is nothing to send, and no event (F9).
+            // direction already there is nothing to send, and no event (measured).
             let last = call.end(side.other()).sdp.as_deref().map(Direction::of);
             if action == Action::Hold && last == Some(offer) {
                 continue;

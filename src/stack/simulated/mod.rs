@@ -10,7 +10,7 @@
 //!   and [`in_process`] behind the [`Mi`](crate::stack::mi::Mi) trait, without sockets.
 //!
 //! The recordings in `tests/traces` are replayed against it by `tests/simulated_traces.rs`.
-//! Facts beyond them come from sip-outcomes (F numbers) and were measured on the same versions.
+//! What goes beyond them was measured on the same two versions.
 
 mod cache;
 mod calls;

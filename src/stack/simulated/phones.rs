@@ -57,7 +57,7 @@ pub struct Behaviour {
     /// `Allow` in its 200, if it sends one.
     pub allow: Option<String>,
     /// How many devices are registered. With two or more, two of them answer together: on a
-    /// stock script that can kill OpenSIPS (sip-outcomes F1).
+    /// stock script that can kill OpenSIPS (measured).
     pub devices: u8,
 }
 

@@ -254,7 +254,7 @@ impl World {
     }
 
     /// Stock script: an INVITE with `;osid=` is taken for a transfer of that call, whoever sent
-    /// it (F8: forgeable).
+    /// it: forgeable (measured).
     pub(super) fn watch_osid(&mut self, key: CallKey) {
         let Some(call) = self.calls.get(key) else { return };
         let Some(osid) = parameter(&call.requested, "osid") else { return };
@@ -365,7 +365,7 @@ impl World {
         }
     }
 
-    /// Anybody's INVITE with the `osid` of somebody else's call (F8). `target` is a phone's name.
+    /// Anybody's INVITE with the `osid` of somebody else's call. `target` is a phone's name.
     /// Returns the Call-ID of the forged call; `None` without such a phone or dialog.
     pub fn forge_transfer(
         &mut self,
