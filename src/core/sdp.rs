@@ -16,14 +16,17 @@ pub struct HoldMark {
     pub caller: u64,
     /// The highest version offered to the callee.
     pub callee: u64,
+    /// What the parties' own descriptions were when the call was put on hold ([`fingerprint`]):
+    /// another one now means that a phone has taken itself back since.
+    pub seen: u64,
 }
 
 impl HoldMark {
-    /// The value's text: `held:<caller>:<callee>` or `free:<caller>:<callee>`.
+    /// The value's text: `held:<caller>:<callee>:<seen>` or `free:<caller>:<callee>:<seen>`.
     #[must_use]
     pub fn to_text(self) -> String {
         let word = if self.held { "held" } else { "free" };
-        format!("{word}:{}:{}", self.caller, self.callee)
+        format!("{word}:{}:{}:{:x}", self.caller, self.callee, self.seen)
     }
 
     /// Reads the value back; anything else is no mark of ours.
@@ -37,8 +40,18 @@ impl HoldMark {
         };
         let caller = parts.next()?.parse().ok()?;
         let callee = parts.next()?.parse().ok()?;
-        parts.next().is_none().then_some(Self { held, caller, callee })
+        let seen = u64::from_str_radix(parts.next()?, 16).ok()?;
+        parts.next().is_none().then_some(Self { held, caller, callee, seen })
     }
+}
+
+/// A number that is the same for the same descriptions on every version of callplane (FNV-1a).
+#[must_use]
+pub fn fingerprint<'a>(descriptions: impl IntoIterator<Item = &'a str>) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
+    descriptions.into_iter().fold(OFFSET, |hash, text| mix(text.bytes().fold(hash, mix), 0))
 }
 
 /// The direction of media, RFC 3264 section 5.1. Hold offers `inactive`, as the stack's own hold
@@ -142,9 +155,17 @@ mod tests {
 
     #[test]
     fn the_mark_survives_its_text() {
-        let mark = HoldMark { held: true, caller: 3, callee: u64::MAX };
+        let mark = HoldMark { held: true, caller: 3, callee: u64::MAX, seen: u64::MAX };
         assert_eq!(HoldMark::parse(&mark.to_text()), Some(mark));
         assert_eq!(HoldMark::parse("held:1"), None);
-        assert_eq!(HoldMark::parse("hold:1:2"), None);
+        assert_eq!(HoldMark::parse("hold:1:2:0"), None);
+        assert_eq!(HoldMark::parse("held:1:2:0:0"), None);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_who_said_what() {
+        assert_eq!(fingerprint([BOB, "x"]), fingerprint([BOB, "x"]));
+        assert_ne!(fingerprint([BOB, "x"]), fingerprint(["x", BOB]));
+        assert_ne!(fingerprint(["ab", "c"]), fingerprint(["a", "bc"]));
     }
 }

@@ -1,1 +1,122 @@
-//! (in work)
+//! What the stacks report, carried to the engine while this process leads.
+//!
+//! Reports are applied in order, stack by stack. A stack's queue is bounded: what does not fit is
+//! counted and made good by looking at a list again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio_util::sync::CancellationToken;
+
+use crate::core::ids::StackId;
+use crate::engine::Engine;
+use crate::leadership::Leadership;
+use crate::stack::{Reports, StackReport, Stacks};
+use crate::store::Store;
+
+/// So many reports of one stack may wait to be applied.
+const QUEUE: usize = 16_384;
+
+/// Where connectors put their reports.
+pub struct Inbox {
+    queues: BTreeMap<StackId, Queue>,
+}
+
+struct Queue {
+    reports: Sender<StackReport>,
+    gap: Arc<Gap>,
+}
+
+/// Reports that did not fit.
+#[derive(Default)]
+struct Gap {
+    open: AtomicBool,
+    lost: AtomicU64,
+}
+
+/// Takes the reports of every stack out again.
+pub struct Outlet {
+    queues: Vec<(StackId, Receiver<StackReport>, Arc<Gap>)>,
+}
+
+/// An inbox for these stacks, and its other end.
+#[must_use]
+pub fn inbox(stacks: &[StackId]) -> (Inbox, Outlet) {
+    let mut inbox = Inbox { queues: BTreeMap::new() };
+    let mut outlet = Outlet { queues: Vec::new() };
+    for stack in stacks {
+        let (reports, receiver) = channel(QUEUE);
+        let gap = Arc::new(Gap::default());
+        outlet.queues.push((stack.clone(), receiver, Arc::clone(&gap)));
+        inbox.queues.insert(stack.clone(), Queue { reports, gap });
+    }
+    (inbox, outlet)
+}
+
+impl Inbox {
+    /// How many reports of this stack did not fit, since the start.
+    #[must_use]
+    pub fn lost(&self, stack: &StackId) -> u64 {
+        self.queues.get(stack).map_or(0, |queue| queue.gap.lost.load(Ordering::Relaxed))
+    }
+}
+
+impl Reports for Inbox {
+    fn report(&self, stack: &StackId, event: StackReport) {
+        let Some(queue) = self.queues.get(stack) else { return };
+        if queue.reports.try_send(event).is_err() {
+            queue.gap.lost.fetch_add(1, Ordering::Relaxed);
+            queue.gap.open.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Applies reports until `stop`, or until every connector is gone.
+pub async fn run<S: Store, K: Stacks, L: Leadership>(
+    engine: Arc<Engine<S, K>>,
+    leadership: Arc<L>,
+    outlet: Outlet,
+    stop: CancellationToken,
+) {
+    let queues = outlet.queues.into_iter().map(|(stack, reports, gap)| {
+        apply_all(Arc::clone(&engine), Arc::clone(&leadership), stack, reports, gap)
+    });
+    tokio::select! {
+        _ = futures_util::future::join_all(queues) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn apply_all<S: Store, K: Stacks, L: Leadership>(
+    engine: Arc<Engine<S, K>>,
+    leadership: Arc<L>,
+    stack: StackId,
+    mut reports: Receiver<StackReport>,
+    gap: Arc<Gap>,
+) {
+    loop {
+        tokio::select! {
+            report = reports.recv() => {
+                let Some(report) = report else { return };
+                let Some(term) = leadership.term(&stack) else { continue };
+                match report {
+                    StackReport::Event(event) => engine.happened(&stack, event, Some(term)).await,
+                    StackReport::Joined => engine.joined(&stack, Some(term)).await,
+                }
+                // Only once all that did fit has been applied: the list is newer than that.
+                if reports.is_empty() && gap.open.swap(false, Ordering::AcqRel) {
+                    tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
+                    engine.joined(&stack, Some(term)).await;
+                }
+            }
+            () = leadership.changed(&stack) => {
+                // What happened before is only known from a list.
+                if let Some(term) = leadership.term(&stack) {
+                    engine.joined(&stack, Some(term)).await;
+                }
+            }
+        }
+    }
+}

@@ -1,1 +1,337 @@
-//! (in work)
+//! The connector to OpenSIPS (3.1 to 4.0; measured on 3.6.8 and 4.0.1).
+//!
+//! One [`Act`] becomes a few requests to the Management Interface and one [`Reply`]; events become
+//! [`StackEvent`](crate::core::stack_event::StackEvent)s. No state of calls or commands is kept
+//! here. The old command names are used: they work on every version.
+//!
+//! * Requests: [`udp`] (one socket, many calls), [`http`] (large lists), `gate` (deadlines,
+//!   breaker, limit), `lists` (one full list per second, shared), `dialog` (what a list shows).
+//! * Acts: `invite`, `refer`, `reinvite`, `look` (look, end, mark, revoke).
+//! * Events: [`sink`] (UDP, TCP), [`stream`] (JSON without framing), [`event`] (their meaning),
+//!   [`keeper`] (subscribe, refresh, verify, notice restarts), `named` (calls heard of lately).
+//! * [`settings`], [`script`] (the grade of the proxy's script), [`meter`] (what is counted).
+//!
+//! Known killers are never sent: no batch, no request without a method, no `call_hold` unless
+//! configured (WIRE sections 1 and 5).
+
+mod dialog;
+pub mod event;
+mod gate;
+pub mod http;
+mod invite;
+pub mod keeper;
+mod lists;
+mod look;
+pub mod meter;
+mod named;
+mod refer;
+mod reinvite;
+pub mod script;
+pub mod settings;
+pub mod sink;
+pub mod stream;
+pub mod udp;
+
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+
+use self::gate::{Answer, Failed, Gate, Limits};
+pub use self::gate::{Timer, TokioTimer};
+use self::http::{HttpMi, ListMi};
+use self::lists::Lists;
+use self::meter::Meter;
+use self::named::Named;
+use self::script::Script;
+use self::settings::{GradeSetting, StackSettings};
+use self::udp::UdpMi;
+use super::mi::{Mi, MiAnswer, MiEvent, MiRequest};
+use super::{Away, SipStack, Snapshot};
+use crate::clock::Clock;
+use crate::core::act::{Act, Op, Refuser, Reply};
+use crate::core::ids::{Boot, StackId};
+use crate::core::plan::{Capabilities, HoldBy};
+use crate::core::stack_event::StackEvent;
+
+/// A list may take this long when nobody waits for an operation's reply.
+const WHOLE_LIST: Duration = Duration::from_secs(10);
+
+/// One OpenSIPS. `M` carries requests, `L` large lists.
+pub struct OpenSips<M, L = M> {
+    settings: StackSettings,
+    gate: Gate<M>,
+    lists: Lists<L>,
+    named: Named,
+    known: RwLock<Known>,
+}
+
+/// What was learned of the stack.
+struct Known {
+    capabilities: Capabilities,
+    script: Option<Script>,
+    boot: Option<Boot>,
+}
+
+/// What a connector runs on, beside its transports.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The store's time: operations carry their limits in it.
+    pub clock: Arc<dyn Clock>,
+    /// Lets time pass.
+    pub timer: Arc<dyn Timer>,
+    /// Takes counts.
+    pub meter: Arc<dyn Meter>,
+}
+
+/// What connecting told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Which life of the stack this is.
+    pub boot: Boot,
+    /// Its release, such as (3, 6).
+    pub release: Option<(u32, u32)>,
+    /// The reference script's word; `None`: a stock script.
+    pub script: Option<Script>,
+}
+
+/// Why a connector could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address of the Management Interface.
+    #[error("mi: {0}")]
+    Mi(#[source] io::Error),
+    /// The URL of the Management Interface over HTTP.
+    #[error("mi_http: {0}")]
+    MiHttp(#[source] hyper::http::uri::InvalidUri),
+}
+
+/// A connector over the real transports.
+pub type RealOpenSips = OpenSips<UdpMi, ListMi>;
+
+/// Opens the sockets to a stack. Nothing is sent yet, and the stack need not be there.
+///
+/// # Errors
+/// [`OpenError`] when its address can't be looked up or no socket can be made.
+pub async fn open(
+    settings: StackSettings,
+    surroundings: Surroundings,
+) -> Result<RealOpenSips, OpenError> {
+    let udp = UdpMi::open(&settings.mi).await.map_err(OpenError::Mi)?;
+    let for_lists = UdpMi::open(&settings.mi).await.map_err(OpenError::Mi)?;
+    let http = settings.mi_http.as_deref().map(HttpMi::new).transpose();
+    let lists = ListMi::new(http.map_err(OpenError::MiHttp)?, for_lists);
+    Ok(OpenSips::new(settings, udp, lists, surroundings))
+}
+
+impl<M: Mi, L: Mi> OpenSips<M, L> {
+    /// A connector over these transports.
+    #[must_use]
+    pub fn new(settings: StackSettings, mi: M, lists: L, surroundings: Surroundings) -> Self {
+        let Surroundings { clock, timer, meter } = surroundings;
+        let capabilities = script::before_connecting(&settings);
+        Self {
+            gate: Gate::new(mi, &settings, clock, timer, meter),
+            lists: Lists::new(lists),
+            named: Named::default(),
+            known: RwLock::new(Known { capabilities, script: None, boot: None }),
+            settings,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &StackId {
+        &self.settings.id
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn settings(&self) -> &StackSettings {
+        &self.settings
+    }
+
+    /// Who counts.
+    #[must_use]
+    pub fn meter(&self) -> &dyn Meter {
+        &*self.gate.meter
+    }
+
+    /// Whether it answers, as far as is known: requests pass.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    /// What the reference script said of itself; `None` before connecting and on a stock script.
+    #[must_use]
+    pub fn script(&self) -> Option<Script> {
+        self.known().script.clone()
+    }
+
+    /// The requests' transport.
+    #[must_use]
+    pub fn mi(&self) -> &M {
+        self.gate.mi()
+    }
+
+    /// The lists' transport.
+    #[must_use]
+    pub fn list_mi(&self) -> &L {
+        self.lists.mi()
+    }
+
+    /// Asks the stack who it is; its capabilities follow from the answer. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Away`] when it does not answer.
+    pub async fn connect(&self) -> Result<Connected, Away> {
+        let boot = self.check().await?;
+        let release = match self.ask_own(MiRequest::new("version")).await? {
+            MiAnswer::Result(answer) => script::release(&answer),
+            MiAnswer::Error { .. } => None,
+        };
+        let asked =
+            MiRequest::new("cache_fetch").text("system", "local").text("attr", "cp_cfg_version");
+        let found = match self.settings.grade {
+            GradeSetting::Stock => None,
+            GradeSetting::Auto | GradeSetting::Reference => match self.ask_own(asked).await? {
+                MiAnswer::Result(answer) => Script::of_answer(&answer),
+                // No such value, no such cache, no such command: a stock script.
+                MiAnswer::Error { .. } => None,
+            },
+        };
+        self.warn(release, found.as_ref());
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.capabilities = script::capabilities(&self.settings, found.as_ref());
+        known.script.clone_from(&found);
+        known.boot.get_or_insert_with(|| boot.clone());
+        drop(known);
+        Ok(Connected { boot, release, script: found })
+    }
+
+    fn warn(&self, release: Option<(u32, u32)>, script: Option<&Script>) {
+        let stack = &self.settings.id;
+        if self.settings.grade == GradeSetting::Reference && script.is_none() {
+            tracing::warn!(%stack, "the stack does not run the reference script, though `grade` says so: treated as stock");
+        }
+        if release.is_some_and(|release| release < (3, 1)) {
+            tracing::warn!(%stack, ?release, "this release of OpenSIPS is older than 3.1");
+        }
+        if self.settings.hold == HoldBy::Stack && release.is_some_and(|release| release < (4, 0)) {
+            tracing::warn!(%stack, "call_hold ends this release of OpenSIPS when a phone does not answer; `hold: reinvite` does not");
+        }
+    }
+
+    /// Asks how long the stack has been up, whatever the breaker says, and lets the breaker know.
+    ///
+    /// # Errors
+    /// [`Away`] when it does not answer.
+    pub async fn check(&self) -> Result<Boot, Away> {
+        match self.gate.check(MiRequest::new("uptime")).await {
+            Ok(MiAnswer::Result(uptime)) => lists::boot_of(&uptime).ok_or(Away::Unreachable),
+            Ok(MiAnswer::Error { .. }) | Err(_) => Err(Away::Unreachable),
+        }
+    }
+
+    /// Takes an event in: remembers the calls that it names, and says what it means.
+    pub fn heard(&self, event: &MiEvent) -> event::Meaning {
+        let meaning = event::meaning(event);
+        if let event::Meaning::Fact(fact) = &meaning {
+            let now = self.gate.now();
+            for watch in fact.names() {
+                if let crate::core::stack_event::Watch::Call(call) = watch {
+                    self.named.note(&call, now);
+                }
+            }
+        }
+        meaning
+    }
+
+    /// Notes that the stack runs since another moment. Says whether that is news.
+    fn has_restarted(&self, boot: &Boot) -> Option<StackEvent> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let before = known.boot.replace(boot.clone());
+        drop(known);
+        let restarted = before.is_some_and(|before| before != *boot);
+        restarted.then(|| StackEvent::Restarted { boot: boot.clone() })
+    }
+
+    fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request of the connector's own.
+    async fn ask_own(&self, request: MiRequest) -> Result<MiAnswer, Away> {
+        let limits = self.gate.own_limits();
+        self.gate.ask(request, Answer::Stack, limits).await.map_err(|_| Away::Unreachable)
+    }
+
+    async fn act(&self, op: &Op) -> Reply {
+        let limits = Limits::of(op);
+        match &op.act {
+            Act::Invite { .. } => self.invite(op, limits).await,
+            Act::CancelInvite { call } => self.cancel_invite(call, limits).await,
+            Act::Refer { call, leg, to } => self.refer(op, call, *leg, to, limits).await,
+            Act::ReInvite { call, leg, offer } => {
+                self.reinvite(op, call, *leg, *offer, limits).await
+            }
+            Act::StackHold { call, offer } => self.stack_hold(call, *offer, limits).await,
+            Act::Mark { call, held } => self.mark(call, *held, limits).await,
+            Act::End { call } => self.end(call, limits).await,
+            Act::Revoke { token } => self.revoke(token, limits).await,
+            Act::Look { call, referred_by, sent } => {
+                self.look(call, referred_by.as_ref(), sent.as_ref(), limits).await
+            }
+        }
+    }
+}
+
+impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
+    fn capabilities(&self) -> Capabilities {
+        self.known().capabilities
+    }
+
+    async fn perform(&self, op: &Op) -> Reply {
+        let left = self.gate.now().until(op.reply_by);
+        match select(pin!(self.act(op)), self.gate.timer.sleep(left)).await {
+            Either::Left((reply, _)) => reply,
+            Either::Right(((), _)) => Reply::Silent,
+        }
+    }
+
+    async fn list(&self) -> Result<Snapshot, Away> {
+        let list = self.lists.full(&self.gate, WHOLE_LIST).await?;
+        Ok(Snapshot::clone(&list))
+    }
+}
+
+/// What an error answer of the Management Interface amounts to.
+fn refused_by_stack(code: i64, message: &str) -> Reply {
+    let code = match code {
+        -32_602 => 400,
+        -32_601 => 501,
+        other => u16::try_from(other).unwrap_or(500),
+    };
+    Reply::Refused { by: Refuser::Stack, code, reason: message.into() }
+}
+
+/// What a request that was the act's last, and brought no answer, amounts to.
+fn last_failed(failed: Failed) -> Reply {
+    match failed {
+        Failed::NotSent(why) => Reply::NotSent(why),
+        Failed::NotParsed => refused_by_stack(400, "Parse error"),
+        Failed::TooLarge | Failed::Silent => Reply::Silent,
+    }
+}
+
+/// What a request before the act's last amounts to: the last was never sent.
+fn preparing_failed(failed: Failed) -> Reply {
+    match failed {
+        Failed::NotSent(why) => Reply::NotSent(why),
+        Failed::NotParsed => refused_by_stack(400, "Parse error"),
+        Failed::TooLarge | Failed::Silent => Reply::NotSent(crate::core::act::NotSent::Unreachable),
+    }
+}

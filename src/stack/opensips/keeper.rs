@@ -1,0 +1,291 @@
+//! Keeps a stack's events flowing: subscribes, refreshes, verifies, and notices restarts.
+//!
+//! Nothing announces a restart, and a subscription that has run out ends in silence (WIRE sections
+//! 9 and 10). So the stack is asked every few seconds since when it has been up, subscriptions
+//! are verified and refreshed at a third of their life, and whenever events may have been missed
+//! everybody is told to look again ([`StackReport::Joined`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::event::{EVENTS, Meaning, OWN_EVENT, label};
+use super::meter::EventResult;
+use super::sink::Sink;
+use super::{Connected, OpenSips};
+use crate::stack::mi::{Mi, MiAnswer, MiEvent, MiRequest};
+use crate::stack::{Away, Reports, StackReport};
+
+/// How long unsubscribing may take when all ends.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// An event that nobody uses, to try the way of events with.
+const TRIAL_EVENT: &str = "E_CORE_PROC_AUTO_SCALE";
+
+/// Runs until `stop`: subscribes this sink to the stack's events and reports what they mean.
+///
+/// The stack need not be there; it is waited for.
+pub async fn keep<M: Mi, L: Mi>(
+    stack: Arc<OpenSips<M, L>>,
+    mut sink: Sink,
+    reports: Arc<dyn Reports>,
+    stop: CancellationToken,
+) {
+    if let Some(bytes) = sink.buffer() {
+        stack.meter().event_buffer(bytes);
+    }
+    let socket = sink.socket().to_owned();
+    let gaps = Arc::clone(&sink.gaps);
+    let understanding = async {
+        while let Some(text) = sink.events.recv().await {
+            understand(&stack, &text, &*reports);
+        }
+    };
+    let subscribing = async {
+        loop {
+            let until_lost = subscribe_and_watch(&stack, &socket, &gaps, &*reports);
+            if let Err(Away::Unreachable | Away::Incomplete) = until_lost.await {
+                sleep(stack.settings().events.check).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = understanding => {}
+        () = subscribing => {}
+        () = stop.cancelled() => {
+            let _ = timeout(GOODBYE, subscribe(&stack, &socket, 0)).await;
+        }
+    }
+}
+
+fn understand<M: Mi, L: Mi>(stack: &OpenSips<M, L>, text: &[u8], reports: &dyn Reports) {
+    let Some(event) = MiEvent::decode(text) else {
+        stack.meter().event("other", EventResult::Malformed);
+        return;
+    };
+    let result = match stack.heard(&event) {
+        Meaning::Fact(fact) => {
+            reports.report(stack.id(), StackReport::Event(fact));
+            EventResult::Reported
+        }
+        Meaning::Nothing => EventResult::Ignored,
+        Meaning::Unreadable => EventResult::Malformed,
+    };
+    stack.meter().event(label(&event), result);
+}
+
+/// One subscription: from connecting until the stack was lost or has restarted (`Ok`: connect
+/// again at once).
+async fn subscribe_and_watch<M: Mi, L: Mi>(
+    stack: &OpenSips<M, L>,
+    socket: &str,
+    gaps: &super::sink::Gaps,
+    reports: &dyn Reports,
+) -> Result<(), Away> {
+    let events = &stack.settings().events;
+    let id = stack.id();
+    let connected = stack.connect().await?;
+    restarted(stack, &connected, reports);
+    subscribe(stack, socket, seconds(events.expiry)).await?;
+    tracing::info!(stack = %id, release = ?connected.release, reference = connected.script.is_some(), socket, "subscribed to the stack's events");
+    stack.meter().subscribed();
+    reports.report(id, StackReport::Joined);
+
+    let refresh_every = events.expiry / 3;
+    let mut refresh_at = Instant::now() + refresh_every;
+    loop {
+        let check_at = (Instant::now() + events.check).min(refresh_at);
+        let missed = tokio::select! {
+            () = sleep_until(check_at) => false,
+            () = gaps.noticed.notified() => true,
+        };
+        match stack.check().await {
+            Ok(boot) if boot == connected.boot => {}
+            Ok(_) => return Ok(()),
+            Err(away) => {
+                tracing::warn!(stack = %id, "the stack does not answer");
+                wait_for(stack, events.check).await;
+                // It may have forgotten us, and we have missed what happened meanwhile.
+                tracing::info!(stack = %id, "the stack answers again");
+                let _ = away;
+                return Ok(());
+            }
+        }
+        let lost = gaps.take_lost();
+        for _ in 0..lost {
+            stack.meter().event("other", EventResult::Lost);
+        }
+        let mut look_again = missed || lost > 0;
+        if lost > 0 {
+            tracing::warn!(stack = %id, lost, "events were lost: the queue was full");
+        }
+        if Instant::now() >= refresh_at {
+            let there = still_subscribed(stack, socket).await?;
+            subscribe(stack, socket, seconds(events.expiry)).await?;
+            stack.meter().subscribed();
+            if !there {
+                tracing::warn!(stack = %id, "the event subscription was gone; events may have been missed");
+            }
+            look_again |= !there;
+            refresh_at = Instant::now() + refresh_every;
+        }
+        if look_again {
+            reports.report(id, StackReport::Joined);
+        }
+    }
+}
+
+async fn wait_for<M: Mi, L: Mi>(stack: &OpenSips<M, L>, every: Duration) {
+    while stack.check().await.is_err() {
+        sleep(every).await;
+    }
+}
+
+fn restarted<M: Mi, L: Mi>(stack: &OpenSips<M, L>, connected: &Connected, reports: &dyn Reports) {
+    if let Some(event) = stack.has_restarted(&connected.boot) {
+        tracing::warn!(stack = %stack.id(), boot = %connected.boot, "the stack has restarted");
+        stack.meter().restarted();
+        reports.report(stack.id(), StackReport::Event(event));
+    }
+}
+
+/// The events to subscribe to on this stack's script.
+fn wanted<M: Mi, L: Mi>(stack: &OpenSips<M, L>) -> impl Iterator<Item = &'static str> {
+    let own = stack.script().is_some().then_some(OWN_EVENT);
+    EVENTS.into_iter().chain(own)
+}
+
+/// Subscribes, or refreshes; with `expiry` 0 unsubscribes.
+async fn subscribe<M: Mi, L: Mi>(
+    stack: &OpenSips<M, L>,
+    socket: &str,
+    expiry: i64,
+) -> Result<(), Away> {
+    for event in wanted(stack) {
+        let request = MiRequest::new("event_subscribe")
+            .text("event", event)
+            .text("socket", socket)
+            .number("expire", expiry);
+        match stack.ask_own(request).await? {
+            MiAnswer::Result(_) => {}
+            MiAnswer::Error { code, message, .. } => {
+                tracing::warn!(stack = %stack.id(), event, code, message, "the stack refuses an event subscription");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether every subscription is still there.
+async fn still_subscribed<M: Mi, L: Mi>(
+    stack: &OpenSips<M, L>,
+    socket: &str,
+) -> Result<bool, Away> {
+    for event in wanted(stack) {
+        let request =
+            MiRequest::new("subscribers_list").text("event", event).text("socket", socket);
+        let there = match stack.ask_own(request).await? {
+            MiAnswer::Result(answer) => is_alive(&answer),
+            // `Event not published`: it could not be subscribed to in the first place.
+            MiAnswer::Error { message, .. } => message.starts_with("Event"),
+        };
+        if !there {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// `{"Event":{"Subscriber":{"ttl":30}}}`; `"ttl":"expired"` once it has run out.
+fn is_alive(answer: &Value) -> bool {
+    let subscriber = answer.get("Event").and_then(|event| event.get("Subscriber"));
+    subscriber.and_then(|s| s.get("ttl")).is_some_and(Value::is_number)
+}
+
+fn seconds(expiry: Duration) -> i64 {
+    i64::try_from(expiry.as_secs()).unwrap_or(i64::MAX).max(1)
+}
+
+/// Why an event did not find its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoEvents {
+    /// The stack does not answer.
+    #[error("the stack does not answer")]
+    Away,
+    /// The stack refuses to subscribe us.
+    #[error("the stack refuses the subscription")]
+    Refused,
+    /// It was raised, and it never came.
+    #[error("an event was raised and did not arrive")]
+    Lost,
+}
+
+/// Tries the way of events: raises one that nobody uses and waits for it. How long it took.
+///
+/// Takes the sink whole: it is for a check, not for a running server.
+///
+/// # Errors
+/// [`NoEvents`] says where the way ends.
+pub async fn try_events<M: Mi, L: Mi>(
+    stack: &OpenSips<M, L>,
+    mut sink: Sink,
+) -> Result<Duration, NoEvents> {
+    let ask = |request| async { stack.ask_own(request).await.map_err(|_| NoEvents::Away) };
+    let subscription = |expiry| {
+        MiRequest::new("event_subscribe")
+            .text("event", TRIAL_EVENT)
+            .text("socket", sink.socket())
+            .number("expire", expiry)
+    };
+    if let MiAnswer::Error { .. } = ask(subscription(15)).await? {
+        return Err(NoEvents::Refused);
+    }
+    let goodbye = subscription(0);
+    let began = Instant::now();
+    let mut came = false;
+    // A datagram may be lost once.
+    for _ in 0..3 {
+        let word = format!("callplane-{}", sink.local_addr().port());
+        let raise =
+            MiRequest::new("raise_event").text("event", TRIAL_EVENT).list("params", [word.clone()]);
+        ask(raise).await?;
+        let arrived = timeout(Duration::from_secs(1), async {
+            while let Some(text) = sink.events.recv().await {
+                if String::from_utf8_lossy(&text).contains(&word) {
+                    return true;
+                }
+            }
+            false
+        });
+        if arrived.await == Ok(true) {
+            came = true;
+            break;
+        }
+    }
+    let took = began.elapsed();
+    ask(goodbye).await?;
+    if came { Ok(took) } else { Err(NoEvents::Lost) }
+}
+
+/// An event that says nothing but that the stack restarted, for tests of what follows from it.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_subscription_that_ran_out_is_not_alive() {
+        assert!(is_alive(&json!({"Event": {"Subscriber": {"expire": 30, "ttl": 30}}})));
+        assert!(!is_alive(&json!({"Event": {"Subscriber": {"expire": 30, "ttl": "expired"}}})));
+        assert!(!is_alive(&json!({"Event": {}})));
+    }
+
+    #[test]
+    fn a_restart_is_a_fact_about_no_call() {
+        let event = StackEvent::Restarted { boot: crate::core::ids::Boot::new("x") };
+        assert_eq!(event.names().count(), 0);
+    }
+}

@@ -1,0 +1,127 @@
+//! One complete list of dialogs per second at most, shared by all who wait for one.
+//!
+//! A list for each unknown Call-ID would be a gift to attackers. Whoever wants a list gets one
+//! that was begun after the wish: an older one proves nothing about now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::dialog::Listed;
+use super::gate::{Answer, Gate};
+use crate::core::act::{Dialog, DialogState};
+use crate::core::ids::{Boot, CallId, OpId};
+use crate::core::time::StoreTime;
+use crate::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
+use crate::stack::{Away, Snapshot};
+
+/// How far apart two lists begin.
+const APART: Duration = Duration::from_secs(1);
+
+pub(super) struct Lists<L> {
+    mi: L,
+    latest: Mutex<Option<Taken>>,
+}
+
+struct Taken {
+    begun: StoreTime,
+    list: Result<Arc<Snapshot>, Away>,
+}
+
+impl<L: Mi> Lists<L> {
+    pub fn new(mi: L) -> Self {
+        Self { mi, latest: Mutex::new(None) }
+    }
+
+    pub fn mi(&self) -> &L {
+        &self.mi
+    }
+
+    /// A complete list that was begun after this call. Waits its turn; whoever gives up waiting
+    /// leaves the work to the next.
+    pub async fn full<M: Mi>(
+        &self,
+        gate: &Gate<M>,
+        timeout: Duration,
+    ) -> Result<Arc<Snapshot>, Away> {
+        let wished = gate.now();
+        let mut latest = self.latest.lock().await;
+        if let Some(taken) = latest.as_ref() {
+            if taken.begun > wished {
+                return taken.list.clone();
+            }
+            let earliest = taken.begun.after(APART);
+            if gate.now() < earliest {
+                gate.timer.sleep(gate.now().until(earliest)).await;
+            }
+        }
+        let begun = gate.now();
+        let list = self.take(gate, timeout).await.map(Arc::new);
+        *latest = Some(Taken { begun, list: list.clone() });
+        list
+    }
+
+    /// A list counts for one life of the stack: the boot time is asked before and after.
+    async fn take<M: Mi>(&self, gate: &Gate<M>, timeout: Duration) -> Result<Snapshot, Away> {
+        let before = boot(gate).await.ok_or(Away::Unreachable)?;
+        let now = gate.now();
+        let asked = self.mi.call(MiRequest::new("dlg_list_ctx"), timeout).await;
+        let answer = match asked {
+            Ok(MiAnswer::Result(answer)) => answer,
+            // Plain text: the list does not fit a datagram.
+            Ok(MiAnswer::Error { .. }) | Err(MiFailure::Plain(_) | MiFailure::Garbled) => {
+                return Err(Away::Incomplete);
+            }
+            Err(MiFailure::NotSent { .. } | MiFailure::Silent) => return Err(Away::Unreachable),
+        };
+        let listed = Listed::all(&answer).ok_or(Away::Incomplete)?;
+        let dialogs = listed.filter_map(|dialog| dialog.to_dialog(now)).collect();
+        match boot(gate).await {
+            Some(after) if after == before => Ok(Snapshot { boot: before, dialogs }),
+            Some(_) | None => Err(Away::Incomplete),
+        }
+    }
+}
+
+/// When the stack started.
+pub(super) async fn boot<M: Mi>(gate: &Gate<M>) -> Option<Boot> {
+    let limits = gate.own_limits();
+    match gate.ask(MiRequest::new("uptime"), Answer::Stack, limits).await {
+        Ok(MiAnswer::Result(uptime)) => boot_of(&uptime),
+        Ok(MiAnswer::Error { .. }) | Err(_) => None,
+    }
+}
+
+/// `{"Up since": "..."}` of the answer to `uptime`.
+pub(super) fn boot_of(uptime: &Value) -> Option<Boot> {
+    uptime.get("Up since").and_then(Value::as_str).map(Boot::new)
+}
+
+/// The dialog of this call. A dead one can have the same Call-ID as a live one: the one that is
+/// furthest and not over counts.
+pub(super) fn of_call<'a>(list: &'a Snapshot, call: &CallId) -> Option<&'a Dialog> {
+    alive_first(list.dialogs.iter().filter(|dialog| dialog.call == *call))
+}
+
+/// The dialog that a REFER of ours brought about: another call that carries its token.
+pub(super) fn of_token<'a>(
+    list: &'a Snapshot,
+    token: &OpId,
+    referred: &CallId,
+) -> Option<&'a Dialog> {
+    let carries =
+        |dialog: &&Dialog| dialog.last_op.as_ref() == Some(token) && dialog.call != *referred;
+    alive_first(list.dialogs.iter().filter(carries))
+}
+
+fn alive_first<'a>(dialogs: impl Iterator<Item = &'a Dialog>) -> Option<&'a Dialog> {
+    dialogs.max_by_key(|dialog| match dialog.state {
+        DialogState::Deleted => 0_u8,
+        DialogState::Unconfirmed => 1,
+        DialogState::Early => 2,
+        DialogState::Answered => 3,
+        DialogState::Confirmed => 4,
+    })
+}

@@ -1,0 +1,113 @@
+//! Which grade of script the stack runs, asked when connecting.
+//!
+//! The reference script stores `cp_cfg_version` when it starts: `1 <socket> <fr_timeout>
+//! <fr_inv_timeout>`, times in seconds. A stock script has no such value.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::settings::{GradeSetting, StackSettings};
+use crate::core::plan::Capabilities;
+
+/// What the reference script says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// Its own socket for our INVITEs, as OpenSIPS writes it: `udp:127.0.0.1:5066`.
+    pub socket: String,
+    /// How long a phone may be silent.
+    pub fr_timeout: Duration,
+    /// How long a phone may ring.
+    pub fr_inv_timeout: Duration,
+}
+
+impl Script {
+    /// Reads `cp_cfg_version`. `None`: a version that is not known here, or no such text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        if words.next()? != "1" {
+            return None;
+        }
+        let socket = words.next()?;
+        let seconds = |word: &str| word.parse().ok().map(Duration::from_secs);
+        let fr_timeout = seconds(words.next()?)?;
+        let fr_inv_timeout = seconds(words.next()?)?;
+        // It is pasted into SIP headers.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '.' | '-' | '[' | ']');
+        let (transport, address) = socket.split_once(':')?;
+        let ok = matches!(transport, "udp" | "tcp" | "tls")
+            && address.contains(':')
+            && address.chars().all(plain);
+        ok.then(|| Self { socket: socket.to_owned(), fr_timeout, fr_inv_timeout })
+    }
+
+    /// `host:port` of its socket.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.socket.split_once(':').map_or("", |(_, address)| address)
+    }
+
+    /// From the answer to `cache_fetch`.
+    pub(super) fn of_answer(answer: &Value) -> Option<Self> {
+        Self::parse(answer.get("value")?.as_str()?)
+    }
+}
+
+/// What a stack with this script (`None`: a stock one) can.
+pub(super) fn capabilities(settings: &StackSettings, script: Option<&Script>) -> Capabilities {
+    let reference = script.is_some();
+    Capabilities {
+        start_is_safe: reference,
+        referral_tokens: reference,
+        persists_dialogs: settings.persists_dialogs,
+        hold: settings.hold,
+        refer: settings.refer,
+    }
+}
+
+/// What can be said before the stack was first reached: what the configuration promises, and
+/// nothing more.
+pub(super) fn before_connecting(settings: &StackSettings) -> Capabilities {
+    let promised = settings.grade == GradeSetting::Reference;
+    Capabilities {
+        start_is_safe: promised,
+        referral_tokens: promised,
+        ..capabilities(settings, None)
+    }
+}
+
+/// The release of an answer to `version`: `{"Server":"OpenSIPS (3.6.8 (x86_64/linux))"}`.
+pub(super) fn release(answer: &Value) -> Option<(u32, u32)> {
+    let server = answer.get("Server")?.as_str()?;
+    let number = server.split_once('(')?.1;
+    let mut parts = number.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_reference_script_tells_its_socket_and_times() {
+        let script = Script::parse("1 udp:127.0.0.1:5066 5 120").unwrap();
+        assert_eq!(script.address(), "127.0.0.1:5066");
+        assert_eq!(script.fr_timeout, Duration::from_secs(5));
+        assert_eq!(script.fr_inv_timeout, Duration::from_secs(120));
+        for bad in
+            ["", "2 udp:1.2.3.4:5 5 5", "1 udp:a>b:5 5 5", "1 127.0.0.1:5 5 5", "1 udp:x:1 a b"]
+        {
+            assert_eq!(Script::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_release_is_read_from_the_server_line() {
+        let answer = json!({"Server": "OpenSIPS (3.6.8 (x86_64/linux))"});
+        assert_eq!(release(&answer), Some((3, 6)));
+        assert_eq!(release(&json!({"Server": "OpenSIPS (4.0.1 (x86_64/linux))"})), Some((4, 0)));
+        assert_eq!(release(&json!({"Server": "OpenSIPS"})), None);
+    }
+}

@@ -1,0 +1,318 @@
+//! The Management Interface over UDP: one connected socket, many calls under way.
+//!
+//! OpenSIPS answers in any order (trace `uac_concurrent`), so replies are matched by id and by
+//! nothing else. Ids are 31 bit and start at random: a reply to a former process on the same port
+//! answers nobody. A call costs no task and no thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::net::{UdpSocket, lookup_host};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::stack::mi::{MAX_ID, Mi, MiAnswer, MiFailure, MiReply, MiRequest};
+
+/// OpenSIPS reads a request into a buffer of 65457 bytes; a longer one is cut and not parsed.
+const LONGEST: usize = 65_000;
+
+/// The demultiplexer of one stack.
+pub struct UdpMi {
+    shared: Arc<Shared>,
+    reader: JoinHandle<()>,
+}
+
+struct Shared {
+    /// `host:port`, looked up again when nobody answers there any more.
+    address: String,
+    socket: UdpSocket,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    peer: SocketAddr,
+    next: u32,
+    waiting: HashMap<u32, Waiting>,
+    /// When a call that had been sent was last given up.
+    given_up: Option<Instant>,
+    /// Since the last look at it: something was sent, something came back.
+    traffic: (bool, bool),
+}
+
+/// How often it is looked whether the stack still answers where its name led.
+const LOST_SIGHT: Duration = Duration::from_secs(5);
+
+struct Waiting {
+    tell: oneshot::Sender<Result<MiAnswer, MiFailure>>,
+    sent: bool,
+}
+
+/// A network's word about a datagram comes within its round trip; after this, whose it was does
+/// not matter any more.
+const ECHO: Duration = Duration::from_secs(2);
+
+/// What became of one attempt to send.
+enum Sending {
+    Sent,
+    /// Not this time: wait until the socket can be written, and try again.
+    Again,
+    NotSent(&'static str),
+}
+
+impl UdpMi {
+    /// Opens the socket and points it at the stack. Nothing is sent.
+    ///
+    /// # Errors
+    /// When the name can't be looked up or the socket can't be made.
+    pub async fn open(address: &str) -> io::Result<Self> {
+        let peer = look_up(address).await?;
+        let any: SocketAddr = match peer {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
+        };
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(peer).await?;
+        let table = Table {
+            peer,
+            next: random_id(),
+            waiting: HashMap::new(),
+            given_up: None,
+            traffic: (false, false),
+        };
+        let address = address.to_owned();
+        let shared = Arc::new(Shared { address, socket, table: Mutex::new(table) });
+        let reader = tokio::spawn(read(Arc::clone(&shared)));
+        Ok(Self { shared, reader })
+    }
+
+    /// Our own address, as the stack sees it where no translation is between.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.shared.socket.local_addr()
+    }
+
+    /// How many calls are waiting for their reply.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().waiting.len()
+    }
+}
+
+impl Drop for UdpMi {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Mi for UdpMi {
+    async fn call(&self, request: MiRequest, timeout: Duration) -> Result<MiAnswer, MiFailure> {
+        let (id, reply) = self.shared.enter();
+        // Gives the id back whatever happens, also when this future is dropped.
+        let _place = Place { shared: &self.shared, id };
+        let mut text = String::with_capacity(512);
+        request.encode(id, &mut text);
+        if text.len() > LONGEST {
+            return Err(MiFailure::NotSent { reason: "too long" });
+        }
+        let answer = async {
+            loop {
+                match self.shared.send(id, text.as_bytes()) {
+                    Sending::Sent => break,
+                    Sending::NotSent(reason) => return Err(MiFailure::NotSent { reason }),
+                    Sending::Again => {
+                        if self.shared.socket.writable().await.is_err() {
+                            return Err(MiFailure::NotSent { reason: "socket" });
+                        }
+                    }
+                }
+            }
+            // The sender side lives in the table until it is answered.
+            reply.await.unwrap_or(Err(MiFailure::Silent))
+        };
+        tokio::time::timeout(timeout, answer).await.unwrap_or(Err(MiFailure::Silent))
+    }
+}
+
+/// A place in the table.
+struct Place<'a> {
+    shared: &'a Shared,
+    id: u32,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut table = self.shared.lock();
+        if table.waiting.remove(&self.id).is_some_and(|waiting| waiting.sent) {
+            table.given_up = Some(Instant::now());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) -> (u32, oneshot::Receiver<Result<MiAnswer, MiFailure>>) {
+        let (tell, reply) = oneshot::channel();
+        let mut table = self.lock();
+        let mut id = table.next;
+        while table.waiting.contains_key(&id) {
+            id = after(id);
+        }
+        table.next = after(id);
+        table.waiting.insert(id, Waiting { tell, sent: false });
+        (id, reply)
+    }
+
+    /// Sends one datagram. An ICMP "port unreachable" comes back as an error of the socket; who
+    /// it was about is not said. On the loopback interface it is there when `send` returns, so
+    /// what is found then is about this datagram; the lock keeps the reader from taking it away.
+    fn send(&self, id: u32, datagram: &[u8]) -> Sending {
+        let mut table = self.lock();
+        if let Ok(Some(error)) = self.socket.take_error() {
+            table.trouble(&error);
+        }
+        match self.socket.try_send(datagram) {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Sending::Again,
+                io::ErrorKind::ConnectionRefused => {
+                    // About an earlier datagram; this one has not left.
+                    table.trouble(&error);
+                    return Sending::Again;
+                }
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                    return Sending::NotSent("no route");
+                }
+                _ => return Sending::NotSent("socket"),
+            },
+        }
+        table.traffic.0 = true;
+        if let Some(waiting) = table.waiting.get_mut(&id) {
+            waiting.sent = true;
+        }
+        match self.socket.take_error() {
+            Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                if table.peer.ip().is_loopback() {
+                    return Sending::NotSent("refused");
+                }
+                table.trouble(&error);
+                Sending::Sent
+            }
+            Ok(_) | Err(_) => Sending::Sent,
+        }
+    }
+
+    /// Follows the stack's name if it leads elsewhere by now and nobody answers where it led.
+    async fn follow(&self) {
+        let (was, (sent, heard)) = {
+            let mut table = self.lock();
+            (table.peer, std::mem::take(&mut table.traffic))
+        };
+        if !sent || heard {
+            return;
+        }
+        let Ok(peer) = look_up(&self.address).await else { return };
+        if peer != was && self.socket.connect(peer).await.is_ok() {
+            self.lock().peer = peer;
+            tracing::info!(address = %self.address, %peer, "the stack has moved");
+        }
+    }
+
+    fn answered(&self, datagram: &[u8]) {
+        let reply = MiReply::decode(datagram);
+        let mut table = self.lock();
+        table.traffic.1 = true;
+        match reply {
+            MiReply::Answer { id: Some(id), answer } => match table.waiting.remove(&id) {
+                // Whoever waited may have just given up.
+                Some(waiting) => drop(waiting.tell.send(Ok(answer))),
+                None => tracing::trace!(id, "a late reply"),
+            },
+            MiReply::Answer { id: None, .. } => tracing::debug!("a reply to nobody"),
+            MiReply::Plain(plain) => table.tell_only_one(MiFailure::Plain(plain)),
+            MiReply::Garbled => table.tell_only_one(MiFailure::Garbled),
+        }
+    }
+}
+
+impl Table {
+    /// Something without an id came back: it can only be given to a call that is alone. With
+    /// several under way each waits for its own reply or its deadline.
+    fn tell_only_one(&mut self, failure: MiFailure) {
+        let alone = self.waiting.values().filter(|waiting| waiting.sent).count() == 1
+            && self.given_up.is_none_or(|at| at.elapsed() > ECHO);
+        let id = self.waiting.iter().find(|(_, waiting)| waiting.sent).map(|(id, _)| *id);
+        if let Some(waiting) = id.filter(|_| alone).and_then(|id| self.waiting.remove(&id)) {
+            drop(waiting.tell.send(Err(failure)));
+        } else {
+            tracing::debug!(?failure, waiting = self.waiting.len(), "a reply that names nobody");
+        }
+    }
+
+    /// The network says that a datagram was not delivered, not which.
+    fn trouble(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.tell_only_one(MiFailure::NotSent { reason: "refused" });
+        } else {
+            tracing::debug!(%error, "the management socket");
+        }
+    }
+}
+
+/// Reads replies for ever.
+async fn read(shared: Arc<Shared>) {
+    let mut buffer = vec![0; 65_536];
+    let mut sight = tokio::time::interval(LOST_SIGHT);
+    loop {
+        tokio::select! {
+            ready = shared.socket.readable() => if ready.is_err() { return },
+            _ = sight.tick() => shared.follow().await,
+        }
+        loop {
+            let table = shared.lock();
+            let got = shared.socket.try_recv(&mut buffer);
+            drop(table);
+            match got {
+                Ok(length) => shared.answered(buffer.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => shared.lock().trouble(&error),
+            }
+        }
+    }
+}
+
+async fn look_up(address: &str) -> io::Result<SocketAddr> {
+    let mut found = lookup_host(address).await?;
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
+}
+
+fn random_id() -> u32 {
+    let mut four = [0; 4];
+    // Without randomness the ids start at 0, which is only less unlikely to meet a late reply.
+    let _ = SystemRandom::new().fill(&mut four);
+    u32::from_be_bytes(four) & MAX_ID
+}
+
+fn after(id: u32) -> u32 {
+    if id >= MAX_ID { 0 } else { id + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stay_within_31_bits() {
+        assert_eq!(after(MAX_ID), 0);
+        assert_eq!(after(MAX_ID - 1), MAX_ID);
+        assert!(random_id() <= MAX_ID);
+    }
+}
