@@ -390,12 +390,18 @@ impl StackMetrics {
         }
     }
 
-    /// A management request goes out. Dropping the guard without [`OpenRequest::answered`] counts
-    /// as `abandoned`.
-    #[must_use]
-    pub fn request(&self, command: Label) -> OpenRequest {
+    /// A management request goes out.
+    pub fn sent(&self, _command: Label) {
         self.in_flight.inc();
-        OpenRequest { metrics: self.clone(), command, result: "abandoned", began: Instant::now() }
+    }
+
+    /// A management request that [`Self::sent`] came to an end (`ok`, `refused`, `timeout`,
+    /// `not_sent`, `abandoned`).
+    pub fn answered(&self, command: Label, result: Label, took: Duration) {
+        self.in_flight.dec();
+        self.families.requests.with_label_values(&[&self.name, command, result]).inc();
+        let seconds = self.families.request_seconds.with_label_values(&[&self.name, command]);
+        seconds.observe(took.as_secs_f64());
     }
 
     /// Whether the stack answers.
@@ -431,32 +437,6 @@ impl StackMetrics {
     /// The receive buffer that the kernel gave.
     pub fn event_buffer(&self, bytes: usize) {
         self.event_buffer.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-}
-
-/// A management request under way; counted and timed when dropped.
-#[derive(Debug)]
-pub struct OpenRequest {
-    metrics: StackMetrics,
-    command: Label,
-    result: Label,
-    began: Instant,
-}
-
-impl OpenRequest {
-    /// How it went (`ok`, `refused`, `timeout`, `not_sent`).
-    pub fn answered(mut self, result: Label) {
-        self.result = result;
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        let StackMetrics { name, families, in_flight, .. } = &self.metrics;
-        in_flight.dec();
-        families.requests.with_label_values(&[name, self.command, self.result]).inc();
-        let seconds = families.request_seconds.with_label_values(&[name, self.command]);
-        seconds.observe(self.began.elapsed().as_secs_f64());
     }
 }
 

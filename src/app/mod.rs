@@ -2,3 +2,13 @@
 
 mod desk;
 mod host;
+mod meter;
+mod observe;
+mod probe;
+mod server;
+mod settings;
+mod stacks;
+
+pub use probe::{Finding, probe};
+pub use server::{Server, StartError};
+pub use stacks::StackError;

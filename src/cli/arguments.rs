@@ -60,6 +60,12 @@ pub struct Simulate {
     /// The management interface over HTTP.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8888")]
     pub mi_http: String,
+    /// The control interface: phones' behaviour, calls, faults.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8089")]
+    pub control: String,
+    /// Play a stack with the reference script instead of a stock one.
+    #[arg(long)]
+    pub reference: bool,
 }
 
 /// What `check-config` takes.

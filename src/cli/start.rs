@@ -1,45 +1,169 @@
 //! What the subcommands start: the one file of the command line that calls [`crate::app`] and the
 //! simulated stack.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use crate::admin::Readiness;
-use crate::config::Config;
+use crate::app::{self, Server};
+use crate::client::console::Hints;
+use crate::config::{Config, HostPort, Install};
+use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
 
-use super::arguments::{Demo, Run, Simulate};
+use super::arguments::{Call, Demo, Run, Simulate};
+use super::call;
 use super::exit::Exit;
 
 /// Serves until `readiness` is told to drain and the drain is over.
 ///
 /// # Errors
 ///
-/// One clear line: a busy port, a listener that died.
+/// One clear line: a busy port, a stack's address that can't be looked up.
 pub async fn serve(config: Config, levels: LogLevels, readiness: Readiness) -> Result<(), String> {
-    // crate::app::serve(config, levels, readiness)
-    drop((config, levels, readiness));
-    Err("(in work)".to_owned())
+    let server = start(&config, &Hints::default(), levels, readiness).await?;
+    tracing::info!(
+        clients = %server.client_address(),
+        operations = %server.admin_address(),
+        control = %server.control_address(),
+        "callplane serves"
+    );
+    server.run().await;
+    Ok(())
 }
 
+async fn start(
+    config: &Config,
+    hints: &Hints,
+    levels: LogLevels,
+    readiness: Readiness,
+) -> Result<Server, String> {
+    Server::start(config, hints, levels, readiness).await.map_err(|error| error.to_string())
+}
+
+/// The domain of the demo's phones.
+const DEMO_DOMAIN: &str = "demo.callplane";
+
 /// Serves a simulated stack with phones, and the console.
+///
+/// # Errors
+///
+/// One clear line: a busy port.
 pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<(), String> {
-    drop((arguments, readiness));
-    Err("(in work)".to_owned())
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut simulate = SimulateConfig {
+        mi_udp: any,
+        mi_http: Some(any),
+        control: Some(any),
+        ..Default::default()
+    };
+    simulate.world.script = crate::stack::simulated::Script::Reference;
+    simulate.world.domain = DEMO_DOMAIN.to_owned();
+    let names: Vec<String> = simulate.world.phones.iter().map(|phone| phone.name.clone()).collect();
+    let stack = Simulated::bind(simulate).await.map_err(|error| with_cause(&error))?;
+    let at = stack.addresses();
+
+    let mut config = Config::default();
+    config.listen.address = HostPort::loopback(arguments.port);
+    config.admin.listen = HostPort::loopback(0);
+    config.admin.control = HostPort::loopback(0);
+    config.drain.timeout = Duration::from_secs(2);
+    if let Some(first) = config.stacks.first_mut() {
+        first.mi = crate::config::StackSocket::udp_loopback(at.mi_udp.port());
+        first.fr_timeout = Duration::from_secs(5);
+    }
+    let hints = Hints {
+        addresses: names.iter().map(|name| format!("sip:{name}@{DEMO_DOMAIN}")).collect(),
+        demo: true,
+        call_api: None,
+    };
+    let levels = LogLevels::detached(crate::config::LogFilter::info());
+    let stopped = readiness.clone();
+    let server = start(&config, &hints, levels, readiness).await?;
+    super::say(&format!("console       http://{}/", server.client_address()));
+    super::say(&format!("clients       ws://{}/call-api", server.client_address()));
+    super::say(&format!("operations    http://{}/metrics", server.admin_address()));
+    if let Some(control) = at.control {
+        super::say(&format!("phones        http://{control}/ (docs/simulated-opensips.md)"));
+    }
+    super::say(&format!("phones: {} at {DEMO_DOMAIN}; Ctrl-C ends", names.join(", ")));
+    tokio::join!(server.run(), stack.run(async move { stopped.drained().await }));
+    Ok(())
 }
 
 /// Is a simulated OpenSIPS until `readiness` is told to drain.
+///
+/// # Errors
+///
+/// One clear line: an address that is none, a busy port.
 pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<(), String> {
-    drop((arguments, readiness));
-    Err("(in work)".to_owned())
+    let address = |text: &str| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| format!("`{text}` is not an address like 127.0.0.1:8080"))
+    };
+    let mut config = SimulateConfig {
+        mi_udp: address(&arguments.mi)?,
+        mi_http: Some(address(&arguments.mi_http)?),
+        control: Some(address(&arguments.control)?),
+        ..Default::default()
+    };
+    if arguments.reference {
+        config.world.script = crate::stack::simulated::Script::Reference;
+    }
+    let stack = Simulated::bind(config).await.map_err(|error| with_cause(&error))?;
+    let at = stack.addresses();
+    super::say(&format!("management interface  udp:{}", at.mi_udp));
+    if let (Some(http), Some(control)) = (at.mi_http, at.control) {
+        super::say(&format!("                      http://{http}/mi"));
+        super::say(&format!("control               http://{control}/"));
+    }
+    stack.run(async move { readiness.drained().await }).await;
+    Ok(())
 }
 
-/// Runs one command straight at a stack.
-pub async fn run(arguments: Run, config: Config) -> Result<Exit, String> {
-    drop((arguments, config));
-    Err("(in work)".to_owned())
+/// Runs one command straight at a stack: a server of its own, for this one command, on a free
+/// loopback port, under the install name that is reserved for it.
+///
+/// # Errors
+///
+/// One clear line: a stack's address that can't be looked up.
+pub async fn run(arguments: Run, mut config: Config) -> Result<Exit, String> {
+    config.install = Install::run();
+    config.listen.address = HostPort::loopback(0);
+    config.listen.console = false;
+    config.admin.listen = HostPort::loopback(0);
+    config.admin.control = HostPort::loopback(0);
+    config.drain.delay = Duration::ZERO;
+    config.drain.timeout = Duration::from_secs(1);
+    let path = config.listen.path.as_str().to_owned();
+    let levels = LogLevels::detached(config.log.level.clone());
+    let readiness = Readiness::starting();
+    let server = start(&config, &Hints::default(), levels, readiness.clone()).await?;
+    let url = format!("ws://{}{path}", server.client_address());
+    let command = async {
+        let Run { asking, command, .. } = arguments;
+        let exit = call::call(Call { server: url, asking, command }).await;
+        readiness.drain();
+        exit
+    };
+    let (_, exit) = tokio::join!(server.run(), command);
+    Ok(exit)
 }
 
 /// Asks every stack whether its management interface answers and its events arrive: a line each,
 /// and whether all is well.
+///
+/// # Errors
+///
+/// One clear line: a stack's address that can't be looked up.
 pub async fn probe(config: Config) -> Result<bool, String> {
-    drop(config);
-    Err("(in work)".to_owned())
+    let findings = app::probe(&config).await.map_err(|error| error.to_string())?;
+    for finding in &findings {
+        super::say(&finding.to_string());
+    }
+    Ok(findings.iter().all(app::Finding::is_good))
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -197,6 +197,8 @@ section! {
         pub receive_buffer: ByteSize = ByteSize::mib(8),
         /// What the stack's script can do: `auto`, `stock` or `reference`.
         pub grade: Grade = Grade::Auto,
+        /// Its dialogs survive a restart (`db_mode` 1 of the dialog module).
+        pub persists_dialogs: bool = false,
         /// The `mode` of its callops module: `param`, `manual` or `callid`.
         pub callops_mode: CallopsMode = CallopsMode::Param,
     }

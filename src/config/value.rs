@@ -343,8 +343,12 @@ impl Scalar for WebOrigin {
 pub struct Install(String);
 
 impl Install {
+    const RUN: &'static str = "run";
+
     /// The name that `callplane run` uses, and nobody else may.
-    pub const RUN: &'static str = "run";
+    pub fn run() -> Install {
+        Install(Install::RUN.to_owned())
+    }
 
     /// The default name.
     pub fn main() -> Install {

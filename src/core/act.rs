@@ -207,6 +207,20 @@ pub enum Reply {
     Silent,
 }
 
+impl Reply {
+    /// A short word for logs and metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Refused { .. } => "refused",
+            Self::Missing { .. } => "missing",
+            Self::NotSent(_) => "not_sent",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// Who refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refuser {

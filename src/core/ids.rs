@@ -207,6 +207,12 @@ text_id! {
     Install
 }
 
+impl Default for Install {
+    fn default() -> Self {
+        Self(Arc::from("cp"))
+    }
+}
+
 impl Install {
     /// Takes the configured name.
     ///

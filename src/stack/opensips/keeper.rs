@@ -285,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_restart_is_a_fact_about_no_call() {
-        let event = crate::core::stack_event::StackEvent::Restarted { boot: crate::core::ids::Boot::new("x") };
+        let event = crate::core::stack_event::StackEvent::Restarted {
+            boot: crate::core::ids::Boot::new("x"),
+        };
         assert_eq!(event.names().count(), 0);
     }
 }

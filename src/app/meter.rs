@@ -1,0 +1,45 @@
+//! A connector's counts, in the metrics of its stack.
+
+use std::time::Duration;
+
+use crate::metrics::{self, StackMetrics};
+use crate::stack::opensips::meter::{BreakerState, EventResult, Meter, MiResult};
+
+/// Counts one stack.
+pub struct StackMeter(pub StackMetrics);
+
+impl Meter for StackMeter {
+    fn sent(&self, command: &'static str) {
+        self.0.sent(command);
+    }
+
+    fn answered(&self, command: &'static str, result: MiResult, took: Duration) {
+        self.0.answered(command, result.as_str(), took);
+    }
+
+    fn breaker(&self, state: BreakerState) {
+        self.0.healthy(state == BreakerState::Closed);
+        self.0.breaker(match state {
+            BreakerState::Closed => metrics::BreakerState::Closed,
+            BreakerState::Trying => metrics::BreakerState::Trying,
+            BreakerState::Open => metrics::BreakerState::Open,
+        });
+    }
+
+    fn restarted(&self) {
+        self.0.restarted();
+    }
+
+    fn event(&self, name: &'static str, result: EventResult) {
+        self.0.event(name, result.as_str());
+    }
+
+    fn subscribed(&self) {
+        self.0.healthy(true);
+        self.0.subscription_confirmed();
+    }
+
+    fn event_buffer(&self, bytes: usize) {
+        self.0.event_buffer(bytes);
+    }
+}

@@ -1,0 +1,247 @@
+//! One running server: every listener bound, every task started, and how it stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::desk::{Desk, FeedListener};
+use super::host::TokioHost;
+use super::observe::EngineMetrics;
+use super::settings;
+use super::stacks::{ConfiguredStacks, StackError};
+use crate::admin::{self, AdminState, Readiness};
+use crate::bus::{Bus as _, MemoryBus};
+use crate::client::console::{self, Hints};
+use crate::client::feed::Feed;
+use crate::client::{self, Client};
+use crate::clock::{Clock, Nonces, SystemClock, SystemNonces};
+use crate::config::Config;
+use crate::core::ids::{Epoch, PodId, StackId};
+use crate::core::record::Position;
+use crate::engine::{Engine, Parts};
+use crate::events;
+use crate::leadership::Standalone;
+use crate::metrics::Metrics;
+use crate::stack::Reports;
+use crate::store::memory::MemoryStore;
+use crate::telemetry::LogLevels;
+
+type Store = MemoryStore<Arc<SystemClock>>;
+type ServerClient = Client<Desk<Store, ConfiguredStacks>>;
+
+/// Why a server did not start. Each is one clear line for the person who started it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be bound.
+    #[error("cannot listen on {address} for {what}: {why}")]
+    Listen {
+        /// What would have listened there.
+        what: &'static str,
+        /// Where.
+        address: String,
+        /// The system's words.
+        why: std::io::Error,
+    },
+    /// A stack's sockets could not be opened.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+}
+
+/// A running server.
+pub struct Server {
+    client_address: SocketAddr,
+    admin_address: SocketAddr,
+    control_address: SocketAddr,
+    client: Arc<ServerClient>,
+    store: Arc<Store>,
+    readiness: Readiness,
+    drain: crate::config::Drain,
+    stop_clients: CancellationToken,
+    stop_rest: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Server {
+    /// Binds every listener and starts every task. `hints` is what the console page is told;
+    /// `readiness` is told when it serves, and tells when it is to stop.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing runs.
+    pub async fn start(
+        config: &Config,
+        hints: &Hints,
+        levels: LogLevels,
+        readiness: Readiness,
+    ) -> Result<Self, StartError> {
+        let metrics = Metrics::new();
+        let listener = bind("clients", &config.listen.address).await?;
+        let operations = bind("operations", &config.admin.listen).await?;
+        let control = bind("control", &config.admin.control).await?;
+
+        let tasks = TaskTracker::new();
+        let (stop_clients, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let clock = Arc::new(SystemClock::new());
+        let nonces = Arc::new(SystemNonces::new());
+        let bus = Arc::new(MemoryBus::default());
+        let epoch = Epoch::derive(nonces.nonce());
+        let store = Arc::new(MemoryStore::new(
+            Arc::clone(&clock),
+            Arc::clone(&bus),
+            epoch.clone(),
+            settings::store(config),
+        ));
+        let dyn_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let names: Vec<StackId> =
+            config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
+        let (inbox, outlet) = events::inbox(&names);
+        let reports: Arc<dyn Reports> = Arc::new(inbox);
+        let connecting =
+            ConfiguredStacks::connect(config, &metrics, &dyn_clock, reports, &tasks, &stop_rest);
+        let stacks = Arc::new(connecting.await?);
+        let host = TokioHost::new(tasks.clone());
+        let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
+        let parts = Parts {
+            store: Arc::clone(&store),
+            stacks,
+            clock: Arc::clone(&dyn_clock),
+            nonces: Arc::clone(&dyn_nonces),
+            host: Arc::clone(&host) as _,
+            observer: Arc::new(EngineMetrics(metrics.commands.clone())),
+        };
+        let pod = PodId::new(Epoch::derive(nonces.nonce()).as_str());
+        let engine = Engine::new(parts, settings::engine(config, pod));
+        tasks.spawn(host.drive(Arc::clone(&engine), dyn_clock, stop_rest.clone()));
+        let (leader, stopped) = (Arc::new(Standalone), stop_rest.clone());
+        tasks.spawn(events::run(Arc::clone(&engine), leader, outlet, stopped));
+
+        let feed = Feed::new(Position { epoch, seq: 0 });
+        bus.attach(Arc::new(FeedListener(Arc::clone(&feed))));
+        let draw: client::Nonces = Arc::new(move || nonces.nonce());
+        let desk = Desk::new(Arc::clone(&engine));
+        let client = Client::new(desk, feed, settings::client(config), draw, stop_clients.clone());
+
+        let client_address = address_of(&listener, &config.listen.address)?;
+        let admin_address = address_of(&operations, &config.admin.listen)?;
+        let control_address = address_of(&control, &config.admin.control)?;
+        let pages =
+            if config.listen.console { console::router_with(hints) } else { axum::Router::new() };
+        tasks.spawn(client::serve(Arc::clone(&client), listener, pages));
+        let state = AdminState { readiness: readiness.clone(), metrics, levels };
+        for (listener, routes) in
+            [(operations, admin::operations(state.clone())), (control, admin::control(state))]
+        {
+            let stop = stop_rest.clone();
+            tasks.spawn(async move {
+                if let Err(error) = admin::run(listener, routes, stop.cancelled_owned()).await {
+                    tracing::error!(%error, "an operations listener stopped");
+                }
+            });
+        }
+        readiness.listening();
+        warn_of_openness(config);
+        Ok(Self {
+            client_address,
+            admin_address,
+            control_address,
+            client,
+            store,
+            readiness,
+            drain: config.drain.clone(),
+            stop_clients,
+            stop_rest,
+            tasks,
+        })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where probes and metrics are.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Where drain and log level are.
+    #[must_use]
+    pub fn control_address(&self) -> SocketAddr {
+        self.control_address
+    }
+
+    /// Runs until [`Readiness`] is told to drain and the drain is over. Returns whether everything
+    /// ended in time.
+    pub async fn run(self) -> bool {
+        self.readiness.drained().await;
+        self.wind_down().await
+    }
+
+    /// Each step is bounded; all together take at most `drain.delay` + `drain.timeout`.
+    async fn wind_down(&self) -> bool {
+        tracing::info!("draining: no longer ready");
+        tokio::time::sleep(self.drain.delay).await;
+        // Commands of this process end with it: they get most of the time to end by themselves.
+        let share = self.drain.timeout.mul_f32(0.6);
+        let finished = tokio::time::timeout(share, self.commands_ended()).await.is_ok();
+        tracing::info!(finished, "closing clients");
+        self.stop_clients.cancel();
+        let rest = self.drain.timeout.saturating_sub(share);
+        let closed = tokio::time::timeout(rest, self.client.drained()).await.is_ok();
+        self.stop_rest.cancel();
+        self.tasks.close();
+        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await.is_ok();
+        tracing::info!(finished, closed, ended, "stopped");
+        finished && closed
+    }
+
+    /// Waits until no command runs. The store is looked at 20 times a second, only while draining.
+    async fn commands_ended(&self) {
+        while self.store.size().running > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn bind(
+    what: &'static str,
+    address: &crate::config::HostPort,
+) -> Result<TcpListener, StartError> {
+    let place = (address.host(), address.port());
+    TcpListener::bind(place).await.map_err(|why| StartError::Listen {
+        what,
+        address: address.to_string(),
+        why,
+    })
+}
+
+fn address_of(
+    listener: &TcpListener,
+    wanted: &crate::config::HostPort,
+) -> Result<SocketAddr, StartError> {
+    let what = "a listener";
+    listener.local_addr().map_err(|why| StartError::Listen {
+        what,
+        address: wanted.to_string(),
+        why,
+    })
+}
+
+fn warn_of_openness(config: &Config) {
+    if config.listen.address.is_loopback() {
+        tracing::warn!(
+            "no authentication is configured: clients are accepted from this machine only"
+        );
+    } else {
+        tracing::warn!(
+            address = %config.listen.address,
+            "NO AUTHENTICATION and open to the network (listen.insecure_open): anyone who reaches \
+             this port can start, move and end calls"
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! From the configuration's words to each part's own settings.
+
+use std::time::Duration;
+
+use crate::client;
+use crate::client::origin::Origins;
+use crate::config::{Config, Stack};
+use crate::core::ids::{Install, PodId, StackId};
+use crate::core::plan::Times;
+use crate::engine;
+use crate::store::memory;
+
+/// What the engine is told.
+pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
+    let times_at = config
+        .stacks
+        .iter()
+        .map(|stack| (StackId::new(stack.name.as_str()), times(config, stack)))
+        .collect();
+    engine::Settings {
+        pod,
+        install: install(config),
+        times: config.stacks.first().map_or_else(Times::default, |first| times(config, first)),
+        times_at,
+        keep_calls: config.store.keep_starts,
+        keep_others: config.store.keep_others,
+        one_start_per_caller: config.commands.caller_busy,
+    }
+}
+
+/// The installation's name; the configuration has checked it by the same rule.
+pub fn install(config: &Config) -> Install {
+    Install::parse(config.install.as_str()).unwrap_or_else(|_| Install::default())
+}
+
+/// How long each phase may take at a stack.
+pub fn times(config: &Config, stack: &Stack) -> Times {
+    let commands = &config.commands;
+    Times {
+        ring: commands.ring_timeout,
+        silence: stack.fr_timeout + Duration::from_secs(1),
+        follow: commands.refer_follow,
+        grace: commands.grace,
+        reply: commands.mi_reply,
+        ..Times::default()
+    }
+}
+
+/// What the store keeps.
+pub fn store(config: &Config) -> memory::Limits {
+    memory::Limits {
+        entries_for: config.store.keep_notices,
+        entries_bytes: config.store.notices_bytes.bytes(),
+        ..memory::Limits::default()
+    }
+}
+
+/// What the client port allows.
+pub fn client(config: &Config) -> client::Settings {
+    let limits = &config.limits;
+    let named = config.listen.origins.iter().map(|origin| origin.as_str().to_owned()).collect();
+    client::Settings {
+        path: config.listen.path.as_str().to_owned(),
+        connections: limits.sessions,
+        message_bytes: limits.max_message.bytes(),
+        batch: limits.max_batch,
+        commands: limits.commands_in_flight,
+        outbound_bytes: limits.outbound_bytes.bytes(),
+        ping_every: limits.ping_interval,
+        idle_timeout: limits.idle_timeout,
+        drain_spread: config.drain.timeout.mul_f32(0.2),
+        origins: Origins { named, authenticated: false },
+        ..client::Settings::default()
+    }
+}

@@ -1,0 +1,195 @@
+//! The configured stacks: one connector each, and the task that keeps its events flowing.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::meter::StackMeter;
+use crate::clock::Clock;
+use crate::config::{self, Config, Transport};
+use crate::core::act::{Op, Reply};
+use crate::core::ids::StackId;
+use crate::core::plan::{Capabilities, HoldBy, ReferBy};
+use crate::metrics::Metrics;
+use crate::stack::opensips::settings::{
+    CallopsMode, EventSettings, EventTransport, GradeSetting, StackSettings,
+};
+use crate::stack::opensips::sink::Sink;
+use crate::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer, keeper};
+use crate::stack::{Away, Reports, SipStack, Snapshot, Stacks};
+
+/// A stack's sockets could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// Its management interface.
+    #[error("stack {stack}: {why}")]
+    Open {
+        /// The stack's name.
+        stack: StackId,
+        /// What is wrong.
+        why: opensips::OpenError,
+    },
+    /// Where its events would come in.
+    #[error("stack {stack}: cannot listen for events: {why}")]
+    Events {
+        /// The stack's name.
+        stack: StackId,
+        /// The system's words.
+        why: std::io::Error,
+    },
+}
+
+/// One configured stack.
+pub struct ConfiguredStack(Arc<RealOpenSips>);
+
+impl SipStack for ConfiguredStack {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn perform(&self, op: &Op) -> Reply {
+        self.0.perform(op).await
+    }
+
+    async fn list(&self) -> Result<Snapshot, Away> {
+        self.0.list().await
+    }
+}
+
+/// All configured stacks.
+pub struct ConfiguredStacks {
+    names: Vec<StackId>,
+    stacks: Vec<ConfiguredStack>,
+    domains: Vec<Vec<String>>,
+}
+
+impl ConfiguredStacks {
+    /// Opens the sockets of every stack and starts listening to its events. The stacks need not
+    /// be there yet.
+    ///
+    /// # Errors
+    /// [`StackError`] when a socket can't be opened.
+    pub async fn connect(
+        config: &Config,
+        metrics: &Metrics,
+        clock: &Arc<dyn Clock>,
+        reports: Arc<dyn Reports>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, StackError> {
+        let mut all = Self { names: Vec::new(), stacks: Vec::new(), domains: Vec::new() };
+        for stack in &config.stacks {
+            let connector = Arc::new(open(config, stack, clock, metrics).await?);
+            let sink = sink_of(&connector).await?;
+            let (reports, stop) = (Arc::clone(&reports), stop.clone());
+            tasks.spawn(keeper::keep(Arc::clone(&connector), sink, reports, stop));
+            all.names.push(connector.id().clone());
+            all.stacks.push(ConfiguredStack(connector));
+            all.domains.push(stack.domains.iter().map(|d| d.as_str().to_owned()).collect());
+        }
+        Ok(all)
+    }
+}
+
+impl Stacks for ConfiguredStacks {
+    type Stack = ConfiguredStack;
+
+    fn get(&self, id: &StackId) -> Option<&ConfiguredStack> {
+        let at = self.names.iter().position(|name| name == id)?;
+        self.stacks.get(at)
+    }
+
+    fn names(&self) -> &[StackId] {
+        &self.names
+    }
+
+    fn of_domain(&self, domain: &str) -> Option<StackId> {
+        let serves = |domains: &Vec<String>| domains.iter().any(|d| d.eq_ignore_ascii_case(domain));
+        let at = self.domains.iter().position(serves).unwrap_or_default();
+        self.names.get(at).cloned()
+    }
+}
+
+/// A connector to one stack.
+///
+/// # Errors
+/// [`StackError`] when its sockets can't be opened.
+pub async fn open(
+    config: &Config,
+    stack: &config::Stack,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<RealOpenSips, StackError> {
+    let settings = settings_of(config, stack);
+    let id = settings.id.clone();
+    let surroundings = Surroundings {
+        clock: Arc::clone(clock),
+        timer: Arc::new(TokioTimer),
+        meter: Arc::new(StackMeter(metrics.stack(id.as_str()))),
+    };
+    let opened = opensips::open(settings, surroundings).await;
+    opened.map_err(|why| StackError::Open { stack: id, why })
+}
+
+/// Where a stack's events come in.
+///
+/// # Errors
+/// [`StackError::Events`] when it can't be bound.
+pub async fn sink_of(connector: &RealOpenSips) -> Result<Sink, StackError> {
+    let local = connector.mi().local_addr().map(|address| address.ip());
+    let from = local.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let opened = Sink::open(&connector.settings().events, from).await;
+    opened.map_err(|why| StackError::Events { stack: connector.id().clone(), why })
+}
+
+/// How often a stack is asked since when it has been up.
+const CHECK: Duration = Duration::from_secs(2);
+
+fn settings_of(config: &Config, stack: &config::Stack) -> StackSettings {
+    let commands = &config.commands;
+    let transport = match stack.events.as_ref().map(|socket| socket.transport) {
+        Some(Transport::Tcp) => EventTransport::Tcp,
+        Some(Transport::Udp) | None => EventTransport::Udp,
+    };
+    let address = |socket: &config::StackSocket| socket.address.to_string();
+    StackSettings {
+        mi_http: stack.mi_http.as_ref().map(ToString::to_string),
+        events: EventSettings {
+            transport,
+            listen: stack.events.as_ref().map(address),
+            advertise: stack.advertise.as_ref().map(address),
+            expiry: stack.subscription,
+            receive_buffer: stack.receive_buffer.bytes(),
+            check: CHECK,
+        },
+        next_hop: stack.next_hop.as_ref().map(|uri| uri.as_str().to_owned()),
+        grade: match stack.grade {
+            config::Grade::Auto => GradeSetting::Auto,
+            config::Grade::Stock => GradeSetting::Stock,
+            config::Grade::Reference => GradeSetting::Reference,
+        },
+        callops: match stack.callops_mode {
+            config::CallopsMode::Param => CallopsMode::Param,
+            config::CallopsMode::CallId => CallopsMode::CallId,
+            config::CallopsMode::Manual => CallopsMode::Manual,
+        },
+        refer: match commands.transfer {
+            config::TransferMode::Sequential => ReferBy::Sequential,
+            config::TransferMode::CallTransfer => ReferBy::Stack,
+        },
+        hold: match commands.hold {
+            config::HoldMode::Reinvite => HoldBy::ReInvite,
+            config::HoldMode::CallHold => HoldBy::Stack,
+        },
+        persists_dialogs: stack.persists_dialogs,
+        setup_sdp: commands.setup_sdp.clone(),
+        reply: commands.mi_reply,
+        in_flight: stack.in_flight,
+        breaker_failures: stack.breaker.failures,
+        breaker_open: stack.breaker.open,
+        ..StackSettings::new(StackId::new(stack.name.as_str()), stack.mi.address.to_string())
+    }
+}
