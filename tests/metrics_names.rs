@@ -25,7 +25,8 @@ fn used() -> Metrics {
     metrics.bus.delivered(second);
     metrics.bus.caught_up(3);
     let stack = metrics.stack("east");
-    stack.request("dlg_list").answered("ok");
+    stack.sent("dlg_list");
+    stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
     stack.healthy(true);
     stack.breaker(BreakerState::Open);
     stack.restarted();
@@ -127,7 +128,9 @@ fn a_session_and_a_request_are_counted_by_how_they_ended() {
     let text = metrics.render().unwrap();
     assert!(text.contains("callplane_session_open_connections 1\n"));
     open.closed("3001");
-    drop(metrics.stack("east").request("ping"));
+    let east = metrics.stack("east");
+    east.sent("ping");
+    east.answered("ping", "abandoned", std::time::Duration::from_millis(2));
     let text = metrics.render().unwrap();
     assert!(text.contains("callplane_session_open_connections 0\n"));
     assert!(text.contains("callplane_session_closed_connections_total{code=\"3001\"} 1\n"));
