@@ -268,8 +268,9 @@ async fn a_second_ctrl_c_leaves() {
 }
 
 async fn interrupt(child: &Child) {
-    let pid = child.id().unwrap().to_string();
-    assert!(soon(Command::new("kill").args(["-INT", &pid]).status()).await.unwrap().success());
+    // The shell's own `kill`: the program of that name is a package of its own.
+    let kill = format!("kill -INT {}", child.id().unwrap());
+    assert!(soon(Command::new("sh").args(["-c", &kill]).status()).await.unwrap().success());
 }
 
 #[tokio::test]
