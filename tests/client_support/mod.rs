@@ -307,6 +307,8 @@ impl Server {
     /// server's output. The counter says how many came.
     pub async fn connect_cut(&self, after: usize) -> (Peer<TcpStream>, Arc<AtomicU64>) {
         let stream = TcpStream::connect(self.address).await.unwrap();
+        // Several small messages in a row would else wait for each other's acknowledgement.
+        stream.set_nodelay(true).unwrap();
         let url = format!("ws://{}/call-api", self.address);
         let seen = Arc::new(AtomicU64::new(0));
         let left = Arc::new(AtomicU64::new(u64::MAX));
