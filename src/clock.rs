@@ -36,7 +36,6 @@ pub struct SystemClock {
 impl SystemClock {
     /// Reads the wall clock once.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the edge where time comes in")]
     pub fn new() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let offset = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or_default());

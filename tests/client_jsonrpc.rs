@@ -3,6 +3,14 @@
 //! Its methods are stand-ins (`subtract`, `foobar`), so what this server answers to them is
 //! `Method not found`; everything else is as printed there. `data` is ours to add.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod client_support;
 
 use callplane::client::Settings;

@@ -1,5 +1,13 @@
 //! Connections that die anywhere, and clients that come back.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod client_support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,13 @@
 //! The session as a value: what it writes for what comes in, in orders that sockets rarely show.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::sync::Arc;
 
 use callplane::client::close::Close;

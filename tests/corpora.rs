@@ -1,6 +1,14 @@
 //! The corpora of the fuzz targets, replayed as ordinary tests: every file, every file cut short
 //! at every byte, and every file with each byte changed. The invariants are those of the targets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 

@@ -2,6 +2,14 @@
 //!
 //! `CALLPLANE_WRITE_DOCS=1 cargo test --test rpc_documents` writes both anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;

@@ -592,7 +592,10 @@ fn phones_hang_up_by_themselves_and_refuse_what_is_too_much() {
 }
 
 /// An in-process stack whose time the test sets.
-fn in_process(world: World) -> (InProcess, Arc<Mutex<Duration>>, Arc<Mutex<Vec<Arc<MiEvent>>>>) {
+/// The events that came, in order.
+type Seen = Arc<Mutex<Vec<Arc<MiEvent>>>>;
+
+fn in_process(world: World) -> (InProcess, Arc<Mutex<Duration>>, Seen) {
     let now = Arc::new(Mutex::new(Duration::ZERO));
     let events: Arc<Mutex<Vec<Arc<MiEvent>>>> = Arc::default();
     let (clock, sink) = (now.clone(), events.clone());

@@ -92,7 +92,7 @@ fn check_answered(text: &str, responses: &[Message<'_>]) {
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(request)) => match request.get("id") {
             Some(id) if is_good(id) && id_text(text).len() <= 256 => {
-                assert_eq!(ids(), [id.clone()], "{text}")
+                assert_eq!(ids(), std::slice::from_ref(id), "{text}")
             }
             _ => assert!(responses.len() <= 1, "{text}"),
         },

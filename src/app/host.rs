@@ -60,7 +60,6 @@ impl TokioHost {
 }
 
 impl Host for TokioHost {
-    #[expect(clippy::disallowed_methods, reason = "this is where the engine's tasks are made")]
     fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
         self.tasks.spawn(work);
     }

@@ -2,7 +2,7 @@
 //!
 //! In: frames of clients, and the committed entries of the stream through [`feed::Feed`]. Out:
 //! commands to the engine through [`commands::Commands`], and text to the sockets. What a
-//! conversation *is* stands in [`session`], without a socket; [`socket`] is its task. A client
+//! conversation *is* stands in [`session`], without a socket; `socket` is its task. A client
 //! that reads too slowly, says nothing or speaks something else is closed with a code that says
 //! what to do ([`close`]); nothing that a client does reaches another one.
 

@@ -1,5 +1,5 @@
 //! One socket's conversation, as a value: frames, entries and answers go in, messages and asks
-//! come out. No socket, no clock, no randomness: [`super::socket`] brings those.
+//! come out. No socket, no clock, no randomness: the private `socket` brings those.
 //!
 //! Three rules hold it together.
 //!

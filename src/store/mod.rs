@@ -34,7 +34,7 @@ pub trait Store: Send + Sync + 'static {
     /// Entries of a tenant's stream behind a position, at most `max`, in order.
     ///
     /// # Errors
-    /// [`Unreadable::Gap`] when they are not there any more.
+    /// [`Unreadable`] when they are not there any more.
     fn read(
         &self,
         tenant: &TenantId,

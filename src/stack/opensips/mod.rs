@@ -1,7 +1,7 @@
 //! The connector to OpenSIPS (3.1 to 4.0; measured on 3.6.8 and 4.0.1).
 //!
 //! One [`Act`] becomes a few requests to the Management Interface and one [`Reply`]; events become
-//! [`StackEvent`](crate::core::stack_event::StackEvent)s. No state of calls or commands is kept
+//! [`StackEvent`]s. No state of calls or commands is kept
 //! here. The old command names are used: they work on every version.
 //!
 //! * Requests: [`udp`] (one socket, many calls), [`http`] (large lists), `gate` (deadlines,
