@@ -287,25 +287,28 @@ impl Http {
 
 #[tokio::test]
 async fn the_page_loads_only_from_its_own_server_and_breaks_no_rule() {
-    in_browser!("the_page_loads_only_from_its_own_server_and_breaks_no_rule", async |browser| {
-        let mut server = Server::start().await;
-        let (page, _peer) = server.connected(browser).await;
-        let own = server.address.to_string();
-        let requested = page.requested();
-        assert!(requested.len() > 10, "{requested:?}");
-        for url in &requested {
-            let rest = url.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
-            assert!(rest.starts_with(&own), "{url} is not of this server");
+    in_browser!(
+        "the_page_loads_only_from_its_own_server_and_breaks_no_rule",
+        async |browser: &Browser| {
+            let mut server = Server::start().await;
+            let (page, _peer) = server.connected(browser).await;
+            let own = server.address.to_string();
+            let requested = page.requested();
+            assert!(requested.len() > 10, "{requested:?}");
+            for url in &requested {
+                let rest = url.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
+                assert!(rest.starts_with(&own), "{url} is not of this server");
+            }
+            assert!(requested.contains(&format!("ws://{own}/call-api")));
+            page.until_text("#demo", "simulated phones").await;
+            assert_no_complaints(&page);
         }
-        assert!(requested.contains(&format!("ws://{own}/call-api")));
-        page.until_text("#demo", "simulated phones").await;
-        assert_no_complaints(&page);
-    });
+    );
 }
 
 #[tokio::test]
 async fn every_control_has_a_name_and_words_have_contrast() {
-    in_browser!("every_control_has_a_name_and_words_have_contrast", async |browser| {
+    in_browser!("every_control_has_a_name_and_words_have_contrast", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
         start_call(&page, ALICE, BOB).await;
@@ -363,104 +366,107 @@ const FAINT: &str = "(() => {
 
 #[tokio::test]
 async fn a_call_is_started_held_resumed_transferred_and_ended() {
-    in_browser!("a_call_is_started_held_resumed_transferred_and_ended", async |browser| {
-        let mut server = Server::start().await;
-        let (page, mut peer) = server.connected(browser).await;
+    in_browser!(
+        "a_call_is_started_held_resumed_transferred_and_ended",
+        async |browser: &Browser| {
+            let mut server = Server::start().await;
+            let (page, mut peer) = server.connected(browser).await;
 
-        start_call(&page, "alice", BOB).await;
-        let start = peer.expect("CallStart").await;
-        assert_eq!(start["params"]["caller"], ALICE, "a bare name is completed");
-        assert_eq!(start["params"]["callee"], BOB);
-        assert!(start["params"].get("ring_timeout").is_none(), "nothing that was not entered");
-        page.until_text(".call .pill", "Asking").await;
-        let id = peer.started(&start, 1);
-        page.until_text(".call .pill", "Calling alice").await;
-        page.until_text(".command .word", "running").await;
-        page.until_text(".row-deadline", "Ends within").await;
-        assert_eq!(start["params"]["ringing"], true, "the page wants to show that it rings");
-        let both = json!({"data": {"caller": ALICE, "callee": BOB}});
-        peer.tell("CallStart", &id, "CallerRinging", 1, both);
-        page.until_text(".call .pill", "alice rings").await;
-        peer.tell(
-            "CallStart",
-            &id,
-            "CallerAnswered",
-            2,
-            json!({"data": {"caller": ALICE, "callee": BOB}}),
-        );
-        page.until_text(".call .pill", "bob rings").await;
-        page.until_text(".event-words", "alice answered").await;
-        let whole = json!({"data": {"caller": ALICE, "callee": BOB, "callid": "c-1"}});
-        peer.tell("CallStart", &id, "TransferStart", 3, whole.clone());
-        peer.tell("CallStart", &id, "CalleeAnswered", 4, whole);
-        page.until_text(".call .pill", "Talking").await;
-        peer.tell("CallStart", &id, "Ended", 5, json!({"outcome": "success"}));
-        page.until_text(".command .word", "success").await;
-        page.until_text("#live", "bob answered").await;
+            start_call(&page, "alice", BOB).await;
+            let start = peer.expect("CallStart").await;
+            assert_eq!(start["params"]["caller"], ALICE, "a bare name is completed");
+            assert_eq!(start["params"]["callee"], BOB);
+            assert!(start["params"].get("ring_timeout").is_none(), "nothing that was not entered");
+            page.until_text(".call .pill", "Asking").await;
+            let id = peer.started(&start, 1);
+            page.until_text(".call .pill", "Calling alice").await;
+            page.until_text(".command .word", "running").await;
+            page.until_text(".row-deadline", "Ends within").await;
+            assert_eq!(start["params"]["ringing"], true, "the page wants to show that it rings");
+            let both = json!({"data": {"caller": ALICE, "callee": BOB}});
+            peer.tell("CallStart", &id, "CallerRinging", 1, both);
+            page.until_text(".call .pill", "alice rings").await;
+            peer.tell(
+                "CallStart",
+                &id,
+                "CallerAnswered",
+                2,
+                json!({"data": {"caller": ALICE, "callee": BOB}}),
+            );
+            page.until_text(".call .pill", "bob rings").await;
+            page.until_text(".event-words", "alice answered").await;
+            let whole = json!({"data": {"caller": ALICE, "callee": BOB, "callid": "c-1"}});
+            peer.tell("CallStart", &id, "TransferStart", 3, whole.clone());
+            peer.tell("CallStart", &id, "CalleeAnswered", 4, whole);
+            page.until_text(".call .pill", "Talking").await;
+            peer.tell("CallStart", &id, "Ended", 5, json!({"outcome": "success"}));
+            page.until_text(".command .word", "success").await;
+            page.until_text("#live", "bob answered").await;
 
-        page.click(".call [data-action=hold]").await;
-        let hold = peer.expect("CallHold").await;
-        assert_eq!(hold["params"]["callid"], "c-1", "the person never saw it");
-        let id = peer.started(&hold, 6);
-        page.until_text(".call .pill", "Holding").await;
-        page.until(
-            "document.querySelector('.call [data-action=transfer]').ariaDisabled === 'true'",
-        )
-        .await;
-        for (seq, event, leg) in [
-            (7, "CallHoldStart", "caller"),
-            (8, "CallHoldSuccessful", "caller"),
-            (9, "CallHoldStart", "callee"),
-            (10, "CallHoldSuccessful", "callee"),
-        ] {
-            peer.tell("CallHold", &id, event, seq, json!({"data": {"leg": leg}}));
+            page.click(".call [data-action=hold]").await;
+            let hold = peer.expect("CallHold").await;
+            assert_eq!(hold["params"]["callid"], "c-1", "the person never saw it");
+            let id = peer.started(&hold, 6);
+            page.until_text(".call .pill", "Holding").await;
+            page.until(
+                "document.querySelector('.call [data-action=transfer]').ariaDisabled === 'true'",
+            )
+            .await;
+            for (seq, event, leg) in [
+                (7, "CallHoldStart", "caller"),
+                (8, "CallHoldSuccessful", "caller"),
+                (9, "CallHoldStart", "callee"),
+                (10, "CallHoldSuccessful", "callee"),
+            ] {
+                peer.tell("CallHold", &id, event, seq, json!({"data": {"leg": leg}}));
+            }
+            page.until_text(".event-words", "bob is on hold").await;
+            peer.tell("CallHold", &id, "Ended", 11, json!({"outcome": "success"}));
+            page.until_text(".call .pill", "Held").await;
+
+            page.click(".call [data-action=resume]").await;
+            let resume = peer.expect("CallUnhold").await;
+            let id = peer.started(&resume, 12);
+            peer.tell("CallUnhold", &id, "Ended", 13, json!({"outcome": "success"}));
+            page.until_text(".call .pill", "Talking").await;
+
+            page.click(".call [data-action=transfer]").await;
+            page.fill(".transfer [data-field=destination] input", "carol").await;
+            page.until_text(".preview-words", "bob will talk with carol").await;
+            page.key("Enter").await;
+            let transfer = peer.expect("CallBlindTransfer").await;
+            assert_eq!(transfer["params"]["leg"], "callee");
+            assert_eq!(transfer["params"]["destination"], CAROL);
+            let id = peer.started(&transfer, 14);
+            let method = "CallBlindTransfer";
+            peer.tell(method, &id, "Transferring", 15, json!({"data": {"destination": CAROL}}));
+            let new = json!({"data": {"callid": "c-2", "destination": "sip:carol@127.0.0.1:9"}});
+            peer.tell(method, &id, "TransferStart", 16, new.clone());
+            page.until_text(".call .pill", "carol rings").await;
+            peer.tell(method, &id, "TransferSuccessful", 17, new);
+            peer.tell(method, &id, "Ended", 18, json!({"outcome": "success"}));
+            page.until_text(".call[data-state=ended] .call-note", "Transferred to carol").await;
+            page.until_text(".call[data-state=talking] .party-name", "carol").await;
+            page.until_text(".call[data-state=talking] .party-name", "bob").await;
+
+            page.click(".call[data-state=talking] [data-action=end]").await;
+            let end = peer.expect("CallEnd").await;
+            assert_eq!(end["params"]["callid"], "c-2");
+            let id = peer.started(&end, 19);
+            peer.tell("CallEnd", &id, "Ended", 20, json!({"outcome": "success"}));
+            page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
+            page.until("!document.querySelector('.call:not([data-state=ended])')").await;
+            assert_no_complaints(&page);
+
+            page.click("#forget").await;
+            page.until("!document.querySelector('.call, .command')").await;
         }
-        page.until_text(".event-words", "bob is on hold").await;
-        peer.tell("CallHold", &id, "Ended", 11, json!({"outcome": "success"}));
-        page.until_text(".call .pill", "Held").await;
-
-        page.click(".call [data-action=resume]").await;
-        let resume = peer.expect("CallUnhold").await;
-        let id = peer.started(&resume, 12);
-        peer.tell("CallUnhold", &id, "Ended", 13, json!({"outcome": "success"}));
-        page.until_text(".call .pill", "Talking").await;
-
-        page.click(".call [data-action=transfer]").await;
-        page.fill(".transfer [data-field=destination] input", "carol").await;
-        page.until_text(".preview-words", "bob will talk with carol").await;
-        page.key("Enter").await;
-        let transfer = peer.expect("CallBlindTransfer").await;
-        assert_eq!(transfer["params"]["leg"], "callee");
-        assert_eq!(transfer["params"]["destination"], CAROL);
-        let id = peer.started(&transfer, 14);
-        let method = "CallBlindTransfer";
-        peer.tell(method, &id, "Transferring", 15, json!({"data": {"destination": CAROL}}));
-        let new = json!({"data": {"callid": "c-2", "destination": "sip:carol@127.0.0.1:9"}});
-        peer.tell(method, &id, "TransferStart", 16, new.clone());
-        page.until_text(".call .pill", "carol rings").await;
-        peer.tell(method, &id, "TransferSuccessful", 17, new);
-        peer.tell(method, &id, "Ended", 18, json!({"outcome": "success"}));
-        page.until_text(".call[data-state=ended] .call-note", "Transferred to carol").await;
-        page.until_text(".call[data-state=talking] .party-name", "carol").await;
-        page.until_text(".call[data-state=talking] .party-name", "bob").await;
-
-        page.click(".call[data-state=talking] [data-action=end]").await;
-        let end = peer.expect("CallEnd").await;
-        assert_eq!(end["params"]["callid"], "c-2");
-        let id = peer.started(&end, 19);
-        peer.tell("CallEnd", &id, "Ended", 20, json!({"outcome": "success"}));
-        page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
-        page.until("!document.querySelector('.call:not([data-state=ended])')").await;
-        assert_no_complaints(&page);
-
-        page.click("#forget").await;
-        page.until("!document.querySelector('.call, .command')").await;
-    });
+    );
 }
 
 #[tokio::test]
 async fn two_calls_are_joined_by_an_attended_transfer() {
-    in_browser!("two_calls_are_joined_by_an_attended_transfer", async |browser| {
+    in_browser!("two_calls_are_joined_by_an_attended_transfer", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
         for (n, callee) in [(1, BOB), (2, CAROL)] {
@@ -505,7 +511,7 @@ async fn two_calls_are_joined_by_an_attended_transfer() {
 async fn a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up() {
     in_browser!(
         "a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up",
-        async |browser| {
+        async |browser: &Browser| {
             let mut server = Server::start().await;
             let (page, mut peer) = server.connected(browser).await;
 
@@ -550,7 +556,7 @@ async fn a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up() {
 
 #[tokio::test]
 async fn a_refusal_is_shown_where_it_belongs() {
-    in_browser!("a_refusal_is_shown_where_it_belongs", async |browser| {
+    in_browser!("a_refusal_is_shown_where_it_belongs", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
 
@@ -640,7 +646,7 @@ async fn a_refusal_is_shown_where_it_belongs() {
 
 #[tokio::test]
 async fn every_command_has_a_form() {
-    in_browser!("every_command_has_a_form", async |browser| {
+    in_browser!("every_command_has_a_form", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
         start_call(&page, ALICE, BOB).await;
@@ -723,7 +729,7 @@ async fn every_command_has_a_form() {
 
 #[tokio::test]
 async fn the_whole_page_works_by_keyboard_alone() {
-    in_browser!("the_whole_page_works_by_keyboard_alone", async |browser| {
+    in_browser!("the_whole_page_works_by_keyboard_alone", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
         page.key("n").await;
@@ -823,7 +829,7 @@ async fn the_whole_page_works_by_keyboard_alone() {
 
 #[tokio::test]
 async fn a_lost_connection_is_taken_up_where_it_was() {
-    in_browser!("a_lost_connection_is_taken_up_where_it_was", async |browser| {
+    in_browser!("a_lost_connection_is_taken_up_where_it_was", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
         start_call(&page, ALICE, BOB).await;
@@ -875,53 +881,56 @@ async fn a_lost_connection_is_taken_up_where_it_was() {
 
 #[tokio::test]
 async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
-    in_browser!("a_gap_is_said_plainly_and_running_commands_are_looked_up", async |browser| {
-        let mut server = Server::start().await;
-        let (page, mut peer) = server.connected(browser).await;
-        let mut ids = Vec::new();
-        for (seq, caller) in [(1, ALICE), (2, CAROL)] {
-            start_call(&page, caller, BOB).await;
-            let request = peer.expect("CallStart").await;
-            ids.push(peer.started(&request, seq));
-            page.until(&format!(
-                "document.querySelectorAll('.call[data-state=ringing]').length === {seq}"
-            ))
-            .await;
-        }
-        peer.cut();
+    in_browser!(
+        "a_gap_is_said_plainly_and_running_commands_are_looked_up",
+        async |browser: &Browser| {
+            let mut server = Server::start().await;
+            let (page, mut peer) = server.connected(browser).await;
+            let mut ids = Vec::new();
+            for (seq, caller) in [(1, ALICE), (2, CAROL)] {
+                start_call(&page, caller, BOB).await;
+                let request = peer.expect("CallStart").await;
+                ids.push(peer.started(&request, seq));
+                page.until(&format!(
+                    "document.querySelectorAll('.call[data-state=ringing]').length === {seq}"
+                ))
+                .await;
+            }
+            peer.cut();
 
-        let mut peer = server.accept().await;
-        let resume = peer.expect("Resume").await;
-        peer.send(json!({"jsonrpc": "2.0", "id": resume["id"], "result":
+            let mut peer = server.accept().await;
+            let resume = peer.expect("Resume").await;
+            peer.send(json!({"jsonrpc": "2.0", "id": resume["id"], "result":
             {"recovered": false, "reason": "restarted", "session": "s-1", "epoch": "e-2", "seq": 0}}));
-        page.until_text(".notice", "restarted").await;
-        page.until_text(".notice", "2 commands were still running").await;
-        let known = peer.expect("CommandGet").await;
-        assert_eq!(known["params"]["cmd_id"], json!(ids[0]));
-        peer.send(json!({"jsonrpc": "2.0", "id": known["id"], "result":
+            page.until_text(".notice", "restarted").await;
+            page.until_text(".notice", "2 commands were still running").await;
+            let known = peer.expect("CommandGet").await;
+            assert_eq!(known["params"]["cmd_id"], json!(ids[0]));
+            peer.send(json!({"jsonrpc": "2.0", "id": known["id"], "result":
             {"cmd_id": ids[0], "outcome": "failed", "up": "no"}}));
-        let gone = peer.expect("CommandGet").await;
-        assert_eq!(gone["params"]["cmd_id"], json!(ids[1]));
-        peer.refuse(&gone, -32003, "No such command", json!({"kind": "unknown_command"}));
-        page.until_text(".command .word", "failed").await;
-        page.until_text(".command .word", "unknown").await;
-        page.until_text(".row-detail", "the server has no record of it any more").await;
-        // The simulated phones of a demo end with it.
-        page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
+            let gone = peer.expect("CommandGet").await;
+            assert_eq!(gone["params"]["cmd_id"], json!(ids[1]));
+            peer.refuse(&gone, -32003, "No such command", json!({"kind": "unknown_command"}));
+            page.until_text(".command .word", "failed").await;
+            page.until_text(".command .word", "unknown").await;
+            page.until_text(".row-detail", "the server has no record of it any more").await;
+            // The simulated phones of a demo end with it.
+            page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
 
-        page.picture(&pictures().join("gap-light.png")).await;
+            page.picture(&pictures().join("gap-light.png")).await;
 
-        // The new epoch's position is the one to resume from.
-        peer.cut();
-        let mut peer = server.accept().await;
-        let resume = peer.expect("Resume").await;
-        assert_eq!(resume["params"], json!({"session": "s-1", "epoch": "e-2", "seq": 0}));
-    });
+            // The new epoch's position is the one to resume from.
+            peer.cut();
+            let mut peer = server.accept().await;
+            let resume = peer.expect("Resume").await;
+            assert_eq!(resume["params"], json!({"session": "s-1", "epoch": "e-2", "seq": 0}));
+        }
+    );
 }
 
 #[tokio::test]
 async fn a_close_that_says_do_not_come_back_is_obeyed() {
-    in_browser!("a_close_that_says_do_not_come_back_is_obeyed", async |browser| {
+    in_browser!("a_close_that_says_do_not_come_back_is_obeyed", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, peer) = server.connected(browser).await;
         peer.close(4500, "not allowed");
@@ -942,7 +951,7 @@ async fn a_close_that_says_do_not_come_back_is_obeyed() {
 
 #[tokio::test]
 async fn nothing_from_the_wire_becomes_markup() {
-    in_browser!("nothing_from_the_wire_becomes_markup", async |browser| {
+    in_browser!("nothing_from_the_wire_becomes_markup", async |browser: &Browser| {
         const EVIL: &str =
             "<img src=x onerror=\"window.broken=1\"><script>window.broken=1</script>";
         let mut server = Server::start().await;
@@ -1012,32 +1021,233 @@ async fn nothing_from_the_wire_becomes_markup() {
 
 #[tokio::test]
 async fn frames_are_shown_as_they_went_and_can_be_sent_by_hand() {
-    in_browser!("frames_are_shown_as_they_went_and_can_be_sent_by_hand", async |browser| {
-        let mut server = Server::start().await;
-        let (page, mut peer) = server.connected(browser).await;
-        page.click("#open-frames").await;
-        page.fill("#raw-text", r#"{"jsonrpc":"2.0","id":"by-hand","method":"rpc.discover"}"#).await;
+    in_browser!(
+        "frames_are_shown_as_they_went_and_can_be_sent_by_hand",
+        async |browser: &Browser| {
+            let mut server = Server::start().await;
+            let (page, mut peer) = server.connected(browser).await;
+            page.click("#open-frames").await;
+            page.fill("#raw-text", r#"{"jsonrpc":"2.0","id":"by-hand","method":"rpc.discover"}"#)
+                .await;
+            page.key("Enter").await;
+            let request = peer.expect("rpc.discover").await;
+            assert_eq!(request["id"], "by-hand");
+            peer.send(json!({"jsonrpc": "2.0", "id": "by-hand", "result": {"openrpc": "1.3.2"}}));
+            page.until_text(".frame[data-direction=out] code", "by-hand").await;
+            page.until_text(".frame[data-direction=in] code", r#""openrpc":"1.3.2""#).await;
+            let seen = page.text("#frame-list").await;
+            assert!(!seen.contains("heartbeat-"), "the heartbeat is kept out until asked for");
+            page.click("#show-heartbeat").await;
+            page.until_text(".frame code", "heartbeat-").await;
+            page.click("#clear-frames").await;
+            page.until("!document.querySelector('.frame')").await;
+            assert_no_complaints(&page);
+        }
+    );
+}
+
+// The real thing: the demo of the binary, with its simulated proxy and phones
+
+/// A running `callplane demo`; it is killed when this is dropped.
+struct Demo {
+    process: std::process::Child,
+    address: SocketAddr,
+}
+
+impl Demo {
+    /// Starts the demo on a port, 0 for any, and waits until it says where it listens.
+    async fn start(port: u16) -> Self {
+        use std::io::BufRead as _;
+        use std::process::{Command, Stdio};
+
+        let mut process = Command::new(env!("CARGO_BIN_EXE_callplane"))
+            .args(["demo", "--port", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (said, mut saying) = mpsc::unbounded_channel();
+        let streams: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
+        for stream in streams {
+            let said = said.clone();
+            // Reads to the end: a process whose pipe is full would stop.
+            std::thread::spawn(move || {
+                for line in std::io::BufReader::new(stream).lines().map_while(Result::ok) {
+                    let _ = said.send(line);
+                }
+            });
+        }
+        drop(said);
+        let mut lines = Vec::new();
+        let address = timeout(browser::DEADLINE, async {
+            while let Some(line) = saying.recv().await {
+                let address = line.split_once("http://").and_then(|(_, rest)| {
+                    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
+                    rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
+                });
+                lines.push(line);
+                if address.is_some() {
+                    return address;
+                }
+            }
+            None
+        })
+        .await
+        .ok()
+        .flatten();
+        let address = address.unwrap_or_else(|| panic!("the demo said only: {lines:#?}"));
+        Self { process, address }
+    }
+
+    async fn open(&self, browser: &Browser) -> Page {
+        let page = browser.open(&format!("http://{}/", self.address)).await;
+        page.until_text("#link", "Connected").await;
+        page.until_text("#demo", "simulated phones").await;
+        page
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_demo_does_all_that_its_readme_tells() {
+    in_browser!("the_demo_does_all_that_its_readme_tells", async |browser: &Browser| {
+        let demo = Demo::start(0).await;
+        let page = demo.open(browser).await;
+        page.prefer("light").await;
+        page.size(1280, 860, 1.5).await;
+
+        // Alice to bob, by the suggestion of the empty page.
+        page.click("#try").await;
+        page.until_text(".call .pill", "bob rings").await;
+        page.until_text(".call .pill", "Talking").await;
+        page.until_text(".command .word", "success").await;
+
+        page.click(".call [data-action=hold]").await;
+        page.until_text(".call .pill", "Held").await;
+        page.until_text(".event-words", "bob is on hold").await;
+        page.click(".call [data-action=resume]").await;
+        page.until_text(".call .pill", "Talking").await;
+
+        page.click(".call [data-action=transfer]").await;
+        page.fill(".transfer [data-field=destination] input", "carol").await;
         page.key("Enter").await;
-        let request = peer.expect("rpc.discover").await;
-        assert_eq!(request["id"], "by-hand");
-        peer.send(json!({"jsonrpc": "2.0", "id": "by-hand", "result": {"openrpc": "1.3.2"}}));
-        page.until_text(".frame[data-direction=out] code", "by-hand").await;
-        page.until_text(".frame[data-direction=in] code", r#""openrpc":"1.3.2""#).await;
-        let seen = page.text("#frame-list").await;
-        assert!(!seen.contains("heartbeat-"), "the heartbeat is kept out until asked for");
-        page.click("#show-heartbeat").await;
-        page.until_text(".frame code", "heartbeat-").await;
-        page.click("#clear-frames").await;
-        page.until("!document.querySelector('.frame')").await;
+        page.until_text(".call[data-state=talking] .party-name", "carol").await;
+        page.until_text(".call[data-state=ended] .call-note", "Transferred to carol").await;
+
+        // Carol refuses to be held: it is told, and the call goes on.
+        page.click(".call[data-state=talking] [data-action=hold]").await;
+        page.until_text(".command .word", "failed").await;
+        page.until_text(".row-detail", "488").await;
+        page.until_text(".call[data-state=talking] .pill", "Talking").await;
+        page.click(".call[data-state=talking] [data-action=end]").await;
+        page.until("!document.querySelector('.call:not([data-state=ended])')").await;
+
+        // Dave is busy, and nobody is left in a half-made call.
+        start_call(&page, "alice", "dave").await;
+        page.until_text(".command[data-tone=bad] .row-detail", "486 Busy Here").await;
+
+        // A bad address is refused at its field.
+        start_call(&page, "alice", "sip:b ob@x").await;
+        page.until("document.querySelector('#start [data-field=callee] .field-error').innerText")
+            .await;
         assert_no_complaints(&page);
     });
+}
+
+#[tokio::test]
+async fn the_demo_cancels_what_rings() {
+    in_browser!("the_demo_cancels_what_rings", async |browser: &Browser| {
+        let demo = Demo::start(0).await;
+        let page = demo.open(browser).await;
+        start_call(&page, "alice", "erin").await;
+        page.until_text(".call .pill", "erin rings").await;
+        page.click(".call [data-action=cancel]").await;
+        page.until_text(".command .word", "cancelled").await;
+        page.until("document.querySelector('.call[data-state=ended]')").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
+async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted() {
+    in_browser!(
+        "the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted",
+        async |browser: &Browser| {
+            let demo = Demo::start(0).await;
+            let mut wire = Wire::to(demo.address).await;
+            let page = browser.open(&format!("http://{}/", wire.address)).await;
+            page.until_text("#link", "Connected").await;
+            start_call(&page, "alice", "bob").await;
+            page.until_text(".call .pill", "bob rings").await;
+            wire.cut();
+            page.until_text(".notice", "Nothing was missed").await;
+            page.until_text(".call .pill", "Talking").await;
+            page.until_text(".command .word", "success").await;
+            let answered = "document.querySelectorAll('[data-event=CalleeAnswered]').length";
+            assert_eq!(page.eval(answered).await, json!(1), "told once");
+
+            // Killed while erin rings: what ran can't be known, and the page says so.
+            start_call(&page, "carol", "erin").await;
+            page.until_text(".call .pill", "erin rings").await;
+            let address = demo.address;
+            drop(demo);
+            page.until("document.querySelector('#link').dataset.state !== 'open'").await;
+            let _demo = Demo::start(address.port()).await;
+            page.until_text(".notice", "restarted").await;
+            page.until_text(".command .word", "unknown").await;
+            page.until("!document.querySelector('.call:not([data-state=ended])')").await;
+            page.until_text("#link", "Connected").await;
+            start_call(&page, "alice", "bob").await;
+            page.until_text(".call .pill", "Talking").await;
+        }
+    );
+}
+
+/// A wire to a server that can be cut: every connection through it ends at once.
+struct Wire {
+    address: SocketAddr,
+    cut: tokio::sync::watch::Sender<u32>,
+}
+
+impl Wire {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (cut, cuts) = tokio::sync::watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cuts = cuts.clone();
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    let Ok(mut far) = tokio::net::TcpStream::connect(server).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, cut }
+    }
+
+    fn cut(&mut self) {
+        self.cut.send_modify(|cuts| *cuts += 1);
+    }
 }
 
 // What is known of the protocol, by itself
 
 #[tokio::test]
 async fn the_model_follows_any_transcript_without_a_page() {
-    in_browser!("the_model_follows_any_transcript_without_a_page", async |browser| {
+    in_browser!("the_model_follows_any_transcript_without_a_page", async |browser: &Browser| {
         let mut server = Server::start().await;
         let (page, _peer) = server.connected(browser).await;
         let failures = page
@@ -1060,108 +1270,112 @@ fn pictures() -> PathBuf {
 
 #[tokio::test]
 async fn it_fits_a_phone_and_a_wide_screen_in_light_and_dark() {
-    in_browser!("it_fits_a_phone_and_a_wide_screen_in_light_and_dark", async |browser| {
-        let mut server = Server::start().await;
-        let (page, mut peer) = server.connected(browser).await;
-        let folder = pictures();
-        page.prefer("light").await;
-        page.size(1280, 800, 1.5).await;
-        page.picture(&folder.join("empty-light.png")).await;
+    in_browser!(
+        "it_fits_a_phone_and_a_wide_screen_in_light_and_dark",
+        async |browser: &Browser| {
+            let mut server = Server::start().await;
+            let (page, mut peer) = server.connected(browser).await;
+            let folder = pictures();
+            page.prefer("light").await;
+            page.size(1280, 800, 1.5).await;
+            page.picture(&folder.join("empty-light.png")).await;
 
-        // One talks, one is on hold, one rings, one failed.
-        start_call(&page, BOB, "dave").await;
-        let request = peer.expect("CallStart").await;
-        let id = peer.started(&request, 1);
-        let busy = json!({"code": "callee_busy", "message": "the callee is busy",
+            // One talks, one is on hold, one rings, one failed.
+            start_call(&page, BOB, "dave").await;
+            let request = peer.expect("CallStart").await;
+            let id = peer.started(&request, 1);
+            let busy = json!({"code": "callee_busy", "message": "the callee is busy",
             "sip_status": 486, "sip_reason": "Busy Here", "up": "no"});
-        peer.tell(
-            "CallStart",
-            &id,
-            "Error",
-            2,
-            json!({"data": "callee: 486 Busy Here", "error": busy}),
-        );
-        peer.tell("CallStart", &id, "Ended", 3, json!({"outcome": "failed", "up": "no"}));
-        page.until_text(".command .word", "failed").await;
-        start_call(&page, "erin", "frank").await;
-        let request = peer.expect("CallStart").await;
-        peer.play_start(&request, "cp-demo-2-9f3b61c27d", 10);
-        page.until_text(".call .pill", "Talking").await;
-        page.click(".call [data-action=hold]").await;
-        let hold = peer.expect("CallHold").await;
-        let id = peer.started(&hold, 20);
-        for (seq, event, leg) in [
-            (21, "CallHoldStart", "caller"),
-            (22, "CallHoldSuccessful", "caller"),
-            (23, "CallHoldStart", "callee"),
-            (24, "CallHoldSuccessful", "callee"),
-        ] {
-            peer.tell("CallHold", &id, event, seq, json!({"data": {"leg": leg}}));
-        }
-        peer.tell("CallHold", &id, "Ended", 25, json!({"outcome": "success"}));
-        page.until_text(".call .pill", "Held").await;
-        start_call(&page, ALICE, BOB).await;
-        let request = peer.expect("CallStart").await;
-        peer.play_start(&request, "cp-demo-1-5c1be90a44", 30);
-        page.until_text(".call .pill", "Talking").await;
-        start_call(&page, CAROL, "dave").await;
-        let request = peer.expect("CallStart").await;
-        let id = peer.started(&request, 40);
-        let both = json!({"data": {"caller": CAROL, "callee": "sip:dave@demo.callplane"}});
-        peer.tell("CallStart", &id, "CallerAnswered", 41, both);
-        page.until_text(".call .pill", "dave rings").await;
-        if std::env::var_os("CONSOLE_PICTURES").is_some() {
-            // Durations look better in a picture when they aren't zero.
-            page.until(
+            peer.tell(
+                "CallStart",
+                &id,
+                "Error",
+                2,
+                json!({"data": "callee: 486 Busy Here", "error": busy}),
+            );
+            peer.tell("CallStart", &id, "Ended", 3, json!({"outcome": "failed", "up": "no"}));
+            page.until_text(".command .word", "failed").await;
+            start_call(&page, "erin", "frank").await;
+            let request = peer.expect("CallStart").await;
+            peer.play_start(&request, "cp-demo-2-9f3b61c27d", 10);
+            page.until_text(".call .pill", "Talking").await;
+            page.click(".call [data-action=hold]").await;
+            let hold = peer.expect("CallHold").await;
+            let id = peer.started(&hold, 20);
+            for (seq, event, leg) in [
+                (21, "CallHoldStart", "caller"),
+                (22, "CallHoldSuccessful", "caller"),
+                (23, "CallHoldStart", "callee"),
+                (24, "CallHoldSuccessful", "callee"),
+            ] {
+                peer.tell("CallHold", &id, event, seq, json!({"data": {"leg": leg}}));
+            }
+            peer.tell("CallHold", &id, "Ended", 25, json!({"outcome": "success"}));
+            page.until_text(".call .pill", "Held").await;
+            start_call(&page, ALICE, BOB).await;
+            let request = peer.expect("CallStart").await;
+            peer.play_start(&request, "cp-demo-1-5c1be90a44", 30);
+            page.until_text(".call .pill", "Talking").await;
+            start_call(&page, CAROL, "dave").await;
+            let request = peer.expect("CallStart").await;
+            let id = peer.started(&request, 40);
+            let both = json!({"data": {"caller": CAROL, "callee": "sip:dave@demo.callplane"}});
+            peer.tell("CallStart", &id, "CallerAnswered", 41, both);
+            page.until_text(".call .pill", "dave rings").await;
+            if std::env::var_os("CONSOLE_PICTURES").is_some() {
+                // Durations look better in a picture when they aren't zero.
+                page.until(
                 "document.querySelector('.call[data-state=talking] .clock').textContent >= '0:09'",
             )
             .await;
-        }
-        page.eval("document.activeElement.blur()").await;
+            }
+            page.eval("document.activeElement.blur()").await;
 
-        for scheme in ["light", "dark"] {
-            page.prefer(scheme).await;
+            for scheme in ["light", "dark"] {
+                page.prefer(scheme).await;
+                page.size(1280, 860, 1.5).await;
+                page.eval("scrollTo(0, 0)").await;
+                assert_fits(&page, 1280).await;
+                page.picture(&folder.join(format!("console-{scheme}.png"))).await;
+                page.eval("document.querySelector('#timeline').scrollIntoView()").await;
+                page.picture(&folder.join(format!("timeline-{scheme}.png"))).await;
+                page.eval("scrollTo(0, 0)").await;
+                page.size(390, 844, 2.0).await;
+                assert_fits(&page, 390).await;
+                page.eval("scrollTo(0, document.querySelector('#calls-title').offsetTop - 12)")
+                    .await;
+                page.picture(&folder.join(format!("narrow-{scheme}.png"))).await;
+            }
+            page.prefer("light").await;
+            page.eval("scrollTo(0, 0)").await;
+            page.picture(&folder.join("narrow-top.png")).await;
+            page.size(320, 640, 2.0).await;
+            assert_fits(&page, 320).await;
+            page.picture(&folder.join("narrowest.png")).await;
             page.size(1280, 860, 1.5).await;
-            page.eval("scrollTo(0, 0)").await;
-            assert_fits(&page, 1280).await;
-            page.picture(&folder.join(format!("console-{scheme}.png"))).await;
-            page.eval("document.querySelector('#timeline').scrollIntoView()").await;
-            page.picture(&folder.join(format!("timeline-{scheme}.png"))).await;
-            page.eval("scrollTo(0, 0)").await;
-            page.size(390, 844, 2.0).await;
-            assert_fits(&page, 390).await;
-            page.eval("scrollTo(0, document.querySelector('#calls-title').offsetTop - 12)").await;
-            page.picture(&folder.join(format!("narrow-{scheme}.png"))).await;
-        }
-        page.prefer("light").await;
-        page.eval("scrollTo(0, 0)").await;
-        page.picture(&folder.join("narrow-top.png")).await;
-        page.size(320, 640, 2.0).await;
-        assert_fits(&page, 320).await;
-        page.picture(&folder.join("narrowest.png")).await;
-        page.size(1280, 860, 1.5).await;
-        page.click(".call[data-state=talking] [data-action=transfer]").await;
-        page.fill(".transfer:not([hidden]) [data-field=destination] input", "carol").await;
-        page.picture(&folder.join("transfer-light.png")).await;
-        page.key("Escape").await;
-        page.click("#open-frames").await;
-        page.picture(&folder.join("frames-light.png")).await;
-        page.click("#close-frames").await;
-        page.key("?").await;
-        page.prefer("dark").await;
-        page.picture(&folder.join("help-dark.png")).await;
-        page.key("Escape").await;
+            page.click(".call[data-state=talking] [data-action=transfer]").await;
+            page.fill(".transfer:not([hidden]) [data-field=destination] input", "carol").await;
+            page.picture(&folder.join("transfer-light.png")).await;
+            page.key("Escape").await;
+            page.click("#open-frames").await;
+            page.picture(&folder.join("frames-light.png")).await;
+            page.click("#close-frames").await;
+            page.key("?").await;
+            page.prefer("dark").await;
+            page.picture(&folder.join("help-dark.png")).await;
+            page.key("Escape").await;
 
-        // The person's choice stands above the system's, and outlives a reload.
-        let paper = "getComputedStyle(document.body).backgroundColor";
-        let dark = page.eval(paper).await;
-        page.click("#open-theme").await;
-        let light = page.eval(paper).await;
-        assert_ne!(dark, light);
-        page.reload().await;
-        assert_eq!(page.eval(paper).await, light);
-        assert_no_complaints(&page);
-    });
+            // The person's choice stands above the system's, and outlives a reload.
+            let paper = "getComputedStyle(document.body).backgroundColor";
+            let dark = page.eval(paper).await;
+            page.click("#open-theme").await;
+            let light = page.eval(paper).await;
+            assert_ne!(dark, light);
+            page.reload().await;
+            assert_eq!(page.eval(paper).await, light);
+            assert_no_complaints(&page);
+        }
+    );
 }
 
 /// Nothing is wider than the screen: there is nothing to scroll sideways.
