@@ -1048,20 +1048,26 @@ async fn frames_are_shown_as_they_went_and_can_be_sent_by_hand() {
 
 // The real thing: the demo of the binary, with its simulated proxy and phones
 
-/// A running `callplane demo`; it is killed when this is dropped.
-struct Demo {
+/// A running `callplane`; it is killed when this is dropped.
+struct Running {
     process: std::process::Child,
     address: SocketAddr,
 }
 
-impl Demo {
+impl Running {
     /// Starts the demo on a port, 0 for any, and waits until it says where it listens.
-    async fn start(port: u16) -> Self {
+    async fn demo(port: u16) -> Self {
+        Self::start(&["demo", "--port", &port.to_string()], &[], "http://").await
+    }
+
+    /// Starts the binary and waits until it says its client address, which stands behind `mark`.
+    async fn start(arguments: &[&str], variables: &[(&str, &str)], mark: &str) -> Self {
         use std::io::BufRead as _;
         use std::process::{Command, Stdio};
 
         let mut process = Command::new(env!("CARGO_BIN_EXE_callplane"))
-            .args(["demo", "--port", &port.to_string()])
+            .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -1083,7 +1089,7 @@ impl Demo {
         let mut lines = Vec::new();
         let address = timeout(browser::DEADLINE, async {
             while let Some(line) = saying.recv().await {
-                let address = line.split_once("http://").and_then(|(_, rest)| {
+                let address = line.split_once(mark).and_then(|(_, rest)| {
                     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
                     rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
                 });
@@ -1097,19 +1103,18 @@ impl Demo {
         .await
         .ok()
         .flatten();
-        let address = address.unwrap_or_else(|| panic!("the demo said only: {lines:#?}"));
+        let address = address.unwrap_or_else(|| panic!("it said only: {lines:#?}"));
         Self { process, address }
     }
 
     async fn open(&self, browser: &Browser) -> Page {
         let page = browser.open(&format!("http://{}/", self.address)).await;
         page.until_text("#link", "Connected").await;
-        page.until_text("#demo", "simulated phones").await;
         page
     }
 }
 
-impl Drop for Demo {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -1119,8 +1124,9 @@ impl Drop for Demo {
 #[tokio::test]
 async fn the_demo_does_all_that_its_readme_tells() {
     in_browser!("the_demo_does_all_that_its_readme_tells", async |browser: &Browser| {
-        let demo = Demo::start(0).await;
+        let demo = Running::demo(0).await;
         let page = demo.open(browser).await;
+        page.until_text("#demo", "simulated phones").await;
         page.prefer("light").await;
         page.size(1280, 860, 1.5).await;
 
@@ -1165,7 +1171,7 @@ async fn the_demo_does_all_that_its_readme_tells() {
 #[tokio::test]
 async fn the_demo_cancels_what_rings() {
     in_browser!("the_demo_cancels_what_rings", async |browser: &Browser| {
-        let demo = Demo::start(0).await;
+        let demo = Running::demo(0).await;
         let page = demo.open(browser).await;
         start_call(&page, "alice", "erin").await;
         page.until_text(".call .pill", "erin rings").await;
@@ -1181,7 +1187,7 @@ async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted(
     in_browser!(
         "the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted",
         async |browser: &Browser| {
-            let demo = Demo::start(0).await;
+            let demo = Running::demo(0).await;
             let mut wire = Wire::to(demo.address).await;
             let page = browser.open(&format!("http://{}/", wire.address)).await;
             page.until_text("#link", "Connected").await;
@@ -1200,13 +1206,81 @@ async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted(
             let address = demo.address;
             drop(demo);
             page.until("document.querySelector('#link').dataset.state !== 'open'").await;
-            let _demo = Demo::start(address.port()).await;
+            let _demo = Running::demo(address.port()).await;
             page.until_text(".notice", "restarted").await;
             page.until_text(".command .word", "unknown").await;
             page.until("!document.querySelector('.call:not([data-state=ended])')").await;
             page.until_text("#link", "Connected").await;
             start_call(&page, "alice", "bob").await;
             page.until_text(".call .pill", "Talking").await;
+        }
+    );
+}
+
+#[tokio::test]
+async fn the_demo_shows_many_calls_at_once() {
+    in_browser!("the_demo_shows_many_calls_at_once", async |browser: &Browser| {
+        let demo = Running::demo(0).await;
+        let page = demo.open(browser).await;
+        start_call(&page, "carol", "dave").await;
+        page.until_text(".command .word", "failed").await;
+        start_call(&page, "bob", "frank").await;
+        page.until_text(".call .pill", "Talking").await;
+        page.click(".call [data-action=hold]").await;
+        page.until_text(".call .pill", "Held").await;
+        start_call(&page, "alice", "carol").await;
+        page.until_text(".call .pill", "Talking").await;
+        start_call(&page, "grace", "erin").await;
+        page.until_text(".call .pill", "erin rings").await;
+        let states = "[...document.querySelectorAll('.call')].map((c) => c.dataset.state)";
+        assert_eq!(page.eval(states).await, json!(["ringing", "talking", "held", "ended"]));
+        page.until_text(".event-words", "180 Ringing").await;
+
+        page.fill("#start [data-field=caller] input", "alice").await;
+        page.fill("#start [data-field=callee] input", "bob").await;
+        page.eval("document.activeElement.blur()").await;
+        // The pictures of the README.
+        for (scheme, width, height, name) in [
+            ("light", 1280, 860, "console-light.png"),
+            ("dark", 1280, 860, "console-dark.png"),
+            ("light", 390, 844, "console-narrow.png"),
+        ] {
+            page.prefer(scheme).await;
+            page.size(width, height, if width < 600 { 2.0 } else { 1.5 }).await;
+            let top = if width < 600 { "#calls-title" } else { "body" };
+            page.eval(&format!("document.querySelector({}).scrollIntoView()", json!(top))).await;
+            page.picture(&pictures().join("demo").join(name)).await;
+        }
+        page.click(".call [data-action=cancel]").await;
+        page.until_text(".command .word", "cancelled").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
+async fn a_server_without_its_stack_says_so_at_once_on_any_path() {
+    in_browser!(
+        "a_server_without_its_stack_says_so_at_once_on_any_path",
+        async |browser: &Browser| {
+            let server = Running::start(
+                &["serve"],
+                &[
+                    ("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0"),
+                    ("CALLPLANE_LISTEN__PATH", "/calls"),
+                    ("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0"),
+                    ("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0"),
+                    ("NO_COLOR", "1"),
+                ],
+                "clients=",
+            )
+            .await;
+            let page = server.open(browser).await;
+            assert_eq!(page.eval("document.querySelector('#demo').hidden").await, json!(true));
+            start_call(&page, "sip:alice@example.com", "sip:bob@example.com").await;
+            page.until_text(".command .word", "not started").await;
+            page.until_text(".row-detail", "stack").await;
+            page.until("document.querySelector('.call[data-state=ended]')").await;
+            assert_no_complaints(&page);
         }
     );
 }
@@ -1336,7 +1410,7 @@ async fn it_fits_a_phone_and_a_wide_screen_in_light_and_dark() {
                 page.size(1280, 860, 1.5).await;
                 page.eval("scrollTo(0, 0)").await;
                 assert_fits(&page, 1280).await;
-                page.picture(&folder.join(format!("console-{scheme}.png"))).await;
+                page.picture(&folder.join(format!("page-{scheme}.png"))).await;
                 page.eval("document.querySelector('#timeline').scrollIntoView()").await;
                 page.picture(&folder.join(format!("timeline-{scheme}.png"))).await;
                 page.eval("scrollTo(0, 0)").await;

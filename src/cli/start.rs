@@ -21,7 +21,9 @@ use super::exit::Exit;
 ///
 /// One clear line: a busy port, a stack's address that can't be looked up.
 pub async fn serve(config: Config, levels: LogLevels, readiness: Readiness) -> Result<(), String> {
-    let server = start(&config, &Hints::default(), levels, readiness).await?;
+    let path = config.listen.path.as_str().to_owned();
+    let hints = Hints { call_api: Some(path), ..Hints::default() };
+    let server = start(&config, &hints, levels, readiness).await?;
     tracing::info!(
         clients = %server.client_address(),
         operations = %server.admin_address(),

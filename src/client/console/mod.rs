@@ -23,7 +23,7 @@ pub struct Hints {
     pub addresses: Vec<String>,
     /// Whether the phones behind this server are simulated. The page says so.
     pub demo: bool,
-    /// Path of the WebSocket when it isn't `/call-api`.
+    /// Path of the WebSocket; without it `call-api` beside the page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call_api: Option<String>,
 }

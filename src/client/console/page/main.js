@@ -426,7 +426,9 @@ if (addresses.length >= 2) {
   });
 }
 
-const url = new URL(typeof given.call_api === "string" ? given.call_api : "call-api", document.baseURI);
+// Beside the page, so that it works behind a proxy that serves all of this below a path of its own.
+const path = typeof given.call_api === "string" ? given.call_api.replace(/^\/+/, "") : "call-api";
+const url = new URL(path, document.baseURI);
 url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
 url.search = url.hash = "";
 draw();
