@@ -473,7 +473,7 @@ impl Start {
             }
             Progress::Failed(why) => {
                 let mut legs = if call_over { Vec::new() } else { vec![setup()] };
-                let ending = start_failed(&why, call_over, new_call.as_ref());
+                let ending = start_failed(&why, call_over, new_call.as_ref(), turn.plan());
                 if matches!(why, Why::NoAnswer | Why::Lost) {
                     legs.extend(new_call);
                 }
@@ -601,7 +601,7 @@ fn caller_refused(status: &SipStatus, ringing: bool) -> Failure {
 }
 
 /// The end of a start whose caller was up and whose callee never came to be.
-fn start_failed(why: &Why, call_over: bool, new_call: Option<&CallId>) -> Ending {
+fn start_failed(why: &Why, call_over: bool, new_call: Option<&CallId>, plan: &Plan) -> Ending {
     match why {
         // The phone hung up while the REFER was out, or took it and went away.
         Why::Refused(_) | Why::StackRefused { .. } | Why::Missing { .. } | Why::Ignored
@@ -618,7 +618,11 @@ fn start_failed(why: &Why, call_over: bool, new_call: Option<&CallId>) -> Ending
             let (code, text) = not_sent(*why);
             Ending::failed(failure(code, text, Up::No))
         }
-        Why::Ignored => Ending::failed(failure(Code::ReferIgnored, REFER_IGNORED, Up::No)),
+        Why::Ignored => {
+            // Without tokens a list can't show the referred call: its one event may be lost.
+            let up = if plan.capabilities.referral_tokens { Up::No } else { Up::Unknown };
+            Ending::failed(failure(Code::ReferIgnored, REFER_IGNORED, up))
+        }
         // The caller gave up the call to the callee.
         Why::Target(status) if status.code == 487 => Ending::failed(hung_up(Some(status.clone()))),
         Why::Target(status) => Ending::failed(target_failed(status, "callee", Up::No)),
