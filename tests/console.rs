@@ -30,6 +30,7 @@ macro_rules! in_browser {
     ($name:literal, $test:expr) => {
         match browser::chromium() {
             Some(binary) => {
+                let _turn = TURNS.read().await;
                 let browser = Browser::start(&binary).await;
                 $test(&browser).await;
             }
@@ -37,6 +38,23 @@ macro_rules! in_browser {
         }
     };
 }
+
+/// The same with the real binary beside the browser. These run one by one: the server's deadlines
+/// are real time, and a row of browsers would starve it.
+macro_rules! in_browser_alone {
+    ($name:literal, $test:expr) => {
+        match browser::chromium() {
+            Some(binary) => {
+                let _turn = TURNS.write().await;
+                let browser = Browser::start(&binary).await;
+                $test(&browser).await;
+            }
+            None => println!("skipped: {} (no chromium)", $name),
+        }
+    };
+}
+
+static TURNS: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 
 const ALICE: &str = "sip:alice@demo.callplane";
 const BOB: &str = "sip:bob@demo.callplane";
@@ -1039,6 +1057,7 @@ async fn frames_are_shown_as_they_went_and_can_be_sent_by_hand() {
             assert!(!seen.contains("heartbeat-"), "the heartbeat is kept out until asked for");
             page.click("#show-heartbeat").await;
             page.until_text(".frame code", "heartbeat-").await;
+            page.click("#show-heartbeat").await;
             page.click("#clear-frames").await;
             page.until("!document.querySelector('.frame')").await;
             assert_no_complaints(&page);
@@ -1123,7 +1142,7 @@ impl Drop for Running {
 
 #[tokio::test]
 async fn the_demo_does_all_that_its_readme_tells() {
-    in_browser!("the_demo_does_all_that_its_readme_tells", async |browser: &Browser| {
+    in_browser_alone!("the_demo_does_all_that_its_readme_tells", async |browser: &Browser| {
         let demo = Running::demo(0).await;
         let page = demo.open(browser).await;
         page.until_text("#demo", "simulated phones").await;
@@ -1170,7 +1189,7 @@ async fn the_demo_does_all_that_its_readme_tells() {
 
 #[tokio::test]
 async fn the_demo_cancels_what_rings() {
-    in_browser!("the_demo_cancels_what_rings", async |browser: &Browser| {
+    in_browser_alone!("the_demo_cancels_what_rings", async |browser: &Browser| {
         let demo = Running::demo(0).await;
         let page = demo.open(browser).await;
         start_call(&page, "alice", "erin").await;
@@ -1184,7 +1203,7 @@ async fn the_demo_cancels_what_rings() {
 
 #[tokio::test]
 async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted() {
-    in_browser!(
+    in_browser_alone!(
         "the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted",
         async |browser: &Browser| {
             let demo = Running::demo(0).await;
@@ -1219,7 +1238,7 @@ async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted(
 
 #[tokio::test]
 async fn the_demo_shows_many_calls_at_once() {
-    in_browser!("the_demo_shows_many_calls_at_once", async |browser: &Browser| {
+    in_browser_alone!("the_demo_shows_many_calls_at_once", async |browser: &Browser| {
         let demo = Running::demo(0).await;
         let page = demo.open(browser).await;
         start_call(&page, "carol", "dave").await;
@@ -1259,7 +1278,7 @@ async fn the_demo_shows_many_calls_at_once() {
 
 #[tokio::test]
 async fn a_server_without_its_stack_says_so_at_once_on_any_path() {
-    in_browser!(
+    in_browser_alone!(
         "a_server_without_its_stack_says_so_at_once_on_any_path",
         async |browser: &Browser| {
             let server = Running::start(

@@ -284,29 +284,38 @@ impl Page {
         .await;
     }
 
-    /// Clicks the first visible element that a selector finds, once it can be clicked.
+    /// Clicks the first visible element that a selector finds, once it can be clicked and stands
+    /// still: a page that has just changed may still be moving it.
     pub async fn click(&self, selector: &str) {
         let quoted = json!(selector);
-        let target = format!(
-            "[...document.querySelectorAll({quoted})].find((e) => e.checkVisibility() && !e.disabled)"
-        );
-        self.until(&format!(
-            "(() => {{
-                const e = {target};
-                if (!e) return false;
-                e.scrollIntoView({{block: 'center', behavior: 'instant'}});
-                const box = e.getBoundingClientRect();
-                const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
-                return hit && (e.contains(hit) || hit.contains(e));
-            }})()"
-        ))
-        .await;
+        let deadline = DEADLINE.as_millis();
         let point = self
             .eval(&format!(
-                "(() => {{ const b = ({target}).getBoundingClientRect();
-                   return [b.x + b.width / 2, b.y + b.height / 2]; }})()"
+                "new Promise((found) => {{
+                    const end = performance.now() + {deadline};
+                    let before;
+                    const look = () => {{
+                        const e = [...document.querySelectorAll({quoted})]
+                            .find((e) => e.checkVisibility() && !e.disabled);
+                        e?.scrollIntoView({{block: 'center', behavior: 'instant'}});
+                        const box = e?.getBoundingClientRect();
+                        const point = box && [box.x + box.width / 2, box.y + box.height / 2];
+                        const hit = point && document.elementFromPoint(...point);
+                        const free = hit && (e.contains(hit) || hit.contains(e));
+                        if (free && before === point.join()) return found(point);
+                        if (performance.now() > end) return found(null);
+                        before = free ? point.join() : undefined;
+                        requestAnimationFrame(look);
+                    }};
+                    look();
+                }})"
             ))
             .await;
+        assert!(
+            point.is_array(),
+            "nothing to click at {selector}; the page shows:\n{}",
+            self.text("body").await
+        );
         for kind in ["mousePressed", "mouseReleased"] {
             self.call(
                 "Input.dispatchMouseEvent",
