@@ -1,4 +1,12 @@
 //! The harness and the phones on a stock script: calls, callops, and what it can't.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::type_complexity,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

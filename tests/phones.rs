@@ -1,4 +1,12 @@
 //! The scripted phones against each other, without a proxy: what the tests of the stack rest on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::type_complexity,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

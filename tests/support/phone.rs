@@ -202,12 +202,15 @@ enum Todo {
     RepeatAnswer { call_id: String, cseq: u32, bytes: Vec<u8>, to: SocketAddr, wait: Duration },
 }
 
+/// What was answered, and where to; nothing for a phone that stays silent.
+type Answer = Option<(Vec<u8>, SocketAddr)>;
+
 struct State {
     behaviour: Behaviour,
     dialogs: Vec<Dialog>,
     log: Vec<Entry>,
     /// The answer to every request already handled, `None` for silence: retransmissions get the same.
-    answered: HashMap<(String, String, u32), Option<(Vec<u8>, SocketAddr)>>,
+    answered: HashMap<(String, String, u32), Answer>,
     timers: Vec<(Instant, Todo)>,
     registrations: u32,
     registered: bool,
