@@ -59,6 +59,12 @@ use crate::core::stack_event::StackEvent;
 /// A list may take this long when nobody waits for an operation's reply.
 const WHOLE_LIST: Duration = Duration::from_secs(10);
 
+/// A stack that has been up for fewer seconds may not have told its grade yet.
+const YOUNG: u64 = 2;
+
+/// How soon it is asked for it again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// One OpenSIPS. `M` carries requests, `L` large lists.
 pub struct OpenSips<M, L = M> {
     settings: StackSettings,
@@ -193,16 +199,14 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             MiAnswer::Result(answer) => script::release(&answer),
             MiAnswer::Error { .. } => None,
         };
-        let asked =
-            MiRequest::new("cache_fetch").text("system", "local").text("attr", "cp_cfg_version");
-        let found = match self.settings.grade {
-            GradeSetting::Stock => None,
-            GradeSetting::Auto | GradeSetting::Reference => match self.ask_own(asked).await? {
-                MiAnswer::Result(answer) => Script::of_answer(&answer),
-                // No such value, no such cache, no such command: a stock script.
-                MiAnswer::Error { .. } => None,
-            },
-        };
+        let mut found = self.ask_script().await?;
+        while found.is_none()
+            && self.settings.grade != GradeSetting::Stock
+            && self.is_young().await?
+        {
+            self.gate.timer.sleep(ASK_AGAIN).await;
+            found = self.ask_script().await?;
+        }
         self.warn(release, found.as_ref());
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.capabilities = script::capabilities(&self.settings, found.as_ref());
@@ -210,6 +214,33 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         known.boot.get_or_insert_with(|| boot.clone());
         drop(known);
         Ok(Connected { boot, release, script: found })
+    }
+
+    /// What the script says of itself.
+    async fn ask_script(&self) -> Result<Option<Script>, Away> {
+        let request =
+            MiRequest::new("cache_fetch").text("system", "local").text("attr", "cp_cfg_version");
+        match self.settings.grade {
+            GradeSetting::Stock => Ok(None),
+            GradeSetting::Auto | GradeSetting::Reference => {
+                match self.ask_own(request).await? {
+                    MiAnswer::Result(answer) => Ok(Script::of_answer(&answer)),
+                    // No such value, no such cache, no such command: a stock script.
+                    MiAnswer::Error { .. } => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Whether the stack may still be running its `startup_route`: another process of it answers
+    /// already (seen on 3.6.8).
+    async fn is_young(&self) -> Result<bool, Away> {
+        match self.ask_own(MiRequest::new("uptime")).await? {
+            MiAnswer::Result(answer) => {
+                Ok(script::up_seconds(&answer).is_some_and(|up| up < YOUNG))
+            }
+            MiAnswer::Error { .. } => Ok(false),
+        }
     }
 
     fn warn(&self, release: Option<(u32, u32)>, script: Option<&Script>) {

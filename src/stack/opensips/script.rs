@@ -85,6 +85,11 @@ pub(super) fn release(answer: &Value) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// How long the stack has been up, from the answer to `uptime`: `{"Up time":"45 [sec]"}`.
+pub(super) fn up_seconds(answer: &Value) -> Option<u64> {
+    answer.get("Up time")?.as_str()?.split(' ').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +106,12 @@ mod tests {
         {
             assert_eq!(Script::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_time_it_has_been_up_is_read() {
+        assert_eq!(up_seconds(&json!({"Up time": "45 [sec]"})), Some(45));
+        assert_eq!(up_seconds(&json!({"Up time": "long"})), None);
     }
 
     #[test]
