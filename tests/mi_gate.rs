@@ -1,0 +1,419 @@
+//! The door to a stack: deadlines, the breaker and the limit of requests under way.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use callplane::clock::Clock;
+use callplane::core::act::{Act, Facts, NotSent, Offer, Op, ReferTo, Reply};
+use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
+use callplane::core::request::Leg;
+use callplane::core::sip_address::SipAddress;
+use callplane::core::time::StoreTime;
+use callplane::stack::SipStack;
+use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
+use callplane::stack::opensips::meter::Unmetered;
+use callplane::stack::opensips::settings::StackSettings;
+use callplane::stack::opensips::{OpenSips, Surroundings, Timer};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// A clock and a timer in one: time passes only when told.
+#[derive(Default)]
+struct Time {
+    now: AtomicU64,
+    sleepers: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
+}
+
+impl Time {
+    fn sleeping(&self) -> usize {
+        self.sleepers.lock().unwrap().iter().filter(|(_, wake)| !wake.is_closed()).count()
+    }
+
+    fn pass(&self, how_long: Duration) {
+        let passed = u64::try_from(how_long.as_millis()).unwrap();
+        let now = self.now.fetch_add(passed, Ordering::SeqCst) + passed;
+        let mut sleepers = self.sleepers.lock().unwrap();
+        let (due, rest) = sleepers.drain(..).partition(|(at, _)| *at <= now);
+        *sleepers = rest;
+        for (_, wake) in due {
+            let _ = wake.send(());
+        }
+    }
+}
+
+impl Clock for Time {
+    fn now(&self) -> StoreTime {
+        StoreTime(1_000_000 + self.now.load(Ordering::SeqCst))
+    }
+}
+
+struct SharedTime(Arc<Time>);
+
+impl Timer for SharedTime {
+    fn sleep(&self, how_long: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        let at = self.0.now.load(Ordering::SeqCst) + u64::try_from(how_long.as_millis()).unwrap();
+        let (wake, woken) = oneshot::channel();
+        self.0.sleepers.lock().unwrap().push((at, wake));
+        Box::pin(async move {
+            let _ = woken.await;
+        })
+    }
+}
+
+/// What the fake stack does with a request.
+enum Does {
+    Answers(MiAnswer),
+    Fails(MiFailure),
+    /// Time passes, then it answers.
+    Takes(Duration, MiAnswer),
+    Waits(oneshot::Receiver<MiAnswer>),
+}
+
+/// A stack whose every answer is written down beforehand, by method.
+#[derive(Clone, Default)]
+struct Fake {
+    script: Arc<Mutex<Vec<(&'static str, VecDeque<Does>)>>>,
+    asked: Arc<Mutex<Vec<MiRequest>>>,
+    time: Arc<Time>,
+}
+
+impl Fake {
+    fn then(&self, method: &'static str, does: Does) -> &Self {
+        let mut script = self.script.lock().unwrap();
+        match script.iter_mut().find(|(name, _)| *name == method) {
+            Some((_, queue)) => queue.push_back(does),
+            None => script.push((method, VecDeque::from([does]))),
+        }
+        drop(script);
+        self
+    }
+
+    fn next(&self, method: &str) -> Option<Does> {
+        let mut script = self.script.lock().unwrap();
+        script.iter_mut().find(|(name, _)| *name == method)?.1.pop_front()
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().iter().map(|request| request.method.to_string()).collect()
+    }
+}
+
+impl Mi for Fake {
+    async fn call(&self, request: MiRequest, _timeout: Duration) -> Result<MiAnswer, MiFailure> {
+        self.asked.lock().unwrap().push(request.clone());
+        match self.next(&request.method) {
+            Some(Does::Answers(answer)) => Ok(answer),
+            Some(Does::Fails(failure)) => Err(failure),
+            Some(Does::Takes(how_long, answer)) => {
+                self.time.pass(how_long);
+                Ok(answer)
+            }
+            Some(Does::Waits(answer)) => answer.await.map_err(|_| MiFailure::Silent),
+            None if request.method == "uptime" => Ok(up("then")),
+            None => panic!("not expected: {request:?}"),
+        }
+    }
+}
+
+fn up(since: &str) -> MiAnswer {
+    MiAnswer::Result(json!({"Up since": since, "Up time": "60 [sec]"}))
+}
+
+fn done() -> MiAnswer {
+    MiAnswer::Result(json!("OK"))
+}
+
+fn stack(fake: &Fake, change: impl FnOnce(&mut StackSettings)) -> OpenSips<Fake> {
+    let mut settings = StackSettings::new(StackId::new("fake"), "127.0.0.1:1");
+    change(&mut settings);
+    let surroundings = Surroundings {
+        clock: Arc::clone(&fake.time) as Arc<dyn Clock>,
+        timer: Arc::new(SharedTime(Arc::clone(&fake.time))),
+        meter: Arc::new(Unmetered),
+    };
+    OpenSips::new(settings, fake.clone(), fake.clone(), surroundings)
+}
+
+fn op(fake: &Fake, act: Act) -> Op {
+    let now = fake.time.now();
+    Op {
+        id: OpId::derive(Nonce(7), 0),
+        by: PodId::new("test"),
+        stack: StackId::new("fake"),
+        act,
+        send_before: now.after(Duration::from_millis(500)),
+        reply_by: now.after(Duration::from_secs(3)),
+    }
+}
+
+fn end() -> Act {
+    Act::End { call: call() }
+}
+
+fn call() -> CallId {
+    CallId::parse("call@here").unwrap()
+}
+
+fn refer() -> Act {
+    let to = ReferTo::Address(SipAddress::parse("sip:carol@here.example").unwrap());
+    Act::Refer { call: call(), leg: Leg::Callee, to }
+}
+
+fn dialog(state: u8) -> Value {
+    json!({"Dialog": {
+        "ID": "1a.2b", "state": state, "callid": "call@here", "timestart": 0,
+        "from_uri": "sip:alice@here.example", "to_uri": "sip:bob@here.example",
+        "CALLEES": [], "context": {}
+    }})
+}
+
+const UNREACHABLE: Reply = Reply::NotSent(NotSent::Unreachable);
+
+#[tokio::test]
+async fn the_first_request_tries_whether_the_stack_is_there() {
+    let fake = Fake::default();
+    fake.then("uptime", Does::Fails(MiFailure::Silent));
+    let stack = stack(&fake, |_| ());
+    assert!(!stack.is_reachable());
+    assert_eq!(stack.perform(&op(&fake, end())).await, UNREACHABLE);
+    assert_eq!(fake.asked(), ["uptime"], "the act itself never left");
+    // Until it is tried again nothing is asked at all.
+    assert_eq!(stack.perform(&op(&fake, end())).await, UNREACHABLE);
+    assert_eq!(fake.asked().len(), 1);
+    fake.time.pass(Duration::from_secs(2));
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Done(Facts::Nothing));
+    assert_eq!(fake.asked(), ["uptime", "uptime", "dlg_end_dlg"]);
+    assert!(stack.is_reachable());
+}
+
+#[tokio::test]
+async fn unanswered_requests_in_a_row_open_the_breaker() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |s| s.breaker_failures = 3);
+    for _ in 0..2 {
+        fake.then("dlg_end_dlg", Does::Fails(MiFailure::Silent));
+        assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Silent);
+    }
+    // An answer in between, also a refusal, starts the count again.
+    fake.then("dlg_end_dlg", Does::Answers(MiAnswer::error(403, "no")));
+    assert!(matches!(stack.perform(&op(&fake, end())).await, Reply::Refused { .. }));
+    for _ in 0..3 {
+        assert!(stack.is_reachable());
+        fake.then("dlg_end_dlg", Does::Fails(MiFailure::Silent));
+        assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Silent);
+    }
+    assert!(!stack.is_reachable());
+    assert_eq!(stack.perform(&op(&fake, end())).await, UNREACHABLE);
+    fake.time.pass(Duration::from_secs(2));
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Done(Facts::Nothing));
+}
+
+#[tokio::test]
+async fn only_one_request_tries_and_one_that_is_given_up_leaves_the_door_as_it_was() {
+    let fake = Fake::default();
+    let (_never, waits) = oneshot::channel();
+    fake.then("uptime", Does::Waits(waits));
+    let stack = Arc::new(stack(&fake, |_| ()));
+    let trying = {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, end()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    while fake.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stack.perform(&op(&fake, end())).await, UNREACHABLE);
+    trying.abort();
+    assert!(trying.await.unwrap_err().is_cancelled());
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Done(Facts::Nothing));
+}
+
+#[tokio::test]
+async fn a_phones_silence_does_not_open_the_breaker() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |s| s.breaker_failures = 1);
+    for _ in 0..3 {
+        fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog(4))));
+        fake.then("dlg_send_sequential", Does::Fails(MiFailure::Silent));
+        assert_eq!(stack.perform(&op(&fake, refer())).await, Reply::Silent);
+    }
+    assert!(stack.is_reachable());
+}
+
+#[tokio::test]
+async fn a_once_act_is_not_sent_after_its_time() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |_| ());
+    // The look that comes first takes too long.
+    let listed = MiAnswer::Result(dialog(4));
+    fake.then("dlg_list_ctx", Does::Takes(Duration::from_millis(500), listed));
+    let reply = stack.perform(&op(&fake, refer())).await;
+    assert_eq!(reply, Reply::NotSent(NotSent::TooLate));
+    assert_eq!(fake.asked(), ["uptime", "dlg_list_ctx"]);
+}
+
+#[tokio::test]
+async fn a_once_act_whose_preparation_failed_was_not_sent() {
+    for failure in [MiFailure::Silent, MiFailure::NotSent { reason: "refused" }] {
+        let fake = Fake::default();
+        let stack = stack(&fake, |_| ());
+        fake.then("dlg_list_ctx", Does::Fails(failure.clone()));
+        assert_eq!(stack.perform(&op(&fake, refer())).await, UNREACHABLE, "{failure:?}");
+
+        // The mark's write is lost: nothing was sent to a phone.
+        let mut held = dialog(4);
+        held["Dialog"]["caller_sdp"] =
+            json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+        let act =
+            Act::ReInvite { call: call(), leg: Leg::Callee, offer: Offer::Hold { first: true } };
+        fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(held)));
+        fake.then("dlg_push_var", Does::Fails(failure));
+        assert_eq!(stack.perform(&op(&fake, act)).await, UNREACHABLE);
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_limit_requests_wait_for_their_turn_and_no_longer_than_they_may() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |s| s.in_flight = 1));
+    let (answer, waits) = oneshot::channel();
+    fake.then("dlg_end_dlg", Does::Waits(waits));
+    let spawn = || {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, end()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    let first = spawn();
+    while fake.asked().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let second = spawn();
+    let third = spawn();
+    tokio::task::yield_now().await;
+    assert_eq!(fake.asked().len(), 2, "only one under way");
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    answer.send(done()).unwrap();
+    for call in [first, second, third] {
+        assert_eq!(call.await.unwrap(), Reply::Done(Facts::Nothing));
+    }
+
+    let (_answer, waits) = oneshot::channel();
+    fake.then("dlg_end_dlg", Does::Waits(waits));
+    let asked = fake.asked().len();
+    let holding = spawn();
+    while fake.asked().len() == asked {
+        tokio::task::yield_now().await;
+    }
+    let waiting = spawn();
+    // Each has its last moment in view; the one that waits, its turn's as well.
+    while fake.time.sleeping() < 3 {
+        tokio::task::yield_now().await;
+    }
+    fake.time.pass(Duration::from_millis(500));
+    assert_eq!(waiting.await.unwrap(), Reply::NotSent(NotSent::Overloaded));
+    assert_eq!(fake.asked().len(), asked + 1, "it was never asked");
+    // Nothing keeps an operation longer than it may take.
+    fake.time.pass(Duration::from_millis(2500));
+    assert_eq!(holding.await.unwrap(), Reply::Silent);
+}
+
+#[tokio::test]
+async fn one_full_list_serves_all_who_wait_for_it() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |_| ()));
+    let (answer, waits) = oneshot::channel();
+    let empty = || MiAnswer::Result(json!({"Dialogs": []}));
+    let not_found = || MiAnswer::error(404, "No such dialog");
+    // By Call-ID first, each; then the lists.
+    fake.then("dlg_list_ctx", Does::Answers(not_found()));
+    fake.then("dlg_list_ctx", Does::Waits(waits));
+    let look = || Act::Look { call: call(), referred_by: None, sent: None };
+    let spawn = || {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, look()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    let first = spawn();
+    let lists = |n: usize| {
+        let fake = fake.clone();
+        async move {
+            while fake.asked().iter().filter(|method| *method == "dlg_list_ctx").count() < n {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    lists(2).await;
+    // These come while the first list is under way: it is too old for them.
+    for _ in 0..20 {
+        fake.then("dlg_list_ctx", Does::Answers(not_found()));
+    }
+    fake.time.pass(Duration::from_millis(1));
+    let others: Vec<_> = (0..20).map(|_| spawn()).collect();
+    lists(22).await;
+    fake.then("dlg_list_ctx", Does::Answers(empty()));
+    answer.send(empty()).unwrap();
+    let seen = |reply: Reply| match reply {
+        Reply::Done(Facts::Looked(sighting)) => assert!(sighting.full && sighting.call.is_none()),
+        other => panic!("{other:?}"),
+    };
+    seen(first.await.unwrap());
+    // The next list is begun a second after the first, not sooner.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    lists(22).await;
+    assert_eq!(fake.asked().iter().filter(|m| *m == "dlg_list_ctx").count(), 22);
+    fake.time.pass(Duration::from_secs(1));
+    for other in others {
+        seen(other.await.unwrap());
+    }
+    assert_eq!(fake.asked().iter().filter(|m| *m == "dlg_list_ctx").count(), 23);
+}
+
+#[tokio::test]
+async fn a_list_that_spans_a_restart_proves_nothing() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |_| ());
+    fake.then("uptime", Does::Answers(up("first life")));
+    fake.then("uptime", Does::Answers(up("first life")));
+    fake.then("uptime", Does::Answers(up("second life")));
+    fake.then("dlg_list_ctx", Does::Answers(MiAnswer::error(404, "No such dialog")));
+    fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(json!({"Dialogs": []}))));
+    let look = Act::Look { call: call(), referred_by: None, sent: None };
+    match stack.perform(&op(&fake, look)).await {
+        Reply::Done(Facts::Looked(sighting)) => assert!(!sighting.full),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_id_reads_as_another_dialogs_is_ended_by_its_own() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |_| ());
+    // Somebody named a call like the stack's handle of another one.
+    let trap = CallId::parse("1a.2b").unwrap();
+    let mut mine = dialog(4)["Dialog"].clone();
+    mine["callid"] = json!("1a.2b");
+    mine["ID"] = json!("9f.9f");
+    let mut other = dialog(4)["Dialog"].clone();
+    other["ID"] = json!("1a.2b");
+    let list = MiAnswer::Result(json!({"Dialogs": [other, mine]}));
+    fake.then("dlg_list_ctx", Does::Answers(list));
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    let reply = stack.perform(&op(&fake, Act::End { call: trap })).await;
+    assert_eq!(reply, Reply::Done(Facts::Nothing));
+    let ended = fake.asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(ended.params.text("dialog_id"), Some("9f.9f"));
+}
