@@ -80,10 +80,13 @@ enum Does {
     Waits(oneshot::Receiver<MiAnswer>),
 }
 
+/// By method, in order.
+type Script = Vec<(&'static str, VecDeque<Does>)>;
+
 /// A stack whose every answer is written down beforehand, by method.
 #[derive(Clone, Default)]
 struct Fake {
-    script: Arc<Mutex<Vec<(&'static str, VecDeque<Does>)>>>,
+    script: Arc<Mutex<Script>>,
     asked: Arc<Mutex<Vec<MiRequest>>>,
     time: Arc<Time>,
 }

@@ -98,10 +98,10 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
     let mut refresh_at = Instant::now() + refresh_every;
     loop {
         let check_at = (Instant::now() + events.check).min(refresh_at);
-        let missed = tokio::select! {
-            () = sleep_until(check_at) => false,
-            () = gaps.noticed.notified() => true,
-        };
+        tokio::select! {
+            () = sleep_until(check_at) => {}
+            () = gaps.noticed.notified() => {}
+        }
         match stack.check().await {
             Ok(boot) if boot == connected.boot => {}
             Ok(_) => return Ok(()),
@@ -117,7 +117,7 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
         for _ in 0..lost {
             stack.meter().event("other", EventResult::Lost);
         }
-        let mut look_again = missed || lost > 0;
+        let mut look_again = gaps.take_ended() || lost > 0;
         if lost > 0 {
             tracing::warn!(stack = %id, lost, "events were lost: the queue was full");
         }

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -44,7 +44,9 @@ pub struct Sink {
 pub(super) struct Gaps {
     /// Events that found the queue full.
     lost: AtomicU64,
-    /// Something may have been missed: events, or a connection that ended.
+    /// A connection ended.
+    ended: AtomicBool,
+    /// Wakes whoever looks after gaps.
     pub noticed: Notify,
 }
 
@@ -52,6 +54,16 @@ impl Gaps {
     fn lost_one(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         self.noticed.notify_one();
+    }
+
+    fn connection_ended(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.noticed.notify_one();
+    }
+
+    /// Whether a connection has ended since the last question.
+    pub fn take_ended(&self) -> bool {
+        self.ended.swap(false, Ordering::Relaxed)
     }
 
     /// How many events were lost since the last question.
@@ -215,7 +227,7 @@ async fn accept(listener: TcpListener, queue: mpsc::Sender<Bytes>, gaps: Arc<Gap
                 connections.spawn(async move {
                     read_stream(stream, &queue, &gaps).await;
                     // It ends with OpenSIPS, or because we were too slow: look which.
-                    gaps.noticed.notify_one();
+                    gaps.connection_ended();
                     drop(place);
                 });
             }
