@@ -1,0 +1,237 @@
+//! Reports of the stacks on their way to the engine: only while leading, in order, none missed
+//! without being made good.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use callplane::bus::MemoryBus;
+use callplane::clock::{Nonces as _, SystemClock, SystemNonces};
+use callplane::core::act::{DialogState, Op, Reply};
+use callplane::core::failure::Outcome;
+use callplane::core::ids::{Boot, CallId, DialogId, Epoch, Install, PodId, StackId, Term};
+use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
+use callplane::core::request::Method;
+use callplane::core::stack_event::StackEvent;
+use callplane::core::time::StoreTime;
+use callplane::engine::{Engine, Host, Observer, Parts, Settings};
+use callplane::events::{Inbox, inbox, run};
+use callplane::leadership::Leadership;
+use callplane::stack::{Away, Reports, SipStack, Snapshot, StackReport, Stacks};
+use callplane::store::memory::{Limits, MemoryStore};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A stack that counts how often its list is read, and can keep the reader waiting.
+#[derive(Default)]
+struct Stack {
+    lists: AtomicUsize,
+    holds: AtomicBool,
+    go_on: Notify,
+}
+
+impl SipStack for Stack {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            start_is_safe: false,
+            referral_tokens: false,
+            persists_dialogs: false,
+            hold: HoldBy::ReInvite,
+            refer: ReferBy::Sequential,
+        }
+    }
+
+    async fn perform(&self, _op: &Op) -> Reply {
+        Reply::Silent
+    }
+
+    async fn list(&self) -> Result<Snapshot, Away> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        if self.holds.load(Ordering::SeqCst) {
+            self.go_on.notified().await;
+        }
+        Ok(Snapshot { boot: Boot::new("b"), dialogs: Vec::new() })
+    }
+}
+
+struct One {
+    names: Vec<StackId>,
+    stack: Stack,
+}
+
+struct Shared(Arc<One>);
+
+impl Stacks for Shared {
+    type Stack = Stack;
+
+    fn get(&self, id: &StackId) -> Option<&Stack> {
+        self.0.names.contains(id).then_some(&self.0.stack)
+    }
+
+    fn names(&self) -> &[StackId] {
+        &self.0.names
+    }
+
+    fn of_domain(&self, _domain: &str) -> Option<StackId> {
+        self.0.names.first().cloned()
+    }
+}
+
+/// A process that leads when told.
+#[derive(Default)]
+struct Told {
+    leads: AtomicBool,
+    changed: Notify,
+}
+
+impl Leadership for Told {
+    fn term(&self, _stack: &StackId) -> Option<Term> {
+        self.leads.load(Ordering::SeqCst).then_some(Term(1))
+    }
+
+    async fn changed(&self, _stack: &StackId) {
+        self.changed.notified().await;
+    }
+}
+
+struct Quiet;
+
+impl Host for Quiet {
+    fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::spawn(work);
+    }
+
+    fn wake_at(&self, _at: StoreTime) {}
+}
+
+impl Observer for Quiet {
+    fn begun(&self, _method: Method) {}
+    fn ended(&self, _method: Method, _outcome: Outcome, _took: Duration) {}
+    fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
+}
+
+struct Place {
+    stacks: Arc<One>,
+    told: Arc<Told>,
+    inbox: Inbox,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+fn name() -> StackId {
+    StackId::new("s")
+}
+
+fn place(leads: bool) -> Place {
+    let stacks = Arc::new(One { names: vec![name()], stack: Stack::default() });
+    let clock = Arc::new(SystemClock::new());
+    let nonces = SystemNonces::new();
+    let epoch = Epoch::derive(nonces.nonce());
+    let bus = Arc::new(MemoryBus::default());
+    let store = MemoryStore::new(Arc::clone(&clock), bus, epoch, Limits::default());
+    let parts = Parts {
+        store: Arc::new(store),
+        stacks: Arc::new(Shared(Arc::clone(&stacks))),
+        clock,
+        nonces: Arc::new(nonces),
+        host: Arc::new(Quiet),
+        observer: Arc::new(Quiet),
+    };
+    let settings = Settings {
+        pod: PodId::new("p"),
+        install: Install::parse("i").unwrap(),
+        times: Times::default(),
+        times_at: BTreeMap::new(),
+        keep_calls: LONG,
+        keep_others: LONG,
+        one_start_per_caller: true,
+    };
+    let engine = Engine::new(parts, settings);
+    let told = Arc::new(Told::default());
+    told.leads.store(leads, Ordering::SeqCst);
+    let (inbox, outlet) = inbox(&[name()]);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run(engine, Arc::clone(&told), outlet, stop.clone()));
+    Place { stacks, told, inbox, stop, running }
+}
+
+impl Place {
+    fn lists(&self) -> usize {
+        self.stacks.stack.lists.load(Ordering::SeqCst)
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "waited in vain: {what}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn event(n: usize) -> StackReport {
+    StackReport::Event(StackEvent::Dialog {
+        call: CallId::parse(&format!("call-{n}")).unwrap(),
+        dialog: DialogId::parse("1.2").unwrap(),
+        state: DialogState::Confirmed,
+    })
+}
+
+#[tokio::test]
+async fn a_stack_that_is_joined_is_listed_once() {
+    let place = place(true);
+    place.inbox.report(&name(), event(1));
+    place.inbox.report(&name(), StackReport::Joined);
+    place.inbox.report(&StackId::new("unknown"), StackReport::Joined);
+    place.until("the list", |place| place.lists() == 1).await;
+    place.stop.cancel();
+    place.running.await.unwrap();
+    assert_eq!(place.stacks.stack.lists.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn who_does_not_lead_applies_nothing_and_lists_when_it_does() {
+    let place = place(false);
+    place.inbox.report(&name(), StackReport::Joined);
+    place.inbox.report(&name(), event(1));
+    // A change that makes it no leader changes nothing either.
+    place.told.changed.notify_one();
+    tokio::task::yield_now().await;
+    place.told.leads.store(true, Ordering::SeqCst);
+    place.told.changed.notify_one();
+    place.until("the list", |place| place.lists() == 1).await;
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("another list", |place| place.lists() == 2).await;
+}
+
+#[tokio::test]
+async fn reports_that_find_no_room_are_made_good_by_a_list() {
+    let place = place(true);
+    place.stacks.stack.holds.store(true, Ordering::SeqCst);
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("busy with a list", |place| place.lists() == 1).await;
+    for n in 0..20_000 {
+        place.inbox.report(&name(), event(n));
+    }
+    assert_eq!(place.inbox.lost(&name()), 20_000 - 16_384);
+    place.stacks.stack.holds.store(false, Ordering::SeqCst);
+    place.stacks.stack.go_on.notify_one();
+    place.until("a list that makes it good", |place| place.lists() == 2).await;
+    // Everything that fits is applied, and nothing more is owed.
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("the next list", |place| place.lists() == 3).await;
+    assert_eq!(place.inbox.lost(&name()), 20_000 - 16_384);
+}
