@@ -1,10 +1,14 @@
 //! What holds for every datagram that arrives where an event is expected.
 
+use callplane::core::stack_event::{StackEvent, TransferState};
 use callplane::stack::mi::{MiEvent, MiParams};
+use callplane::stack::opensips::event::{Meaning, meaning};
+use callplane::stack::opensips::stream::Objects;
 use serde_json::Value;
 
 /// Panics if a promise is broken; else tells whether the bytes are an event.
 pub fn check(data: &[u8]) -> bool {
+    stream_is_cut_alike(data);
     let Some(event) = MiEvent::decode(data) else { return false };
     let json: Value = serde_json::from_slice(data).expect("an event is JSON");
     assert_eq!(json.get("method").and_then(Value::as_str), Some(event.name.as_ref()));
@@ -13,6 +17,9 @@ pub fn check(data: &[u8]) -> bool {
         MiParams::Named(members) => members.iter().map(|(_, value)| value).collect(),
         MiParams::Positional(list) => list.iter().collect(),
     };
+    if let Meaning::Fact(fact) = meaning(&event) {
+        is_bounded(&fact);
+    }
     if values.into_iter().any(has_float) {
         return true;
     }
@@ -20,6 +27,48 @@ pub fn check(data: &[u8]) -> bool {
     event.encode(&mut text);
     assert_eq!(MiEvent::decode(text.as_bytes()).as_ref(), Some(&event), "{text}");
     true
+}
+
+/// The same objects come out of a stream however it is read.
+fn stream_is_cut_alike(data: &[u8]) {
+    let cut = |size: usize| {
+        let (mut objects, mut out) = (Objects::default(), Vec::new());
+        for piece in data.chunks(size) {
+            if objects.push(piece, |object| out.push(object.to_vec())).is_err() {
+                return None;
+            }
+        }
+        Some(out)
+    };
+    let whole = cut(data.len().max(1));
+    if data.len() < 4096 {
+        assert_eq!(cut(1), whole);
+    }
+    assert_eq!(cut(7), whole);
+    for object in whole.iter().flatten() {
+        assert!(object.starts_with(b"{") && object.ends_with(b"}"));
+    }
+}
+
+/// No text of a phone's making is carried on without end.
+fn is_bounded(fact: &StackEvent) {
+    let (destination, state) = match fact {
+        StackEvent::Transfer { destination, state, .. }
+        | StackEvent::Referral { destination, state, .. } => (destination, state),
+        StackEvent::Dialog { .. } | StackEvent::Hold { .. } | StackEvent::Restarted { .. } => {
+            return;
+        }
+    };
+    assert!(destination.as_ref().is_none_or(|text| text.len() <= 256));
+    match state {
+        TransferState::Start | TransferState::Ok => {}
+        TransferState::Progress(status)
+        | TransferState::Fail(status)
+        | TransferState::Notified(status) => {
+            assert!((100..700).contains(&status.code));
+            assert!(status.reason.len() <= 256 && !status.reason.contains(['\r', '\n']));
+        }
+    }
 }
 
 fn has_float(value: &Value) -> bool {

@@ -169,11 +169,13 @@ fn status_of(info: &Value) -> Option<SipStatus> {
     Some(SipStatus::new(code, phrase(code)))
 }
 
-fn bounded_status(status: SipStatus) -> SipStatus {
-    if status.reason.len() <= LONGEST_TEXT {
+/// A status whose words are plain and not too long: they come from a phone.
+pub(super) fn bounded_status(status: SipStatus) -> SipStatus {
+    let words = status.reason.split(char::is_control).next().unwrap_or_default();
+    if words.len() == status.reason.len() && words.len() <= LONGEST_TEXT {
         return status;
     }
-    SipStatus::new(status.code, bounded(&status.reason))
+    SipStatus::new(status.code, bounded(words))
 }
 
 fn bounded(text: &str) -> &str {

@@ -1,5 +1,6 @@
 //! The INVITE that rings a caller's phone.
 
+use super::event::bounded_status;
 use super::gate::{Answer, Limits};
 use super::script::Script;
 use super::settings::SETUP_SDP;
@@ -79,7 +80,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 /// `{"Status":"486 Busy Here","Message":"..."}`: every end of an INVITE is a result.
 fn outcome(answer: &Value) -> Reply {
     let status = answer.get("Status").and_then(Value::as_str).and_then(SipStatus::parse);
-    match status {
+    match status.map(bounded_status) {
         Some(status) if (200..300).contains(&status.code) => {
             let message = answer.get("Message").and_then(Value::as_str).unwrap_or_default();
             Reply::Done(Facts::Answered { takes_refer: takes_refer(message) })

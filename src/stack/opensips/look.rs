@@ -8,7 +8,10 @@ use crate::core::ids::{Boot, CallId, DialogId, OpId};
 use crate::core::sdp::HoldMark;
 use crate::stack::mi::{Mi, MiAnswer, MiRequest};
 use serde_json::Value;
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures_util::future::{Either, select};
 
 use crate::stack::{Away, Snapshot};
 
@@ -42,8 +45,13 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     /// A full list, as far as there is time for one.
     async fn full_list(&self, limits: Limits) -> Result<Arc<Snapshot>, Away> {
-        let left = self.gate.now().until(limits.reply_by);
-        self.lists.full(&self.gate, left).await
+        // What the looks saw so far must still be told in time.
+        let left = self.gate.now().until(limits.reply_by).mul_f32(0.9);
+        let list = pin!(self.lists.full(&self.gate, left));
+        match select(list, self.gate.timer.sleep(left)).await {
+            Either::Left((list, _)) => list,
+            Either::Right(((), _)) => Err(Away::Incomplete),
+        }
     }
 
     fn sighting(&self, call: &CallId, list: &Result<Arc<Snapshot>, Away>) -> Sighting {

@@ -7,10 +7,12 @@
 
 use super::OpenSips;
 use super::dialog::Listed;
+use super::event::bounded_status;
 use super::gate::{Answer, Limits};
 use super::look::Asked;
 use super::{last_failed, preparing_failed, refused_by_stack};
 use crate::core::act::{DialogState, Facts, Offer, Op, Refuser, Reply};
+use crate::core::failure::SipStatus;
 use crate::core::ids::CallId;
 use crate::core::request::Leg;
 use crate::core::sdp::{self, Direction, HoldMark};
@@ -76,7 +78,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
                     return Ok(code);
                 }
                 let reason = answer.get("Reason").and_then(serde_json::Value::as_str);
-                let reason = reason.unwrap_or_default().into();
+                let status = SipStatus::new(code, reason.unwrap_or_default());
+                let SipStatus { code, reason } = bounded_status(status);
                 Err(Reply::Refused { by: Refuser::Phone, code, reason })
             }
             Ok(MiAnswer::Error { code: 404, .. }) => {
