@@ -97,14 +97,26 @@ impl Default for Times {
     }
 }
 
+/// How far past its `reply_by` an operation is in doubt. Its performer answers at `reply_by`
+/// itself, so only a dead or paused performer lets this pass.
+pub const OVERDUE: Duration = Duration::from_millis(500);
+
 impl Times {
-    /// How long ending a leg may take: BYE, its timeout, once more, and a look.
+    /// The longest that an operation can stay open, when the stack may take `answer` once it was
+    /// sent.
     #[must_use]
-    pub fn ending(&self) -> Duration {
-        self.silence * 2 + self.look()
+    pub fn within(&self, answer: Duration) -> Duration {
+        self.send + answer + OVERDUE
     }
 
-    /// How long a look may take, full list included.
+    /// How long ending a leg may take: a BYE and its timeout (again when it was lost, and when a
+    /// 200 crossed it), then the proof that the leg is gone.
+    #[must_use]
+    pub fn ending(&self) -> Duration {
+        self.silence * 4 + self.absent()
+    }
+
+    /// How long the stack may take for a look, full list included.
     #[must_use]
     pub fn look(&self) -> Duration {
         self.send + self.reply * 2
@@ -113,6 +125,6 @@ impl Times {
     /// How long it may take to prove that a call is not there: two full lists.
     #[must_use]
     pub fn absent(&self) -> Duration {
-        self.look() * 2 + self.absence
+        self.within(self.look()) * 2 + self.absence
     }
 }

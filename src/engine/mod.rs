@@ -24,10 +24,10 @@ use self::orphans::Orphans;
 use self::routes::Routes;
 use self::timers::Timers;
 use crate::clock::{Clock, Nonces};
-use crate::core::act::{NotSent, Op, Reply};
-use crate::core::command::{Command, Input, OVERDUE};
+use crate::core::act::{Dialog, DialogState, NotSent, Op, Reply};
+use crate::core::command::Input;
 use crate::core::failure::Outcome;
-use crate::core::ids::{Install, OpId, PodId, StackId, Term};
+use crate::core::ids::{CallId, Install, OpId, PodId, StackId, Term};
 use crate::core::plan::Times;
 use crate::core::record::{Key, Record};
 use crate::core::request::Method;
@@ -92,9 +92,14 @@ pub struct Engine<S, K> {
     /// Operations that this process is performing.
     performing: Mutex<BTreeSet<OpId>>,
     timers: Mutex<Timers>,
+    /// Inputs whose commit did not get through, to be applied again with the command's next timer.
+    unapplied: Mutex<BTreeMap<Key, Vec<Unapplied>>>,
     orphans: Mutex<Orphans>,
     routes: Mutex<Routes>,
 }
+
+/// An input that is still owed to its command, and the term of whoever held it.
+type Unapplied = (Input, Option<Term>);
 
 /// What the engine runs on.
 pub struct Parts<S, K> {
@@ -125,6 +130,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             settings,
             performing: Mutex::default(),
             timers: Mutex::default(),
+            unapplied: Mutex::default(),
             orphans: Mutex::default(),
             routes: Mutex::default(),
         })
@@ -180,7 +186,14 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     pub async fn joined(self: &Arc<Self>, stack: &StackId, term: Option<Term>) {
         let Some(adapter) = self.stacks.get(stack) else { return };
         let Ok(snapshot) = adapter.list().await else { return };
+        // Two dialogs may carry one Call-ID, and one of them is long dead (sip-outcomes F4).
+        let living = |dialog: &&Dialog| dialog.state != DialogState::Deleted;
+        let living: BTreeSet<CallId> =
+            snapshot.dialogs.iter().filter(living).map(|dialog| dialog.call.clone()).collect();
         for dialog in snapshot.dialogs {
+            if dialog.state == DialogState::Deleted && living.contains(&dialog.call) {
+                continue;
+            }
             let (call, state) = (dialog.call.clone(), dialog.state);
             let event = StackEvent::Dialog { call, dialog: dialog.id, state };
             self.happened(stack, event, term).await;
@@ -235,11 +248,16 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     | Verdict::Fenced(_)
                     | Verdict::EpochChanged(_)
                     | Verdict::Busy { .. }
-                    | Verdict::Over { .. }
-                    | Verdict::Late,
-                )
-                | Err(Away) => {
-                    self.retry_later(&record.key, &now);
+                    | Verdict::Over { .. },
+                ) => {
+                    self.retry_later(&record, &now);
+                    return None;
+                }
+                // Whether it was applied is not known. To apply it twice changes nothing, and a
+                // reply that only this process has must not get lost.
+                Ok(Verdict::Late) | Err(Away) => {
+                    self.keep_for_later(&record.key, input, term);
+                    self.retry_later(&record, &now);
                     return None;
                 }
             }
@@ -301,6 +319,9 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     async fn ask_stack(&self, op: &Op) -> Reply {
         let began = self.clock.now();
         let reply = match self.stacks.get(&op.stack) {
+            // The commit took too long, or this process was paused. The stack's adapter checks
+            // once more, directly before sending.
+            Some(_) if began >= op.send_before => Reply::NotSent(NotSent::TooLate),
             Some(stack) => stack.perform(op).await,
             None => Reply::NotSent(NotSent::Unreachable),
         };
@@ -340,12 +361,4 @@ pub enum Cancelling {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The inputs that a due command is owed: doubt for each overdue operation, else its own timer.
-fn owed(state: &Command, now: &Now) -> Vec<Input> {
-    let overdue = state.open().iter().filter(|op| op.reply_by.after(OVERDUE) <= now.at);
-    let mut inputs: Vec<Input> = overdue.map(|op| Input::Doubt { op: op.id.clone() }).collect();
-    inputs.push(Input::Due);
-    inputs
 }

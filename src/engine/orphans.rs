@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Engine, lock};
-use crate::core::act::{Act, DialogState};
+use crate::core::act::{Act, DialogState, Reply};
 use crate::core::ids::{CallId, StackId};
 use crate::core::stack_event::{StackEvent, Watch};
 use crate::core::time::StoreTime;
@@ -35,18 +35,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         if !call.is_setup_of(&self.settings.install) {
             return;
         }
-        let place = (stack.clone(), call.clone());
-        let mut orphans = lock(&self.orphans);
         if *state == DialogState::Deleted || watched {
-            orphans.seen.remove(&place);
+            lock(&self.orphans).seen.remove(&(stack.clone(), call.clone()));
             return;
         }
-        if orphans.seen.len() < MOST && !orphans.seen.contains_key(&place) {
-            let at = self.clock.now().after(OLD_ENOUGH);
-            orphans.seen.insert(place, at);
-            drop(orphans);
-            self.host.wake_at(at);
-        }
+        self.note(stack.clone(), call.clone());
     }
 
     /// Ends those that are old enough. Returns when the next one will be.
@@ -68,11 +61,35 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     async fn end_orphan(self: &Arc<Self>, stack: StackId, call: CallId) {
         let watch = Find::Watching(stack.clone(), Watch::Call(call.clone()));
-        if !self.find(watch).await.is_empty() {
+        let watched = self.store.find(watch).await;
+        if watched.as_ref().is_ok_and(|by| !by.is_empty()) {
             return;
         }
         let Some(adapter) = self.stacks.get(&stack) else { return };
-        tracing::warn!(stack = %stack, "ending a setup leg that no command knows");
-        adapter.perform(&self.op_of_nobody(&stack, Act::End { call })).await;
+        let ended = if watched.is_ok() {
+            tracing::warn!(stack = %stack, "ending a setup leg that no command knows");
+            let op = self.op_of_nobody(&stack, Act::End { call: call.clone() });
+            match adapter.perform(&op).await {
+                Reply::Done(_) | Reply::Refused { .. } | Reply::Missing { .. } => true,
+                Reply::NotSent(_) | Reply::Silent => false,
+            }
+        } else {
+            // A store that is away can't say whose leg it is.
+            false
+        };
+        if !ended {
+            self.note(stack, call);
+        }
+    }
+
+    fn note(&self, stack: StackId, call: CallId) {
+        let at = self.clock.now().after(OLD_ENOUGH);
+        let mut orphans = lock(&self.orphans);
+        let place = (stack, call);
+        if orphans.seen.len() < MOST && !orphans.seen.contains_key(&place) {
+            orphans.seen.insert(place, at);
+            drop(orphans);
+            self.host.wake_at(at);
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Engine, REARM, lock, owed};
+use super::{Engine, REARM, lock};
 use crate::core::command::Input;
+use crate::core::ids::Term;
 use crate::core::record::{Key, Record};
 use crate::core::time::{Now, StoreTime};
 use crate::stack::Stacks;
@@ -14,21 +15,39 @@ use crate::store::{Find, Store};
 /// A command that is this much overdue is anybody's: the pod that set its timer may be dead.
 const FORGOTTEN: Duration = Duration::from_secs(1);
 
+/// Most inputs of one command that wait for the store to come back; looks replace the others.
+const MOST_KEPT: usize = 64;
+
 /// The timers of this process.
 #[derive(Default)]
 pub struct Timers {
     at: BTreeSet<(StoreTime, Key)>,
-    of: BTreeMap<Key, StoreTime>,
+    of: BTreeMap<Key, Timer>,
+}
+
+struct Timer {
+    at: StoreTime,
+    /// The version of the command that asked for it.
+    version: u64,
 }
 
 impl Timers {
-    fn set(&mut self, key: &Key, at: Option<StoreTime>) {
-        if let Some(old) = self.of.remove(key) {
-            self.at.remove(&(old, key.clone()));
+    /// Two commits of one command may come here in the wrong order: the newer version's timer
+    /// stays.
+    fn set(&mut self, key: &Key, version: u64, at: Option<StoreTime>) {
+        if self.of.get(key).is_some_and(|timer| timer.version > version) {
+            return;
         }
+        self.clear(key);
         if let Some(at) = at {
-            self.of.insert(key.clone(), at);
+            self.of.insert(key.clone(), Timer { at, version });
             self.at.insert((at, key.clone()));
+        }
+    }
+
+    fn clear(&mut self, key: &Key) {
+        if let Some(timer) = self.of.remove(key) {
+            self.at.remove(&(timer.at, key.clone()));
         }
     }
 
@@ -42,7 +61,7 @@ impl Timers {
             if at > now {
                 break;
             }
-            self.set(&key, None);
+            self.clear(&key);
             due.push(key);
         }
         due
@@ -76,16 +95,27 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     }
 
     async fn fire_one(self: &Arc<Self>, key: Key) {
-        for record in self.find(Find::Key(key)).await {
-            self.fire_record(record).await;
+        let Ok(mut found) = self.store.find(Find::Key(key.clone())).await else {
+            // The store is away; the command is still owed.
+            self.host.wake_at(self.clock.now().after(REARM));
+            let mut timers = lock(&self.timers);
+            timers.set(&key, 0, Some(self.clock.now().after(REARM)));
+            return;
+        };
+        let Some(record) = found.pop() else {
+            lock(&self.unapplied).remove(&key);
+            return;
+        };
+        let kept = lock(&self.unapplied).remove(&key).unwrap_or_default();
+        for (input, term) in kept {
+            // Each loads anew through `Stale` if the one before changed the record.
+            self.input(Arc::clone(&record), &input, term).await;
         }
+        self.fire_record(record).await;
     }
 
     async fn fire_record(self: &Arc<Self>, record: Arc<Record>) {
-        for input in owed(&record.state, &self.now()) {
-            // Each loads anew through `Stale` if the one before changed the record.
-            self.input(Arc::clone(&record), &input, None).await;
-        }
+        self.input(record, &Input::Due, None).await;
     }
 
     /// Sets the command's timer to its due time.
@@ -93,7 +123,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         let due = record.state.due();
         let mut timers = lock(&self.timers);
         let before = timers.earliest();
-        timers.set(&record.key, due);
+        timers.set(&record.key, record.version, due);
         drop(timers);
         if let Some(due) = due
             && before.is_none_or(|before| due < before)
@@ -111,17 +141,35 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             }
         }
         if let Some(due) = record.state.due() {
-            self.arm(&record.key, due.max(now.at.after(REARM)));
+            self.arm(&record.key, record.version, due.max(now.at.after(REARM)));
         }
     }
 
     /// A commit did not get through: look at the command again soon.
-    pub(super) fn retry_later(&self, key: &Key, now: &Now) {
-        self.arm(key, now.at.after(REARM));
+    pub(super) fn retry_later(&self, record: &Record, now: &Now) {
+        self.arm(&record.key, record.version, now.at.after(REARM));
     }
 
-    fn arm(&self, key: &Key, at: StoreTime) {
-        lock(&self.timers).set(key, Some(at));
+    /// An input that could not be committed is not lost; its command's timer brings it back.
+    pub(super) fn keep_for_later(&self, key: &Key, input: &Input, term: Option<Term>) {
+        match input {
+            // The timer itself comes again.
+            Input::Due => return,
+            Input::Replied { .. }
+            | Input::Happened(_)
+            | Input::Cancel
+            | Input::Ending { .. }
+            | Input::Doubt { .. } => {}
+        }
+        let mut unapplied = lock(&self.unapplied);
+        let kept = unapplied.entry(key.clone()).or_default();
+        if kept.len() < MOST_KEPT {
+            kept.push((input.clone(), term));
+        }
+    }
+
+    fn arm(&self, key: &Key, version: u64, at: StoreTime) {
+        lock(&self.timers).set(key, version, Some(at));
         self.host.wake_at(at);
     }
 }

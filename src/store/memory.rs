@@ -8,7 +8,7 @@ use super::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
 use crate::bus::MemoryBus;
 use crate::clock::Clock;
 use crate::core::command::{Claim, Taking};
-use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
+use crate::core::ids::{Epoch, Nonce, PodId, StackId, TenantId, Term};
 use crate::core::notice::Notice;
 use crate::core::record::{Entry, Key, Position, Record};
 use crate::core::stack_event::Watch;
@@ -58,6 +58,17 @@ struct Kept {
     watches: Vec<Watch>,
     due: Option<StoreTime>,
     expires: Option<StoreTime>,
+    /// Commits that may still be repeated.
+    applied: Vec<Applied>,
+}
+
+/// A commit that was applied.
+struct Applied {
+    nonce: Nonce,
+    not_after: StoreTime,
+    first_seq: u64,
+    at: StoreTime,
+    overtaken: Vec<Key>,
 }
 
 struct Held {
@@ -109,6 +120,16 @@ impl<C: Clock> MemoryStore<C> {
         if commit.epoch != self.epoch {
             return Verdict::EpochChanged(self.epoch.clone());
         }
+        if let Some(kept) = inner.records.get(&commit.record.key)
+            && let Some(before) = kept.applied.iter().find(|before| before.nonce == commit.nonce)
+        {
+            return Verdict::Applied {
+                first_seq: before.first_seq,
+                now: before.at,
+                overtaken: before.overtaken.clone(),
+                record: Arc::clone(&kept.record),
+            };
+        }
         if now > commit.not_after {
             return Verdict::Late;
         }
@@ -130,7 +151,11 @@ impl<C: Clock> MemoryStore<C> {
             (Some(_), _) => {}
         }
         let stack = record.state.plan.stack.clone();
-        let claims = record.state.claims();
+        let mut claims = record.state.claims();
+        if let Some(kept) = inner.records.get(&record.key) {
+            // What it had before it has, or has lost to an overtaker for good.
+            claims.retain(|(claim, _)| !kept.claims.contains(claim));
+        }
         if let Some((claim, by)) = inner.taken(&stack, &record.key, &claims, now) {
             return Verdict::Busy { claim, by };
         }
@@ -146,12 +171,18 @@ impl<C: Clock> MemoryStore<C> {
             stream.running += 1;
         }
         let ended = record.state.outcome().is_some();
-        if ended {
+        if ended && known.as_ref().is_none_or(|known| known.state.outcome().is_none()) {
             stream.running = stream.running.saturating_sub(1);
         }
         let entries = stream.append(&record, commit.notices, now);
         let record = Arc::new(record);
         let overtaken = inner.index(&stack, &record, claims, now.after(commit.keep));
+        if let Some(kept) = inner.records.get_mut(&record.key) {
+            let (nonce, not_after) = (commit.nonce, commit.not_after);
+            let overtaken = overtaken.clone();
+            kept.applied.retain(|before| before.not_after >= now);
+            kept.applied.push(Applied { nonce, not_after, first_seq, at: now, overtaken });
+        }
         // Inside the lock: the bus must see entries in the order of their positions.
         if !entries.is_empty() {
             self.bus.publish(&record.key.tenant, &self.epoch, &entries);
@@ -266,23 +297,25 @@ impl Inner {
         })
     }
 
-    /// Replaces what the record has in every index.
+    /// Replaces what the record has in every index. `new_claims` are those that the version before
+    /// did not have.
     fn index(
         &mut self,
         stack: &StackId,
         record: &Arc<Record>,
-        claims: Vec<(Claim, Taking)>,
+        new_claims: Vec<(Claim, Taking)>,
         expires: StoreTime,
     ) -> Vec<Key> {
         let key = &record.key;
         let before = self.records.remove(key);
-        let (old_claims, old_watches, old_due) = match before {
-            Some(kept) => (kept.claims, kept.watches, kept.due),
-            None => (Vec::new(), Vec::new(), None),
+        let (old_claims, old_watches, old_due, old_expires, applied) = match before {
+            Some(kept) => (kept.claims, kept.watches, kept.due, kept.expires, kept.applied),
+            None => (Vec::new(), Vec::new(), None, None, Vec::new()),
         };
+        let still: Vec<Claim> = record.state.claims().into_iter().map(|(claim, _)| claim).collect();
         let mut overtaken = Vec::new();
-        let mut now_claimed = Vec::with_capacity(claims.len());
-        for (claim, _) in claims {
+        let mut now_claimed = Vec::with_capacity(new_claims.len() + old_claims.len());
+        for (claim, _) in new_claims {
             let held = Held { by: key.clone(), until: None };
             if let Some(previous) = self.claims.insert((stack.clone(), claim.clone()), held)
                 && previous.by != *key
@@ -294,10 +327,15 @@ impl Inner {
         }
         let linger = record.state.claims_linger();
         for claim in old_claims {
-            if now_claimed.contains(&claim) {
+            if still.contains(&claim) {
+                now_claimed.push(claim);
                 continue;
             }
             let place = (stack.clone(), claim.clone());
+            let linger = match &claim {
+                Claim::Call(_) => linger,
+                Claim::Caller(_) => None,
+            };
             match (linger, self.claims.get_mut(&place)) {
                 (Some(until), Some(held)) if held.by == *key => {
                     held.until = Some(until);
@@ -333,11 +371,21 @@ impl Inner {
                 self.due.insert((new, key.clone()));
             }
         }
+        if let Some(old) = old_expires {
+            self.expiry.remove(&(old, key.clone()));
+        }
         let expires = record.state.outcome().map(|_| expires);
         if let Some(at) = expires {
             self.expiry.insert((at, key.clone()));
         }
-        let kept = Kept { record: Arc::clone(record), claims: now_claimed, watches, due, expires };
+        let kept = Kept {
+            record: Arc::clone(record),
+            claims: now_claimed,
+            watches,
+            due,
+            expires,
+            applied,
+        };
         self.records.insert(key.clone(), kept);
         overtaken
     }

@@ -93,7 +93,8 @@ pub enum Verdict {
     Exists(Arc<Record>),
     /// Somebody committed in between.
     Stale(Arc<Record>),
-    /// Somebody has what it claims.
+    /// Somebody has what it claims anew. What the version before claimed is not asked for again: it
+    /// is still its own, or was overtaken for good.
     Busy {
         /// What.
         claim: Claim,

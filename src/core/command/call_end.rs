@@ -28,8 +28,9 @@ pub struct End {
 enum Phase {
     /// It was asked for; state 5 is awaited. `answered`: the stack said OK.
     Ending { until: StoreTime, answered: bool, tries: u8 },
-    /// It was not found: looks decide whether it is really not there.
-    Missing { absence: Absence, at: StoreTime },
+    /// It was not found: looks decide whether it is really not there. `at`: the next one; none
+    /// while one is under way.
+    Missing { absence: Absence, at: Option<StoreTime> },
 }
 
 /// A 200 that crosses our CANCEL brings the call up once; more than this is no crossing.
@@ -39,10 +40,17 @@ impl End {
     /// Begins. Also says how long it may take at most.
     pub(crate) fn begin(call: &CallId, turn: &mut Turn<'_>) -> (Self, Duration) {
         let times = turn.plan().times;
+        let state = Self { call: call.clone(), phase: Self::ask(call, 1, turn) };
+        // A lost reply, a first look that was wrong, and crossings: each asks once more.
+        let one = times.within(times.look()) + times.silence;
+        (state, one * u32::from(MOST_TRIES) + times.absent())
+    }
+
+    fn ask(call: &CallId, tries: u8, turn: &mut Turn<'_>) -> Phase {
+        let times = turn.plan().times;
         turn.open(Act::End { call: call.clone() }, times.look());
-        let wait = times.send + times.look() + times.silence;
-        let phase = Phase::Ending { until: turn.later(wait), answered: false, tries: 1 };
-        (Self { call: call.clone(), phase }, wait * 2 + times.absent())
+        let until = turn.later(times.within(times.look()) + times.silence);
+        Phase::Ending { until, answered: false, tries }
     }
 
     /// Takes a fact.
@@ -84,8 +92,7 @@ impl End {
     }
 
     fn dialog_changed(&mut self, state: DialogState, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
-        match (state, &mut self.phase) {
+        match (state, &self.phase) {
             (DialogState::Deleted, Phase::Ending { .. } | Phase::Missing { .. }) => {
                 turn.end(Ending::success());
             }
@@ -98,9 +105,7 @@ impl End {
                     Phase::Missing { .. } => 2,
                     Phase::Ending { .. } => return,
                 };
-                turn.open(Act::End { call: self.call.clone() }, times.look());
-                let until = turn.later(times.silence);
-                self.phase = Phase::Ending { until, answered: false, tries: again };
+                self.phase = Self::ask(&self.call, again, turn);
             }
             (DialogState::Unconfirmed | DialogState::Early, _) => {}
         }
@@ -115,8 +120,7 @@ impl End {
                 *until = turn.later(times.silence);
             }
             Reply::Missing { sighting, .. } if *tries == 1 => {
-                self.phase =
-                    Phase::Missing { absence: Absence::default(), at: turn.later(times.look()) };
+                self.phase = Phase::Missing { absence: Absence::default(), at: None };
                 self.weigh(sighting, turn);
             }
             // Ended before and gone now.
@@ -139,17 +143,16 @@ impl End {
             Phase::Ending { until, .. } if *until > turn.at() => {}
             // The stack said OK, the BYEs are out: told at state 5, at the latest now.
             Phase::Ending { answered: true, .. } => turn.end(Ending::success()),
-            Phase::Ending { until, tries, .. } if *tries < 2 => {
-                *tries += 1;
-                *until = turn.later(times.send + times.look() + times.silence);
-                turn.open(Act::End { call: self.call.clone() }, times.look());
+            Phase::Ending { tries, .. } if *tries < 2 => {
+                let again = *tries + 1;
+                self.phase = Self::ask(&self.call, again, turn);
             }
             Phase::Ending { .. } => {
                 let text = "stack unreachable";
                 turn.end(Ending::unknown(failure(Code::ReplyLost, text, Up::Unknown)));
             }
-            Phase::Missing { at, .. } if *at <= turn.at() => {
-                *at = turn.later(times.look());
+            Phase::Missing { at, .. } if at.is_some_and(|at| at <= turn.at()) => {
+                *at = None;
                 turn.open(look_at(self.call.clone()), times.look());
             }
             Phase::Missing { .. } => {}
@@ -157,18 +160,15 @@ impl End {
     }
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
         let Phase::Missing { absence, at } = &mut self.phase else { return };
         match absence.see(sighting, false, turn) {
             Finding::Absent => {
                 let text = "404 Requested Dialog not found";
                 turn.end(Ending::failed(failure(Code::CallNotFound, text, Up::No)));
             }
-            Finding::LookAgain(then) => *at = then,
+            Finding::LookAgain(then) => *at = Some(then),
             Finding::Present(_) => {
-                turn.open(Act::End { call: self.call.clone() }, times.look());
-                let until = turn.later(times.send + times.look() + times.silence);
-                self.phase = Phase::Ending { until, answered: false, tries: 2 };
+                self.phase = Self::ask(&self.call, 2, turn);
             }
             Finding::Lost | Finding::Unknowable => self.unfindable(turn),
         }
@@ -183,7 +183,7 @@ impl End {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.phase {
             Phase::Ending { until, .. } => Some(*until),
-            Phase::Missing { at, .. } => Some(*at),
+            Phase::Missing { at, .. } => *at,
         }
     }
 }

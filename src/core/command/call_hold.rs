@@ -3,6 +3,10 @@
 //! Hold asks the caller first, unhold the callee, as the old server's events had it. A leg that
 //! refuses undoes the other. A leg that answers 491 is asked once more after 2.1 to 4 s (RFC 3261
 //! section 14.1). A leg that never answers leaves its state unknown; the call is not ended.
+//!
+//! The mark on the call says that a leg may be on hold because of us. It is set before the first
+//! leg is asked and taken off only when no leg can be held any more: whatever became of a hold,
+//! an unhold can undo it.
 
 use std::time::Duration;
 
@@ -14,7 +18,7 @@ use super::closing::{look_at, not_sent};
 use super::turn::Turn;
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Offer, Op, Refuser, Reply, Sighting};
-use crate::core::failure::{Code, Failure, SipStatus, Up};
+use crate::core::failure::{Code, Failure, Outcome, SipStatus, Up};
 use crate::core::ids::CallId;
 use crate::core::notice::{Data, Event};
 use crate::core::plan::HoldBy;
@@ -28,6 +32,8 @@ pub struct Hold {
     /// The call.
     pub(crate) call: CallId,
     hold: bool,
+    /// It was asked anew: a look found the call, that the stack had not found at first.
+    anew: bool,
     phase: Phase,
 }
 
@@ -37,12 +43,15 @@ enum Phase {
     Asking { leg: Leg, place: Place, glared: bool },
     /// Both sides made an offer at once: ask again then.
     Glaring { leg: Leg, place: Place, at: StoreTime },
-    /// The second leg would not: the first is put back.
-    Restoring { ending: Box<Ending>, until: StoreTime },
-    /// The call was not found: looks decide whether it is really not there.
-    Missing { absence: Absence, at: StoreTime },
-    /// The stack's own hold: its events decide.
-    Stack { legs: StackLegs, until: StoreTime },
+    /// The second leg would not: the first is put back. `unsure`: the second may be held.
+    Restoring { ending: Box<Ending>, unsure: bool },
+    /// The mark on the call is made to say what is true now.
+    Marking { ending: Box<Ending> },
+    /// The call was not found: looks decide whether it is really not there. `at`: the next one;
+    /// none while one is under way.
+    Missing { absence: Absence, at: Option<StoreTime> },
+    /// The stack's own hold: its events decide. `until`: none while its reply is out.
+    Stack { legs: StackLegs, until: Option<StoreTime> },
 }
 
 /// Which of the two legs in turn.
@@ -64,36 +73,53 @@ struct StackLegs {
 /// A no-op hold raises no event (trace of sip-outcomes F9): none within this, and it was so already.
 const NOTHING_TO_CHANGE: Duration = Duration::from_millis(300);
 
+/// A glare is waited out for 2.1 to 4 s by the owner of the Call-ID (RFC 3261 section 14.1).
+const GLARE_SHORTEST: Duration = Duration::from_millis(2100);
+
+/// See [`GLARE_SHORTEST`].
+const GLARE_LONGEST: Duration = Duration::from_secs(4);
+
 impl Hold {
     /// Begins. Also says how long it may take at most.
     pub(crate) fn begin(call: &CallId, hold: bool, turn: &mut Turn<'_>) -> (Self, Duration) {
         let times = turn.plan().times;
-        let one_leg = times.send + times.reply * 2 + times.silence;
-        // Each leg, a glare, and putting one back.
-        let longest = one_leg * 4 + Duration::from_secs(5) + times.absent();
-        let state = |phase| Self { call: call.clone(), hold, phase };
+        // Not found and found, each leg, each with a glare, putting one back, the mark.
+        let longest = times.within(Self::answer(turn)) * 6
+            + times.absent()
+            + GLARE_LONGEST * 2
+            + times.within(times.reply);
+        let legs = StackLegs::default();
+        let phase = Phase::Stack { legs, until: None };
+        let mut state = Self { call: call.clone(), hold, anew: false, phase };
+        state.ask_first(turn);
+        (state, longest)
+    }
+
+    /// How long the stack may take for one leg: to find the call, and for the phone's answer.
+    fn answer(turn: &Turn<'_>) -> Duration {
+        turn.plan().times.reply * 2 + turn.plan().times.silence
+    }
+
+    fn ask_first(&mut self, turn: &mut Turn<'_>) {
         match turn.plan().capabilities.hold {
             HoldBy::ReInvite => {
-                let leg = if hold { Leg::Caller } else { Leg::Callee };
-                let mut state = state(Phase::Asking { leg, place: Place::First, glared: false });
-                state.ask(leg, Place::First, false, turn);
-                (state, longest)
+                let leg = if self.hold { Leg::Caller } else { Leg::Callee };
+                self.ask(leg, Place::First, false, turn);
             }
             HoldBy::Stack => {
-                let offer = offer(hold, true, false);
-                turn.open(Act::StackHold { call: call.clone(), offer }, times.reply);
-                let until = turn.later(times.send + times.reply + times.silence);
-                (state(Phase::Stack { legs: StackLegs::default(), until }), longest)
+                let offer = offer(self.hold, true, false);
+                let act = Act::StackHold { call: self.call.clone(), offer };
+                turn.open(act, turn.plan().times.reply);
+                self.phase = Phase::Stack { legs: StackLegs::default(), until: None };
             }
         }
     }
 
     fn ask(&mut self, leg: Leg, place: Place, glared: bool, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
         let first = place == Place::First && !glared;
         let offer = offer(self.hold, first, place == Place::Second);
         let act = Act::ReInvite { call: self.call.clone(), leg, offer };
-        turn.open(act, times.reply * 2 + times.silence);
+        turn.open(act, Self::answer(turn));
         self.phase = Phase::Asking { leg, place, glared };
     }
 
@@ -135,23 +161,28 @@ impl Hold {
                 let (leg, place, glared) = (*leg, *place, *glared);
                 self.leg_answered(leg, place, glared, reply, turn);
             }
-            (Act::Mark { .. }, Phase::Restoring { ending, .. }) => {
+            (Act::Mark { .. }, Phase::Marking { ending }) => {
                 let ending = (**ending).clone();
                 turn.end(ending);
             }
-            (Act::ReInvite { .. }, Phase::Restoring { .. }) => {
-                // Put back or not, the mark follows what the client was told.
-                let held = !self.hold;
-                let act = Act::Mark { call: self.call.clone(), held };
-                turn.open(act, turn.plan().times.reply);
+            (Act::ReInvite { .. }, Phase::Restoring { ending, unsure }) => {
+                let put_back = matches!(reply, Reply::Done(_));
+                let held = *unsure || !put_back || !self.hold;
+                self.mark(held, (**ending).clone(), turn);
             }
             (Act::Look { .. }, Phase::Missing { .. }) => match seen(reply) {
                 Some(sighting) => self.weigh(sighting, turn),
                 None => turn.end(Ending::failed(not_found(Up::Unknown))),
             },
             (Act::StackHold { .. }, Phase::Stack { .. }) => self.stack_answered(reply, turn),
+            // A late word on something that was decided meanwhile.
             (_, _) => {}
         }
+    }
+
+    fn mark(&mut self, held: bool, ending: Ending, turn: &mut Turn<'_>) {
+        turn.open(Act::Mark { call: self.call.clone(), held }, turn.plan().times.reply);
+        self.phase = Phase::Marking { ending: Box::new(ending) };
     }
 
     fn leg_answered(
@@ -176,9 +207,9 @@ impl Hold {
                 self.leg_failed(leg, place, Ending::failed(failed), turn);
             }
             Reply::Refused { by: Refuser::Phone, code: 491, .. } if !glared => {
-                // 2.1 to 4 s: the owner of the Call-ID waits that long (RFC 3261 section 14.1).
-                let spread = u64::try_from(turn.now().nonce.0 % 1900).unwrap_or_default();
-                let at = turn.later(Duration::from_millis(2100 + spread));
+                let spread = (GLARE_LONGEST - GLARE_SHORTEST).as_millis();
+                let part = u64::try_from(turn.now().nonce.0 % spread).unwrap_or_default();
+                let at = turn.later(GLARE_SHORTEST + Duration::from_millis(part));
                 self.phase = Phase::Glaring { leg, place, at };
             }
             Reply::Refused { by: Refuser::Phone, code, reason } => {
@@ -188,13 +219,14 @@ impl Hold {
                 self.leg_failed(leg, place, ending, turn);
             }
             Reply::Missing { sighting, .. } if place == Place::First => {
-                let at = turn.later(turn.plan().times.look());
-                self.phase = Phase::Missing { absence: Absence::default(), at };
+                self.phase = Phase::Missing { absence: Absence::default(), at: None };
                 self.weigh(sighting, turn);
             }
-            Reply::Missing { .. } => {
-                let ended = failure(Code::CallEnded, "call ended", Up::No);
-                turn.end(Ending::failed(ended));
+            Reply::Missing { sighting, .. } => {
+                // It was there a moment ago. Only its state 5 says more than that.
+                let over = sighting.call.as_ref().is_some_and(|d| d.state == DialogState::Deleted);
+                let up = if over { Up::No } else { Up::Unknown };
+                turn.end(Ending::failed(failure(Code::CallEnded, "call ended", up)));
             }
             Reply::NotSent(why) => {
                 let (code, text) = not_sent(*why);
@@ -206,7 +238,13 @@ impl Hold {
             }
             Reply::Silent => {
                 let lost = failure(Code::ReplyLost, "stack unreachable", Up::Unknown);
-                turn.end(Ending::unknown(lost));
+                let ending = Ending::unknown(lost);
+                // The last offer of an unhold took the mark off.
+                if place == Place::Second && !self.hold {
+                    self.mark(true, ending, turn);
+                } else {
+                    turn.end(ending);
+                }
             }
         }
     }
@@ -230,26 +268,21 @@ impl Hold {
     }
 
     fn leg_failed(&mut self, leg: Leg, place: Place, ending: Ending, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
-        let nothing_sent = ending.error.as_ref().is_some_and(|error| {
+        let unsure = matches!(ending.outcome, Outcome::Unknown { .. });
+        // The stack refuses with these before it marks the call.
+        let nothing_asked = ending.error.as_ref().is_some_and(|error| {
             matches!(error.code, Code::AlreadyHeld | Code::NotHeld | Code::CallNotReady)
         });
         match place {
-            Place::First if nothing_sent || !self.hold => turn.end(ending),
-            Place::First => {
-                // The call was marked as held before the leg was asked; it is not.
-                turn.open(Act::Mark { call: self.call.clone(), held: false }, times.reply);
-                let until = turn.later(times.send + times.reply);
-                self.phase = Phase::Restoring { ending: Box::new(ending), until };
-            }
+            // The mark says already what is true.
+            Place::First if nothing_asked || unsure || !self.hold => turn.end(ending),
+            // The call was marked as held before the leg was asked; it is not.
+            Place::First => self.mark(false, ending, turn),
             Place::Second => {
                 let offer = offer(!self.hold, false, false);
-                let first = leg.other();
-                let act = Act::ReInvite { call: self.call.clone(), leg: first, offer };
-                turn.open(act, times.reply * 2 + times.silence);
-                let wait = times.send * 2 + times.reply * 3 + times.silence;
-                let until = turn.later(wait);
-                self.phase = Phase::Restoring { ending: Box::new(ending), until };
+                let act = Act::ReInvite { call: self.call.clone(), leg: leg.other(), offer };
+                turn.open(act, Self::answer(turn));
+                self.phase = Phase::Restoring { ending: Box::new(ending), unsure };
             }
         }
     }
@@ -262,28 +295,18 @@ impl Hold {
                 let (leg, place) = (*leg, *place);
                 self.ask(leg, place, true, turn);
             }
-            Phase::Restoring { ending, until } if *until <= at => {
-                let ending = (**ending).clone();
-                turn.end(ending);
-            }
-            Phase::Missing { at: then, .. } if *then <= at => {
-                *then = turn.later(times.look());
+            Phase::Missing { at: then, .. } if then.is_some_and(|then| then <= at) => {
+                *then = None;
                 turn.open(look_at(self.call.clone()), times.look());
             }
-            Phase::Stack { legs, until } if *until <= at => {
-                let ending = if legs.answered && legs.started.is_empty() {
-                    let mut ending = Ending::success();
-                    ending.remarks.already = true;
-                    ending
-                } else {
-                    let lost = failure(Code::LegTimeout, "hold not confirmed", Up::Unknown);
-                    Ending::unknown(lost)
-                };
+            Phase::Stack { legs, until } if until.is_some_and(|until| until <= at) => {
+                let ending = legs.verdict();
                 turn.end(ending);
             }
             Phase::Asking { .. }
             | Phase::Glaring { .. }
             | Phase::Restoring { .. }
+            | Phase::Marking { .. }
             | Phase::Missing { .. }
             | Phase::Stack { .. } => {}
         }
@@ -295,11 +318,7 @@ impl Hold {
         match reply {
             Reply::Done(_) => {
                 legs.answered = true;
-                if legs.started.is_empty() {
-                    *until = turn.later(NOTHING_TO_CHANGE);
-                } else {
-                    *until = turn.later(times.silence);
-                }
+                *until = Some(turn.later(legs.wait(times.silence)));
             }
             Reply::Refused { code, reason, .. } => {
                 let word = match code {
@@ -311,15 +330,14 @@ impl Hold {
                 turn.end(Ending::failed(failure(word, &format!("{code} {reason}"), Up::Yes)));
             }
             Reply::Missing { sighting, .. } => {
-                let at = turn.later(times.look());
-                self.phase = Phase::Missing { absence: Absence::default(), at };
+                self.phase = Phase::Missing { absence: Absence::default(), at: None };
                 self.weigh(sighting, turn);
             }
             Reply::NotSent(why) => {
                 let (code, text) = not_sent(*why);
                 turn.end(Ending::not_started(failure(code, text, Up::Unknown)));
             }
-            Reply::Silent => *until = turn.later(times.silence),
+            Reply::Silent => *until = Some(turn.later(times.silence)),
         }
     }
 
@@ -334,7 +352,6 @@ impl Hold {
             }
             legs.started.push(leg);
             turn.tell(start, of_leg(leg));
-            *until = turn.later(silence);
         }
         match state {
             HoldState::Start => {}
@@ -344,17 +361,14 @@ impl Hold {
                 legs.done.push(leg);
                 turn.tell(done, of_leg(leg));
             }
+            HoldState::Fail if known(&legs.done) || known(&legs.failed) => {}
             HoldState::Fail => legs.failed.push(leg),
         }
-        if legs.done.len() + legs.failed.len() < 2 {
-            return;
-        }
-        match legs.failed.first() {
-            None => turn.end(Ending::success()),
-            Some(leg) => {
-                let text = format!("{}: refused", leg.as_str());
-                turn.end(Ending::failed(failure(Code::LegRefused, &text, Up::Yes)));
-            }
+        if legs.done.len() + legs.failed.len() == 2 {
+            let ending = legs.verdict();
+            turn.end(ending);
+        } else if legs.answered || until.is_some() {
+            *until = Some(turn.later(legs.wait(silence)));
         }
     }
 
@@ -362,12 +376,13 @@ impl Hold {
         let Phase::Missing { absence, at } = &mut self.phase else { return };
         match absence.see(sighting, false, turn) {
             Finding::Absent => turn.end(Ending::failed(not_found(Up::No))),
-            Finding::LookAgain(then) => *at = then,
-            // It is there after all: ask it.
-            Finding::Present(_) => {
-                let leg = if self.hold { Leg::Caller } else { Leg::Callee };
-                self.ask(leg, Place::First, false, turn);
+            Finding::LookAgain(then) => *at = Some(then),
+            // It is there after all: ask it, once.
+            Finding::Present(_) if !self.anew => {
+                self.anew = true;
+                self.ask_first(turn);
             }
+            Finding::Present(_) => turn.end(Ending::failed(not_found(Up::Unknown))),
             Finding::Lost | Finding::Unknowable => {
                 turn.end(Ending::failed(not_found(Up::Unknown)));
             }
@@ -382,13 +397,41 @@ impl Hold {
         }
     }
 
-    /// When its phase runs out of time; while a leg is asked, the operation's time counts.
+    /// When its phase runs out of time; while the stack is asked, the operation's time counts.
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.phase {
-            Phase::Asking { .. } => None,
-            Phase::Glaring { at, .. } | Phase::Missing { at, .. } => Some(*at),
-            Phase::Restoring { until, .. } | Phase::Stack { until, .. } => Some(*until),
+            Phase::Asking { .. } | Phase::Restoring { .. } | Phase::Marking { .. } => None,
+            Phase::Glaring { at, .. } => Some(*at),
+            Phase::Missing { at, .. } => *at,
+            Phase::Stack { until, .. } => *until,
         }
+    }
+}
+
+impl StackLegs {
+    /// How long more events may come: a leg that has nothing to change raises none (WIRE 5).
+    fn wait(&self, silence: Duration) -> Duration {
+        let settled = self.done.len() + self.failed.len() == self.started.len();
+        if settled { NOTHING_TO_CHANGE } else { silence }
+    }
+
+    /// What the events and the reply amount to.
+    fn verdict(&self) -> Ending {
+        let unsettled = |leg: &&Leg| !self.done.contains(leg) && !self.failed.contains(leg);
+        if let Some(leg) = self.failed.first() {
+            let text = format!("{}: refused", leg.as_str());
+            return Ending::failed(failure(Code::LegRefused, &text, Up::Yes));
+        }
+        if let Some(leg) = self.started.iter().find(unsettled) {
+            let text = format!("{}: {}", leg.as_str(), SipStatus::timeout());
+            return Ending::unknown(failure(Code::LegTimeout, &text, Up::Unknown));
+        }
+        if !self.answered && self.started.is_empty() {
+            return Ending::unknown(failure(Code::ReplyLost, "stack unreachable", Up::Unknown));
+        }
+        let mut ending = Ending::success();
+        ending.remarks.already = self.started.is_empty();
+        ending
     }
 }
 

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::absence::{Absence, Finding};
 use super::closing::{Closing, look_at, not_sent};
 use super::referral::{Progress, Referral, Why};
+use super::transfer::stack_refused;
 use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
 use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
-use crate::core::ids::{CallId, OpId};
+use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::notice::{Data, Event};
 use crate::core::plan::Plan;
 use crate::core::request::{Leg, StartRequest};
@@ -27,22 +28,19 @@ use crate::core::time::StoreTime;
 /// A running `CallStart`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    caller: SipAddress,
-    callee: SipAddress,
+    request: StartRequest,
     /// The Call-ID of the setup leg.
     setup: CallId,
     ring: Duration,
-    /// Whether the client wants to know of the ringing.
-    tell_ringing: bool,
     phase: Phase,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Calling(Calling),
-    /// The phone answered; state 4 is awaited. `until`: then a look.
+    /// The phone answered; state 4 is awaited. `until`: then a look; none while it is under way.
     Confirming {
-        until: StoreTime,
+        until: Option<StoreTime>,
     },
     Referring(Referral),
     Closing(Closing),
@@ -52,8 +50,14 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Calling {
     invite: OpId,
+    /// It was sent once more, under the same name.
+    resent: bool,
+    /// When the caller's phone has rung long enough.
+    ring_until: StoreTime,
     /// The caller's phone rings, and that was told.
     ringing: bool,
+    /// The dialog that an event told of last, and that is not over.
+    live: Option<DialogId>,
     /// State 4 was seen before the reply.
     confirmed: bool,
     /// State 5 was seen before the reply.
@@ -69,8 +73,9 @@ enum CallingStep {
     ReplyDue { until: StoreTime },
     /// It was given up.
     GivingUp { why: GivenUp, until: StoreTime },
-    /// The reply was lost: looks decide. The second time is when the phone has rung long enough.
-    Looking { absence: Absence, at: StoreTime, ring_until: StoreTime },
+    /// The reply was lost: looks decide. `at`: the next one; none while one is under way.
+    /// `until`: when they have had time enough. `seen`: one of them saw it ring.
+    Looking { absence: Absence, at: Option<StoreTime>, until: StoreTime, seen: bool },
 }
 
 /// Why a ringing INVITE was given up.
@@ -87,33 +92,30 @@ impl Start {
         let times = plan.times;
         let ring = request.ring_timeout.unwrap_or(times.ring);
         let setup = CallId::of_setup(&plan.install, plan.partition, turn.now().nonce);
-        let act = Act::Invite {
-            call: setup.clone(),
-            caller: request.caller.clone(),
-            callee: request.callee.clone(),
-            display: request.display.clone(),
-            auto_answer: request.auto_answer,
-        };
+        let act = invite(request, &setup);
         let calling = ring + times.silence * 2;
         let invite = turn.open(act, calling);
-        let step = CallingStep::Ringing { until: turn.later(ring) };
-        let calling_phase =
-            Calling { invite, ringing: false, confirmed: false, deleted: false, step };
-        let longest = times.send
-            + calling
-            + times.absent()
+        let ring_until = turn.later(ring);
+        let calling_phase = Calling {
+            invite,
+            resent: false,
+            ring_until,
+            ringing: false,
+            live: None,
+            confirmed: false,
+            deleted: false,
+            step: CallingStep::Ringing { until: ring_until },
+        };
+        // The call, the looks when its reply is lost, state 4, and what follows.
+        let longest = times.within(calling)
+            + times.absent() * 2
             + times.silence
+            + times.within(times.look())
             + Referral::longest(turn, ring)
             + times.follow
             + times.ending();
-        let state = Self {
-            caller: request.caller.clone(),
-            callee: request.callee.clone(),
-            setup,
-            ring,
-            tell_ringing: request.ringing,
-            phase: Phase::Calling(calling_phase),
-        };
+        let state =
+            Self { request: request.clone(), setup, ring, phase: Phase::Calling(calling_phase) };
         (state, longest)
     }
 
@@ -168,16 +170,16 @@ impl Start {
         };
         let (ringing, confirmed, deleted) = (calling.ringing, calling.confirmed, calling.deleted);
         match (reply, given_up) {
-            (Reply::Done(_), Some(why)) => {
-                // The 200 crossed our CANCEL.
-                let ending = why.ending();
-                self.close(vec![self.setup.clone()], ending, turn);
+            (Reply::Done(_) | Reply::Silent, Some(why)) => {
+                // The 200 crossed our CANCEL, or nobody knows: ending is safe either way.
+                self.close(vec![self.setup.clone()], why.ending(), turn);
             }
-            (Reply::Done(facts), None) => self.answered(facts, confirmed, deleted, turn),
-            (Reply::Refused { by: Refuser::Phone, code: 482, .. }, None) => {
-                // The proxy has this operation's call already: an earlier send got there.
+            // The proxy has this operation's call already: an earlier send got there.
+            (Reply::Done(Facts::Adopted), None) => self.look_for_the_call(turn),
+            (Reply::Refused { by: Refuser::Phone, code: 482, .. }, None) if calling.resent => {
                 self.look_for_the_call(turn);
             }
+            (Reply::Done(facts), None) => self.answered(facts, confirmed, deleted, turn),
             // A final answer of any kind is the end of a ringing that was given up (F17).
             (Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_), Some(why)) => {
                 turn.end(why.ending());
@@ -187,20 +189,17 @@ impl Start {
                 turn.end(Ending::failed(caller_refused(&status, ringing)));
             }
             (Reply::Refused { by: Refuser::Stack, code, reason }, None) => {
-                let text = format!("{code} {reason}");
-                turn.end(Ending::failed(failure(Code::StackRefused, &text, Up::No)));
+                turn.end(Ending::failed(stack_refused(*code, reason, Up::No)));
             }
             (Reply::Missing { .. }, None) => {
                 let text = "failed to establish initial call";
                 turn.end(Ending::failed(failure(Code::StackRefused, text, Up::No)));
             }
+            // Of a second send nothing follows for the first.
+            (Reply::NotSent(_), None) if calling.resent => self.look_for_the_call(turn),
             (Reply::NotSent(why), None) => {
                 let (code, text) = not_sent(*why);
                 turn.end(Ending::not_started(failure(code, text, Up::No)));
-            }
-            // It was being given up when its fate became unknown: ending it is safe.
-            (Reply::Silent, Some(why)) => {
-                self.close(vec![self.setup.clone()], why.ending(), turn);
             }
             (Reply::Silent, None) => self.look_for_the_call(turn),
         }
@@ -208,8 +207,8 @@ impl Start {
 
     fn answered(&mut self, facts: &Facts, confirmed: bool, deleted: bool, turn: &mut Turn<'_>) {
         let data = Data {
-            callee: Some(text(&self.callee)),
-            caller: Some(text(&self.caller)),
+            callee: Some(text(&self.request.callee)),
+            caller: Some(text(&self.request.caller)),
             ..Data::default()
         };
         turn.tell(Event::CallerAnswered, data);
@@ -224,26 +223,32 @@ impl Start {
         } else if confirmed {
             self.refer(turn);
         } else {
-            self.phase = Phase::Confirming { until: turn.later(turn.plan().times.silence) };
+            let until = Some(turn.later(turn.plan().times.silence));
+            self.phase = Phase::Confirming { until };
         }
     }
 
     fn happened_while_calling(&mut self, event: &StackEvent, turn: &mut Turn<'_>) {
-        let StackEvent::Dialog { call, state, .. } = event else { return };
+        let StackEvent::Dialog { call, dialog, state } = event else { return };
         let Phase::Calling(calling) = &mut self.phase else { return };
         if *call != self.setup {
             return;
         }
+        // Two dialogs may carry one Call-ID (F4): the end of the dead one is not the call's.
+        let over = *state == DialogState::Deleted;
+        if over && calling.live.as_ref().is_some_and(|live| live != dialog) {
+            return;
+        }
+        calling.live = (!over).then(|| dialog.clone());
+        calling.deleted = over;
         let soon = turn.later(turn.plan().times.reply);
-        let looking = matches!(calling.step, CallingStep::Looking { .. });
-        let given_up = matches!(calling.step, CallingStep::GivingUp { .. });
         match state {
             DialogState::Unconfirmed | DialogState::Answered => {}
             DialogState::Early => {
-                if !calling.ringing && self.tell_ringing {
+                if !calling.ringing && self.request.ringing {
                     let data = Data {
-                        callee: Some(text(&self.callee)),
-                        caller: Some(text(&self.caller)),
+                        callee: Some(text(&self.request.callee)),
+                        caller: Some(text(&self.request.caller)),
                         ..Data::default()
                     };
                     turn.tell(Event::CallerRinging, data);
@@ -252,26 +257,31 @@ impl Start {
             }
             DialogState::Confirmed => {
                 calling.confirmed = true;
-                if looking {
-                    self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
-                } else if !given_up {
-                    calling.step = CallingStep::ReplyDue { until: soon };
+                match &calling.step {
+                    CallingStep::Ringing { .. } => {
+                        calling.step = CallingStep::ReplyDue { until: soon };
+                    }
+                    CallingStep::ReplyDue { .. } | CallingStep::GivingUp { .. } => {}
+                    CallingStep::Looking { .. } => {
+                        self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
+                    }
                 }
             }
-            DialogState::Deleted => {
-                calling.deleted = true;
-                if looking {
+            DialogState::Deleted => match &calling.step {
+                CallingStep::Ringing { .. } => {
+                    calling.step = CallingStep::ReplyDue { until: soon };
+                }
+                CallingStep::ReplyDue { .. } => {}
+                CallingStep::GivingUp { why, .. } => turn.end(why.ending()),
+                CallingStep::Looking { .. } => {
                     turn.end(Ending::failed(not_established(Up::No)));
-                } else if !given_up {
-                    calling.step = CallingStep::ReplyDue { until: soon };
                 }
-            }
+            },
         }
     }
 
     fn due_while_calling(&mut self, turn: &mut Turn<'_>) {
         let at = turn.at();
-        let times = turn.plan().times;
         let Phase::Calling(calling) = &mut self.phase else { return };
         match &mut calling.step {
             CallingStep::Ringing { until } if *until <= at => {
@@ -291,15 +301,12 @@ impl Start {
                 let why = *why;
                 self.close(vec![self.setup.clone()], why.ending(), turn);
             }
-            CallingStep::Looking { at: then, ring_until, .. } if *then <= at => {
-                if *ring_until <= at {
+            CallingStep::Looking { at: Some(then), until, .. } if (*then).min(*until) <= at => {
+                if *until <= at {
                     self.give_up_calling(GivenUp::RangOut, turn);
-                    return;
+                } else {
+                    self.look_again(turn);
                 }
-                *then = turn.later(times.look());
-                let invite = calling.invite.clone();
-                let call = self.setup.clone();
-                turn.open(Act::Look { call, referred_by: None, sent: Some(invite) }, times.look());
             }
             CallingStep::Ringing { .. }
             | CallingStep::ReplyDue { .. }
@@ -313,11 +320,19 @@ impl Start {
         let Phase::Calling(calling) = &mut self.phase else { return };
         match &calling.step {
             CallingStep::GivingUp { .. } => {}
-            CallingStep::Looking { .. } => {
+            CallingStep::Looking { seen, .. } => {
                 // Nobody knows whether it rings: ending is safe in every state.
+                let ending = match (why, seen) {
+                    (GivenUp::Cancelled, _) | (GivenUp::RangOut, true) => why.ending(),
+                    (GivenUp::RangOut, false) => Ending::unknown(not_established(Up::No)),
+                };
+                self.close(vec![self.setup.clone()], ending, turn);
+            }
+            CallingStep::ReplyDue { .. } if calling.deleted => turn.end(why.ending()),
+            CallingStep::ReplyDue { .. } => {
                 self.close(vec![self.setup.clone()], why.ending(), turn);
             }
-            CallingStep::Ringing { .. } | CallingStep::ReplyDue { .. } => {
+            CallingStep::Ringing { .. } => {
                 calling.step = CallingStep::GivingUp { why, until: turn.later(times.silence) };
                 turn.open(Act::CancelInvite { call: self.setup.clone() }, times.reply);
             }
@@ -325,51 +340,77 @@ impl Start {
     }
 
     fn look_for_the_call(&mut self, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
         let Phase::Calling(calling) = &mut self.phase else { return };
-        let ring_until = match &calling.step {
-            CallingStep::Ringing { until } => (*until).max(turn.later(times.absent())),
-            CallingStep::ReplyDue { .. }
-            | CallingStep::GivingUp { .. }
-            | CallingStep::Looking { .. } => turn.later(times.absent()),
-        };
-        calling.step = CallingStep::Looking {
-            absence: Absence::default(),
-            at: turn.later(times.look()),
-            ring_until,
-        };
+        let until = calling.ring_until.max(turn.later(turn.plan().times.absent()));
+        let absence = Absence::default();
+        calling.step = CallingStep::Looking { absence, at: None, until, seen: false };
+        self.look_again(turn);
+    }
+
+    fn look_again(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Calling(calling) = &mut self.phase else { return };
+        let CallingStep::Looking { at, .. } = &mut calling.step else { return };
+        *at = None;
         let sent = Some(calling.invite.clone());
-        turn.open(Act::Look { call: self.setup.clone(), referred_by: None, sent }, times.look());
+        let act = Act::Look { call: self.setup.clone(), referred_by: None, sent };
+        turn.open(act, turn.plan().times.look());
     }
 
     fn looked_while_calling(&mut self, reply: &Reply, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
+        let pace = turn.later(turn.plan().times.absence);
         let Phase::Calling(calling) = &mut self.phase else { return };
-        let CallingStep::Looking { absence, at, .. } = &mut calling.step else { return };
-        let Some(sighting) = seen(reply) else { return };
+        let early_enough = !calling.resent && turn.at() < calling.ring_until;
+        let CallingStep::Looking { absence, at, until, seen: rang } = &mut calling.step else {
+            return;
+        };
+        let Some(sighting) = seen(reply) else {
+            *at = Some(pace.min(*until));
+            return;
+        };
+        let not_there = sighting.call.is_none() && sighting.sent != Some(true);
+        if not_there && early_enough && turn.plan().capabilities.start_is_safe {
+            self.resend(turn);
+            return;
+        }
+        let over = sighting.call.as_ref().is_some_and(|d| d.state == DialogState::Deleted);
         match absence.see(sighting, true, turn) {
             Finding::Present(dialog) => match dialog.state {
                 DialogState::Confirmed => {
                     self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
                 }
                 // It rings: events or the next look tell the rest, the ring time bounds it.
-                DialogState::Unconfirmed | DialogState::Early | DialogState::Answered => {
-                    *at = turn.later(times.look());
+                DialogState::Unconfirmed
+                | DialogState::Early
+                | DialogState::Answered
+                | DialogState::Deleted => {
+                    *rang = true;
+                    *at = Some(pace.min(*until));
                 }
-                DialogState::Deleted => turn.end(Ending::failed(not_established(Up::No))),
             },
             Finding::Absent => {
                 let failed = not_established(Up::No);
                 // The proxy's own mark proves that nothing was sent.
-                let ending = match sighting.sent {
-                    Some(false) => Ending::failed(failed),
-                    Some(true) | None => Ending::unknown(failed),
-                };
-                turn.end(ending);
+                let known = over || sighting.sent == Some(false);
+                turn.end(if known { Ending::failed(failed) } else { Ending::unknown(failed) });
             }
-            Finding::LookAgain(then) => *at = then,
-            Finding::Lost | Finding::Unknowable => *at = turn.later(times.look()),
+            Finding::LookAgain(then) => *at = Some(then.min(*until)),
+            Finding::Lost => {
+                let text = "stack restarted";
+                turn.end(Ending::unknown(failure(Code::StackRestarted, text, Up::Unknown)));
+            }
+            Finding::Unknowable => *at = Some(pace.min(*until)),
         }
+    }
+
+    /// The call is nowhere to be seen, the phone could still be ringing, and the proxy refuses the
+    /// second INVITE of one operation: then a start is repeated. Later, or on a stock script, it
+    /// is not: nobody wants a phone to ring that was given up, and a second call would be one.
+    fn resend(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Calling(calling) = &mut self.phase else { return };
+        calling.resent = true;
+        calling.step = CallingStep::Ringing { until: calling.ring_until };
+        let reply_by = calling.ring_until.after(turn.plan().times.silence * 2);
+        turn.reopen(calling.invite.clone(), invite(&self.request, &self.setup), reply_by);
     }
 
     fn confirming(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
@@ -382,32 +423,28 @@ impl Start {
                     DialogState::Unconfirmed | DialogState::Early | DialogState::Answered => {}
                 }
             }
+            Fact::Event(StackEvent::Restarted { .. }) => self.look_for_state_4(turn),
             Fact::Event(_) => {}
             Fact::Reply(op, reply) => {
                 if !matches!(op.act, Act::Look { .. }) {
                     return;
                 }
                 let state = seen(reply).and_then(|s| s.call.as_ref()).map(|dialog| dialog.state);
-                if state == Some(DialogState::Confirmed) {
-                    self.refer(turn);
-                } else {
-                    let legs = up();
-                    self.close(legs, Ending::failed(not_established(Up::No)), turn);
+                match state {
+                    Some(DialogState::Confirmed) => self.refer(turn),
+                    Some(DialogState::Deleted) => turn.end(Ending::failed(hung_up(None))),
+                    Some(DialogState::Unconfirmed | DialogState::Early | DialogState::Answered)
+                    | None => {
+                        let legs = up();
+                        self.close(legs, Ending::failed(not_established(Up::No)), turn);
+                    }
                 }
             }
             Fact::Due => {
-                let times = turn.plan().times;
-                let Phase::Confirming { until } = &mut self.phase else { return };
-                if *until > turn.at() {
-                    return;
+                if matches!(self.phase, Phase::Confirming { until: Some(until) } if until <= turn.at())
+                {
+                    self.look_for_state_4(turn);
                 }
-                if turn.has_open(|act| matches!(act, Act::Look { .. })) {
-                    let legs = vec![self.setup.clone()];
-                    self.close(legs, Ending::failed(not_established(Up::No)), turn);
-                    return;
-                }
-                *until = turn.later(times.look());
-                turn.open(look_at(self.setup.clone()), times.look());
             }
             Fact::GiveUp => {
                 let legs = up();
@@ -416,15 +453,20 @@ impl Start {
         }
     }
 
+    fn look_for_state_4(&mut self, turn: &mut Turn<'_>) {
+        self.phase = Phase::Confirming { until: None };
+        turn.open(look_at(self.setup.clone()), turn.plan().times.look());
+    }
+
     fn refer(&mut self, turn: &mut Turn<'_>) {
         let data = Data {
-            caller: Some(text(&self.caller)),
-            destination: Some(text(&self.callee)),
+            caller: Some(text(&self.request.caller)),
+            destination: Some(text(&self.request.callee)),
             ..Data::default()
         };
         turn.tell(Event::Transferring, data);
         // Our INVITE made the caller's phone the dialog's callee.
-        let to = ReferTo::Address(self.callee.clone());
+        let to = ReferTo::Address(self.request.callee.clone());
         let referral = Referral::begin(&self.setup, Leg::Callee, to, self.ring, turn);
         self.phase = Phase::Referring(referral);
     }
@@ -434,13 +476,14 @@ impl Start {
         if matches!(fact, Fact::GiveUp) {
             let (token, transferred) = (referral.token.clone(), referral.transferred());
             let new = referral.new.as_ref().map(|new| new.call.clone());
-            let mut legs = vec![self.setup.clone()];
-            legs.extend(new.clone());
+            let setup = (!referral.call_over).then(|| self.setup.clone());
+            let legs = setup.into_iter().chain(new.clone()).collect();
             let mut closing = Closing::begin(legs, Ending::cancelled(Up::No), turn);
             if new.is_none() {
                 closing = closing.and_stray(token, transferred, turn);
             }
             self.phase = Phase::Closing(closing);
+            self.finish_closing(turn);
             return;
         }
         let told = referral.apply(fact, turn);
@@ -452,10 +495,10 @@ impl Start {
     fn advance(&mut self, progress: Progress, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &self.phase else { return };
         let new_call = referral.new.as_ref().map(|new| new.call.clone());
-        let call_over = referral.call_over;
+        let (call_over, call_gone) = (referral.call_over, referral.call_gone());
         let data = Data {
-            callee: Some(text(&self.callee)),
-            caller: Some(text(&self.caller)),
+            callee: Some(text(&self.request.callee)),
+            caller: Some(text(&self.request.caller)),
             callid: new_call.clone(),
             ..Data::default()
         };
@@ -469,21 +512,22 @@ impl Start {
             Progress::Answered => {
                 turn.tell(Event::CalleeAnswered, data);
                 let legs = if call_over { Vec::new() } else { vec![setup()] };
-                self.close(legs, Ending::success(), turn);
+                let mut ending = Ending::success();
+                ending.remarks.observed_by_notify = new_call.is_none();
+                self.close(legs, ending, turn);
             }
             Progress::Failed(why) => {
                 let mut legs = if call_over { Vec::new() } else { vec![setup()] };
-                let ending = start_failed(&why, call_over, new_call.as_ref(), turn.plan());
-                if matches!(why, Why::NoAnswer | Why::Lost) {
-                    legs.extend(new_call);
+                let mut ending = start_failed(&why, call_gone, new_call.as_ref(), turn.plan());
+                if matches!(why, Why::NoAnswer { ended: false } | Why::Lost) {
+                    legs.extend(new_call.clone());
                 }
-                let silent = matches!(
-                    &why,
-                    Why::Refused(SipStatus { code: 408, .. }) | Why::Lost | Why::Ignored
-                );
                 let (token, transferred) = (referral.token.clone(), referral.transferred());
+                let may_come = why.may_come() && new_call.is_none();
+                let tokens = turn.plan().capabilities.referral_tokens;
+                ending.remarks.may_still_ring = may_come && !tokens;
                 let mut closing = Closing::begin(legs, ending, turn);
-                if silent && turn.plan().capabilities.referral_tokens {
+                if may_come && tokens {
                     // A late INVITE is refused by the token.
                     closing = closing.and_stray(token, transferred, turn);
                 }
@@ -511,9 +555,9 @@ impl Start {
                 CallingStep::Ringing { until }
                 | CallingStep::ReplyDue { until }
                 | CallingStep::GivingUp { until, .. } => *until,
-                CallingStep::Looking { at, ring_until, .. } => (*at).min(*ring_until).max(*at),
+                CallingStep::Looking { at, until, .. } => return at.map(|at| at.min(*until)),
             }),
-            Phase::Confirming { until } => Some(*until),
+            Phase::Confirming { until } => *until,
             Phase::Referring(referral) => referral.due(),
             Phase::Closing(closing) => closing.due(),
         }
@@ -522,7 +566,7 @@ impl Start {
     /// The setup leg (a `CallEnd` of it ends this command), and the caller where that is wanted.
     pub(crate) fn claims(&self, plan: &Plan) -> Vec<(Claim, Taking)> {
         let setup = (Claim::Call(self.setup.clone()), Taking::Ask);
-        let caller = (Claim::Caller(self.caller.clone()), Taking::Ask);
+        let caller = (Claim::Caller(self.request.caller.clone()), Taking::Ask);
         if plan.one_start_per_caller { vec![setup, caller] } else { vec![setup] }
     }
 
@@ -550,6 +594,16 @@ impl GivenUp {
                 Ending::failed(with_sip(Code::CallerNoAnswer, &text, status, Up::No))
             }
         }
+    }
+}
+
+fn invite(request: &StartRequest, setup: &CallId) -> Act {
+    Act::Invite {
+        call: setup.clone(),
+        caller: request.caller.clone(),
+        callee: request.callee.clone(),
+        display: request.display.clone(),
+        auto_answer: request.auto_answer,
     }
 }
 
@@ -601,19 +655,21 @@ fn caller_refused(status: &SipStatus, ringing: bool) -> Failure {
 }
 
 /// The end of a start whose caller was up and whose callee never came to be.
-fn start_failed(why: &Why, call_over: bool, new_call: Option<&CallId>, plan: &Plan) -> Ending {
+fn start_failed(why: &Why, call_gone: bool, new_call: Option<&CallId>, plan: &Plan) -> Ending {
     match why {
         // The phone hung up while the REFER was out, or took it and went away.
-        Why::Refused(_) | Why::StackRefused { .. } | Why::Missing { .. } | Why::Ignored
-            if call_over =>
+        Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
+            if call_gone =>
         {
             Ending::failed(hung_up(None))
         }
-        Why::Refused(status) => Ending::failed(refer_refused(status, Up::No)),
-        Why::StackRefused { code, reason } => {
-            Ending::failed(failure(Code::StackRefused, &format!("{code} {reason}"), Up::No))
+        // The phone knows no such call any more; its BYE is on its way.
+        Why::Refused(SipStatus { code: 481, .. }) | Why::Missing { .. } => {
+            Ending::failed(hung_up(None))
         }
-        Why::Missing { .. } => Ending::failed(hung_up(None)),
+        Why::Refused(status) => Ending::failed(refer_refused(status, Up::No)),
+        Why::RefusedUnsaid => Ending::failed(refused_unsaid(Up::No)),
+        Why::StackRefused { code, reason } => Ending::failed(stack_refused(*code, reason, Up::No)),
         Why::NotSent(why) => {
             let (code, text) = not_sent(*why);
             Ending::failed(failure(code, text, Up::No))
@@ -626,7 +682,7 @@ fn start_failed(why: &Why, call_over: bool, new_call: Option<&CallId>, plan: &Pl
         // The caller gave up the call to the callee.
         Why::Target(status) if status.code == 487 => Ending::failed(hung_up(Some(status.clone()))),
         Why::Target(status) => Ending::failed(target_failed(status, "callee", Up::No)),
-        Why::NoAnswer => Ending::failed(no_answer("callee", Up::No)),
+        Why::NoAnswer { .. } => Ending::failed(no_answer("callee", Up::No)),
         Why::Lost => {
             let up = if new_call.is_some() { Up::Unknown } else { Up::No };
             Ending::unknown(failure(Code::ReplyLost, "transfer not confirmed", up))
@@ -636,6 +692,11 @@ fn start_failed(why: &Why, call_over: bool, new_call: Option<&CallId>, plan: &Pl
 
 /// The old server had no words for it: it never noticed.
 pub(crate) const REFER_IGNORED: &str = "phone did not place the call";
+
+/// A refusal of a REFER that the stack keeps to itself (row 27).
+pub(crate) fn refused_unsaid(up: Up) -> Failure {
+    failure(Code::ReferRefused, "transfer refused", up)
+}
 
 /// A phone's refusal of a REFER.
 pub(crate) fn refer_refused(status: &SipStatus, up: Up) -> Failure {

@@ -10,7 +10,7 @@ use super::absence::{Absence, Finding};
 use super::turn::Turn;
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Facts, NotSent, Reply};
-use crate::core::failure::Up;
+use crate::core::failure::{Outcome, Up};
 use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::notice::Remarks;
 use crate::core::stack_event::{StackEvent, TransferState, Watch};
@@ -39,8 +39,8 @@ struct ClosingLeg {
 enum LegState {
     /// It was asked to end; state 5 is awaited.
     Ending { until: StoreTime },
-    /// It was asked twice; a look decides.
-    Looking { absence: Absence, at: StoreTime },
+    /// It was asked twice; looks decide. `at`: the next one; none while one is under way.
+    Looking { absence: Absence, at: Option<StoreTime> },
     /// It is gone.
     Gone,
     /// It is up, or nobody knows.
@@ -57,6 +57,8 @@ struct Stray {
     transferred: Vec<CallId>,
     /// Until when it may still appear; `None` once that time is over.
     until: Option<StoreTime>,
+    /// When the token is to be voided once more: the stack did not answer.
+    again: Option<StoreTime>,
     /// Whether the proxy refuses it by now.
     revoked: bool,
     caught: bool,
@@ -79,12 +81,13 @@ impl Closing {
         transferred: Vec<CallId>,
         turn: &mut Turn<'_>,
     ) -> Self {
+        let until = Some(turn.later(turn.plan().times.follow));
+        let (revoked, caught) = (false, false);
+        let stray = Stray { token, transferred, until, again: None, revoked, caught };
         if turn.plan().capabilities.referral_tokens {
-            turn.open(Act::Revoke { token: token.clone() }, turn.plan().times.reply);
+            stray.revoke(turn);
         }
-        let until = turn.later(turn.plan().times.follow);
-        let until = Some(until);
-        self.stray = Some(Stray { token, transferred, until, revoked: false, caught: false });
+        self.stray = Some(stray);
         self
     }
 
@@ -112,11 +115,8 @@ impl Closing {
             Act::Invite { call, .. } => self.invite_answered(call, reply, turn),
             Act::Look { call, .. } => self.looked(call, reply, turn),
             Act::Revoke { .. } => {
-                if let (Some(stray), Reply::Done(_)) = (&mut self.stray, reply) {
-                    // An INVITE that passed the check just before has told of itself by then.
-                    stray.revoked = true;
-                    let soon = turn.later(turn.plan().times.grace);
-                    stray.until = stray.until.map(|until| until.min(soon));
+                if let Some(stray) = &mut self.stray {
+                    stray.revoke_answered(reply, turn);
                 }
             }
             Act::Refer { call, .. } => self.refer_answered(call, reply),
@@ -167,7 +167,7 @@ impl Closing {
         };
         match finding {
             Finding::Absent => leg.state = LegState::Gone,
-            Finding::LookAgain(then) => *at = then,
+            Finding::LookAgain(then) => *at = Some(then),
             Finding::Present(_) | Finding::Lost | Finding::Unknowable => {
                 leg.state = LegState::LeftUp;
             }
@@ -197,6 +197,9 @@ impl Closing {
                         if !matches!(leg.state, LegState::Gone) {
                             leg.state = LegState::LeftUp;
                         }
+                    }
+                    if let Some(stray) = &mut self.stray {
+                        (stray.until, stray.again) = (None, None);
                     }
                 }
             }
@@ -234,13 +237,20 @@ impl Closing {
 
     /// The referred call appeared after it was given up.
     fn stray_seen(&mut self, new_call: &CallId, state: &TransferState, turn: &mut Turn<'_>) {
+        let Some(stray) = &mut self.stray else { return };
         let comes = match state {
-            TransferState::Start | TransferState::Ok => true,
-            TransferState::Progress(_) => true,
+            TransferState::Start | TransferState::Ok | TransferState::Progress(_) => true,
+            TransferState::Fail(_) if turn.plan().capabilities.referral_tokens => {
+                // The phone dialled and the proxy refused it: nothing rings, nothing more comes.
+                stray.caught = true;
+                (stray.until, stray.again) = (None, None);
+                false
+            }
+            // On a stock script an ok may follow a failure.
             TransferState::Fail(_) | TransferState::Notified(_) => false,
         };
-        let Some(stray) = &mut self.stray else { return };
-        if comes && !self.legs.iter().any(|leg| leg.call == *new_call) {
+        let transferred = stray.transferred.contains(new_call);
+        if comes && !transferred && !self.legs.iter().any(|leg| leg.call == *new_call) {
             stray.caught = true;
             self.add(new_call.clone(), turn);
         }
@@ -249,10 +259,14 @@ impl Closing {
     fn due_now(&mut self, turn: &mut Turn<'_>) {
         let times = turn.plan().times;
         let at = turn.at();
-        if let Some(stray) = &mut self.stray
-            && stray.until.is_some_and(|until| until <= at)
-        {
-            stray.until = None;
+        if let Some(stray) = &mut self.stray {
+            if stray.until.is_some_and(|until| until <= at) {
+                (stray.until, stray.again) = (None, None);
+            }
+            if stray.again.is_some_and(|again| again <= at) {
+                stray.again = None;
+                stray.revoke(turn);
+            }
         }
         for leg in &mut self.legs {
             let call = leg.call.clone();
@@ -263,18 +277,14 @@ impl Closing {
                         leg.state = LegState::Ending { until: turn.later(times.silence) };
                         turn.open(Act::End { call }, times.reply);
                     } else {
-                        let absence = Absence::default();
-                        leg.state = LegState::Looking { absence, at: turn.later(times.look()) };
+                        leg.state = LegState::Looking { absence: Absence::default(), at: None };
                         turn.open(look_at(call), times.look());
                     }
                 }
-                LegState::Looking { absence, at: then } if *then <= at => {
+                LegState::Looking { absence, at: Some(then) } if *then <= at => {
                     let absence = absence.clone();
-                    let asked = |act: &Act| matches!(act, Act::Look { call: c, .. } if *c == call);
-                    if !turn.has_open(asked) {
-                        turn.open(look_at(call), times.look());
-                    }
-                    leg.state = LegState::Looking { absence, at: turn.later(times.look()) };
+                    leg.state = LegState::Looking { absence, at: None };
+                    turn.open(look_at(call), times.look());
                 }
                 LegState::Ending { .. }
                 | LegState::Looking { .. }
@@ -288,10 +298,13 @@ impl Closing {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         let legs = self.legs.iter().filter_map(|leg| match &leg.state {
             LegState::Ending { until } => Some(*until),
-            LegState::Looking { at, .. } => Some(*at),
+            LegState::Looking { at, .. } => *at,
             LegState::Gone | LegState::LeftUp => None,
         });
-        legs.chain(self.stray.as_ref().and_then(|stray| stray.until)).min()
+        let stray = self.stray.as_ref();
+        legs.chain(stray.and_then(|stray| stray.until))
+            .chain(stray.and_then(|stray| stray.again))
+            .min()
     }
 
     /// The calls and the token that still matter.
@@ -314,17 +327,45 @@ impl Closing {
         let mut ending = self.ending.clone();
         if self.legs.iter().any(|leg| leg.state == LegState::LeftUp) {
             ending.remarks = Remarks { leg_left_up: true, ..ending.remarks };
-            if let Some(error) = &mut ending.error
-                && error.up == Up::No
-            {
-                error.up = Up::Unknown;
+            let told = ending.error.as_mut().map(|error| &mut error.up);
+            let outcome = match &mut ending.outcome {
+                Outcome::Unknown { up } => Some(up),
+                Outcome::Success | Outcome::Failed | Outcome::Cancelled | Outcome::NotStarted => {
+                    None
+                }
+            };
+            for up in told.into_iter().chain(outcome) {
+                if *up == Up::No {
+                    *up = Up::Unknown;
+                }
             }
         }
         if let Some(stray) = &self.stray {
             // Without a token nobody can tell whether the phone will still dial.
-            ending.remarks.may_still_ring = !stray.caught && !stray.revoked;
+            ending.remarks.may_still_ring |= !stray.caught && !stray.revoked;
         }
         turn.end(ending);
+    }
+}
+
+impl Stray {
+    fn revoke(&self, turn: &mut Turn<'_>) {
+        turn.open(Act::Revoke { token: self.token.clone() }, turn.plan().times.reply);
+    }
+
+    fn revoke_answered(&mut self, reply: &Reply, turn: &Turn<'_>) {
+        match reply {
+            Reply::Done(_) => {
+                // An INVITE that passed the check just before has told of itself by then.
+                self.revoked = true;
+                let soon = turn.later(turn.plan().times.grace);
+                self.until = self.until.map(|until| until.min(soon));
+            }
+            // Safe: asked again, but not in a hurry.
+            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) | Reply::Silent => {
+                self.again = self.until.map(|_| turn.later(turn.plan().times.reply));
+            }
+        }
     }
 }
 

@@ -19,7 +19,6 @@ pub mod transfer;
 pub mod turn;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,9 +29,9 @@ use self::transfer::Transfer;
 use self::turn::Turn;
 use super::act::{Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
-use super::ids::{CallId, CommandId, OpId};
+use super::ids::{Boot, CallId, CommandId, OpId};
 use super::notice::{Notice, Remarks};
-use super::plan::Plan;
+use super::plan::{OVERDUE, Plan};
 use super::request::{Method, Request};
 use super::sip_address::SipAddress;
 use super::stack_event::{StackEvent, Watch};
@@ -51,6 +50,8 @@ pub struct Command {
     pub deadline: StoreTime,
     /// Operations that were committed and have no reply yet.
     pub ops: Vec<Op>,
+    /// The restart of the stack that it was told of last: each counts once.
+    pub boot: Option<Boot>,
     /// How far it is.
     pub progress: Progress,
 }
@@ -82,7 +83,7 @@ pub enum Input {
     },
     /// The stack reported something.
     Happened(StackEvent),
-    /// The time in [`Command::due`] has come.
+    /// The time in [`Command::due`] has come. Operations whose reply is overdue count as lost.
     Due,
     /// The client gives it up.
     Cancel,
@@ -91,7 +92,7 @@ pub enum Input {
         /// The `CallEnd`.
         by: CommandId,
     },
-    /// The operation's performer is gone, or its reply is overdue.
+    /// The operation's performer is gone. Before the operation's `send_before` it says nothing.
     Doubt {
         /// Which.
         op: OpId,
@@ -124,10 +125,6 @@ pub enum Taking {
     /// Taken away from whoever has it; that command is told.
     Overtake,
 }
-
-/// How far past its `reply_by` an operation is in doubt. Its performer answers at `reply_by`
-/// itself, so only a dead or paused performer lets this pass.
-pub const OVERDUE: Duration = Duration::from_millis(500);
 
 impl Command {
     /// Begins a command: its first state with its first operation, and `Started`.
@@ -168,7 +165,7 @@ impl Command {
         notices.extend(told.notices);
         let deadline = now.at.after(within);
         let method = request.method();
-        let state = Self { plan, method, begun: now.at, deadline, ops, progress };
+        let state = Self { plan, method, begun: now.at, deadline, ops, boot: None, progress };
         Step { state, notices }
     }
 
@@ -178,27 +175,42 @@ impl Command {
         if self.outcome().is_some() {
             return None;
         }
+        let plan = Arc::clone(&self.plan);
         let mut state = self.clone();
-        let plan = Arc::clone(&state.plan);
-        let fact = match input {
-            Input::Replied { op, reply } => Fact::Reply(take(&mut state.ops, op)?, reply),
-            Input::Doubt { op } => Fact::Reply(take(&mut state.ops, op)?, &Reply::Silent),
-            Input::Happened(event) => Fact::Event(event),
-            Input::Due => Fact::Due,
-            Input::Cancel | Input::Ending { .. } => Fact::GiveUp,
-        };
-        let timed_out = matches!(fact, Fact::Due) && now.at >= state.deadline;
         let mut turn = Turn::new(now, &plan, &mut state.ops);
-        if timed_out {
-            turn.end(deadline_passed());
-        } else {
-            match &mut state.progress {
-                Progress::Start(start) => start.apply(&fact, &mut turn),
-                Progress::Transfer(transfer) => transfer.apply(&fact, &mut turn),
-                Progress::Hold(hold) => hold.apply(&fact, &mut turn),
-                Progress::End(end) => end.apply(&fact, &mut turn),
-                Progress::Over(_) => {}
+        let progress = &mut state.progress;
+        match input {
+            Input::Replied { op, reply } => {
+                let op = turn.take(op)?;
+                progress.apply(&Fact::Reply(&op, reply), &mut turn);
             }
+            Input::Doubt { op } => {
+                let op = turn.take(op)?;
+                if now.at <= op.send_before {
+                    // It may yet be sent in time, so its fate is still to come.
+                    return None;
+                }
+                progress.apply(&Fact::Reply(&op, &Reply::Silent), &mut turn);
+            }
+            Input::Happened(event @ StackEvent::Restarted { boot }) => {
+                if state.boot.replace(boot.clone()).as_ref() == Some(boot) {
+                    return None;
+                }
+                if plan.capabilities.persists_dialogs {
+                    // The dialogs are there still; what was under way gets no reply any more.
+                    progress.lose(turn.take_all(|_| true), &mut turn);
+                }
+                progress.apply(&Fact::Event(event), &mut turn);
+            }
+            Input::Happened(event) => progress.apply(&Fact::Event(event), &mut turn),
+            Input::Due if now.at >= self.deadline => turn.end(deadline_passed()),
+            Input::Due => {
+                let overdue = turn.take_all(|op| op.reply_by.after(OVERDUE) <= now.at);
+                progress.lose(overdue, &mut turn);
+                progress.apply(&Fact::Due, &mut turn);
+            }
+            Input::Cancel if !self.can_cancel() => return None,
+            Input::Cancel | Input::Ending { .. } => progress.apply(&Fact::GiveUp, &mut turn),
         }
         let told = turn.finish();
         if let Some(ending) = told.ending {
@@ -217,8 +229,8 @@ impl Command {
         if self.outcome().is_some() { &[] } else { &self.ops }
     }
 
-    /// When to come back with [`Input::Due`] (or [`Input::Doubt`]) at the latest. Every running
-    /// command has one.
+    /// When to come back with [`Input::Due`] at the latest. Every running command has one, and
+    /// `Due` at that time moves it to a later one, or to the end.
     #[must_use]
     pub fn due(&self) -> Option<StoreTime> {
         let wake = match &self.progress {
@@ -245,8 +257,8 @@ impl Command {
         }
     }
 
-    /// Until when the claims of an ended command still hold: its last once-only operation may be
-    /// on its way to a phone.
+    /// Until when the claims of an ended command on calls still hold: its last once-only
+    /// operation may be on its way to a phone. A claim on a caller ends with the command.
     #[must_use]
     pub fn claims_linger(&self) -> Option<StoreTime> {
         match &self.progress {
@@ -296,10 +308,33 @@ impl Command {
     }
 }
 
+impl Progress {
+    /// Takes a fact, unless the command has ended in this very step.
+    fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
+        if turn.ended() {
+            return;
+        }
+        match self {
+            Self::Start(start) => start.apply(fact, turn),
+            Self::Transfer(transfer) => transfer.apply(fact, turn),
+            Self::Hold(hold) => hold.apply(fact, turn),
+            Self::End(end) => end.apply(fact, turn),
+            Self::Over(_) => {}
+        }
+    }
+
+    /// These operations will get no reply.
+    fn lose(&mut self, ops: Vec<Op>, turn: &mut Turn<'_>) {
+        for op in ops {
+            self.apply(&Fact::Reply(&op, &Reply::Silent), turn);
+        }
+    }
+}
+
 /// An input as the machines see it: replies come with their operation.
 #[derive(Debug)]
 pub(crate) enum Fact<'a> {
-    Reply(Box<Op>, &'a Reply),
+    Reply(&'a Op, &'a Reply),
     Event(&'a StackEvent),
     Due,
     GiveUp,
@@ -360,9 +395,4 @@ fn deadline_passed() -> Ending {
         sip: None,
         up: Up::Unknown,
     })
-}
-
-fn take(ops: &mut Vec<Op>, id: &OpId) -> Option<Box<Op>> {
-    let at = ops.iter().position(|op| op.id == *id)?;
-    Some(Box::new(ops.remove(at)))
 }

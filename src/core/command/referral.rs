@@ -3,17 +3,19 @@
 //! After a 2xx to the REFER only the referred INVITE decides (sip-outcomes F7). A failure counts
 //! after a grace, an ok always wins (F6). With the reference script the referred INVITE proves
 //! itself by our one-use token; on a stock script the stack's own transfer events name it, and the
-//! new dialog's parties are checked before it is believed (F8).
+//! new dialog's parties are looked at before it is believed (F8): anybody can raise such an event
+//! on somebody else's call.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::Fact;
+use super::call_start::seen;
 use super::closing::look_at;
 use super::turn::Turn;
 use crate::core::act::{
-    Act, Dialog, DialogState, Facts, NotSent, ReferTo, Refuser, Reply, Sighting,
+    Act, Dialog, DialogState, Facts, NotSent, ReferMark, ReferTo, Refuser, Reply, Sighting,
 };
 use crate::core::failure::SipStatus;
 use crate::core::ids::{CallId, DialogId, OpId};
@@ -41,12 +43,18 @@ pub struct Referral {
     stage: Stage,
     /// The new call, once seen.
     pub new: Option<NewCall>,
-    /// The last progress told.
-    told: Option<SipStatus>,
+    /// Calls that events name, whose parties are being looked at (stock).
+    candidates: Vec<Candidate>,
+    /// Calls that events named and that are somebody else's.
+    strangers: Vec<CallId>,
+    /// What was told: that the party took the REFER, that it calls.
+    told: Told,
     /// What the transferee or the script says the failure really was.
     hint: Option<SipStatus>,
-    /// The transferred call is over.
+    /// The transferred call is over: its state 5 was seen.
     pub call_over: bool,
+    /// A list did not show the transferred call. That proves little, but it finds the word.
+    pub call_missing: bool,
 }
 
 /// The referred call.
@@ -56,28 +64,66 @@ pub struct NewCall {
     pub call: CallId,
     /// Where it goes, after look-up.
     pub destination: Option<Arc<str>>,
+    /// Its parties are known to be the right ones, or it carried our token.
+    proven: bool,
     /// The newest live dialog of that Call-ID: a challenged INVITE leaves a dead one beside it.
     live: Option<DialogId>,
+}
+
+/// A call that may be the referred one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Candidate {
+    call: CallId,
+    destination: Option<Arc<str>>,
+    /// What was reported of it, in order, to be applied once it is known.
+    reported: Vec<TransferState>,
+}
+
+/// How many calls may claim to be the referred one at a time, and how many strangers and reports
+/// are remembered. A forger gets no more of our memory than this.
+const MOST: usize = 8;
+
+/// What was told already; equal progress is told once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    accepted: bool,
+    placed: bool,
+    pending: Vec<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// The REFER has no answer yet.
     Asking,
-    /// The REFER was taken (or, `sure: false`, its answer was lost); no INVITE seen yet.
-    Following { until: StoreTime, sure: bool },
+    /// The REFER is out or taken; no INVITE seen yet. `since`: from when on it could be followed.
+    Following { since: StoreTime, until: StoreTime, taken: Taken },
     /// The time to follow is over; a look for the call decides.
-    LookingForCall { sure: bool, until: StoreTime },
+    LookingForCall { since: StoreTime, taken: Taken },
     /// The new INVITE is under way.
     Ringing { until: StoreTime },
-    /// It was answered; on a stock script its parties are checked.
-    Verifying { until: StoreTime },
-    /// It rang too long and was ended.
-    RungOut { until: StoreTime },
+    /// It was answered; on a stock script its parties are looked at.
+    Verifying,
+    /// It rang too long and was asked to end. `again`: its answer crossed that.
+    RungOut { until: StoreTime, again: bool },
     /// It failed, unless something better comes.
     Failing { status: SipStatus, until: StoreTime, ring_until: StoreTime },
+    /// The grace is over; a look tells whether it is not alive after all.
+    CheckingFailure { status: SipStatus, ring_until: StoreTime },
     /// Decided.
     Done,
+}
+
+/// What is known of the REFER's own answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Taken {
+    /// The party said 2xx.
+    Yes,
+    /// The stack only says that it was sent; its mark on the call tells a refusal.
+    Sent { looked: bool },
+    /// The reply was lost.
+    Lost,
+    /// The party reports progress by NOTIFY, so it does call, though not through this stack.
+    Elsewhere,
 }
 
 /// What became visible.
@@ -100,6 +146,8 @@ pub(crate) enum Progress {
 pub(crate) enum Why {
     /// The REFER was refused by the phone.
     Refused(SipStatus),
+    /// The REFER was refused; the stack does not say with what.
+    RefusedUnsaid,
     /// The stack refused to send it.
     StackRefused { code: u16, reason: Arc<str> },
     /// A call it needs is not there, as far as one look tells.
@@ -110,10 +158,26 @@ pub(crate) enum Why {
     Ignored,
     /// The new call failed.
     Target(SipStatus),
-    /// The new call rang out.
-    NoAnswer,
+    /// The new call rang out. `ended`: it is known to be over.
+    NoAnswer { ended: bool },
     /// Nobody knows.
     Lost,
+}
+
+impl Why {
+    /// Whether the party may call all the same, later.
+    pub(crate) fn may_come(&self) -> bool {
+        match self {
+            Self::Refused(status) => status.code == 408,
+            Self::Ignored | Self::Lost => true,
+            Self::RefusedUnsaid
+            | Self::StackRefused { .. }
+            | Self::Missing { .. }
+            | Self::NotSent(_)
+            | Self::Target(_)
+            | Self::NoAnswer { .. } => false,
+        }
+    }
 }
 
 impl Referral {
@@ -130,8 +194,7 @@ impl Referral {
             ReferTo::Replacing { call, .. } => (None, Some(call.clone())),
         };
         let act = Act::Refer { call: call.clone(), leg, to };
-        let times = turn.plan().times;
-        let token = turn.open(act, times.reply + times.silence);
+        let token = turn.open(act, Self::answer(turn));
         Self {
             token,
             call: call.clone(),
@@ -141,18 +204,34 @@ impl Referral {
             ring,
             stage: Stage::Asking,
             new: None,
-            told: None,
+            candidates: Vec::new(),
+            strangers: Vec::new(),
+            told: Told::default(),
             hint: None,
             call_over: false,
+            call_missing: false,
         }
+    }
+
+    /// How long the stack may take for a REFER: to find the call, and for the phone's answer.
+    fn answer(turn: &Turn<'_>) -> Duration {
+        turn.plan().times.reply + turn.plan().times.silence
+    }
+
+    /// The longest that the REFER itself may take.
+    pub(crate) fn asking(turn: &Turn<'_>) -> Duration {
+        turn.plan().times.within(Self::answer(turn))
     }
 
     /// The longest that it may take from the REFER to the end.
     pub(crate) fn longest(turn: &Turn<'_>, ring: Duration) -> Duration {
         let t = turn.plan().times;
-        let asking = t.send + t.reply + t.silence;
-        let looks = t.look() * 3;
-        asking + t.follow + ring + t.silence + t.grace * 2 + looks
+        let look = t.within(t.look());
+        // Asked, followed (once more for a forged call that was believed), rung, ended twice.
+        let followed = (t.follow.max(t.silence) + look) * 2 + look;
+        let rung = ring * 2 + t.grace + look;
+        let ended = (t.silence + t.grace) * 2;
+        Self::asking(turn) + followed + rung + ended + look
     }
 
     /// Takes a fact; says what became visible, in order.
@@ -160,7 +239,7 @@ impl Referral {
         if self.stage == Stage::Done {
             return Vec::new();
         }
-        match fact {
+        let seen = match fact {
             Fact::Reply(op, reply) if op.id == self.token => self.refer_answered(reply, turn),
             Fact::Reply(op, reply) => match &op.act {
                 Act::Look { call, .. } => self.looked(call, reply, turn),
@@ -176,30 +255,68 @@ impl Referral {
             Fact::Event(event) => self.happened(event, turn),
             Fact::Due => self.due_now(turn),
             Fact::GiveUp => Vec::new(),
+        };
+        self.once(seen)
+    }
+
+    /// Says each thing once, and the first thing first: events may come before the REFER's reply.
+    fn once(&mut self, seen: Vec<Progress>) -> Vec<Progress> {
+        let mut said = Vec::with_capacity(seen.len());
+        for progress in seen {
+            let calls = match &progress {
+                Progress::Accepted | Progress::Failed(_) => false,
+                Progress::Placed | Progress::Pending(_) | Progress::Answered => true,
+            };
+            if (calls || progress == Progress::Accepted) && !self.told.accepted {
+                self.told.accepted = true;
+                said.push(Progress::Accepted);
+            }
+            match progress {
+                Progress::Accepted => {}
+                Progress::Placed if self.told.placed => {}
+                Progress::Placed => {
+                    self.told.placed = true;
+                    said.push(Progress::Placed);
+                }
+                Progress::Pending(_) | Progress::Answered | Progress::Failed(_) => {
+                    said.push(progress);
+                }
+            }
         }
+        said
     }
 
     fn refer_answered(&mut self, reply: &Reply, turn: &mut Turn<'_>) -> Vec<Progress> {
-        let until = turn.later(turn.plan().times.follow);
+        let times = turn.plan().times;
+        let asking = self.stage == Stage::Asking;
         match reply {
             Reply::Done(facts) => {
-                if let Facts::Referred { transferee, .. } = facts {
+                let mut taken = Taken::Yes;
+                if let Facts::Referred { transferee, code } = facts {
                     self.transferee = Some(Arc::clone(transferee));
+                    if *code == 0 {
+                        taken = Taken::Sent { looked: false };
+                    }
                 }
-                if self.stage == Stage::Asking {
-                    self.stage = Stage::Following { until, sure: true };
-                    return vec![Progress::Accepted];
+                if asking {
+                    let wait = match taken {
+                        Taken::Sent { .. } => times.silence,
+                        Taken::Yes | Taken::Lost | Taken::Elsewhere => times.follow,
+                    };
+                    self.follow(turn.at(), turn.later(wait), taken);
                 }
-                Vec::new()
+                vec![Progress::Accepted]
             }
             Reply::Silent => {
-                if self.stage == Stage::Asking {
-                    self.stage = Stage::Following { until, sure: false };
+                if asking {
+                    self.follow(turn.at(), turn.later(times.follow), Taken::Lost);
                 }
                 Vec::new()
             }
             // A call that was placed all the same decides.
-            _ if self.stage != Stage::Asking => Vec::new(),
+            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) if !asking => {
+                Vec::new()
+            }
             Reply::Refused { by: Refuser::Phone, code, reason } => {
                 self.fail(Why::Refused(SipStatus { code: *code, reason: Arc::clone(reason) }))
             }
@@ -213,20 +330,24 @@ impl Referral {
         }
     }
 
+    fn follow(&mut self, since: StoreTime, until: StoreTime, taken: Taken) {
+        self.stage = Stage::Following { since, until, taken };
+    }
+
     fn happened(&mut self, event: &StackEvent, turn: &mut Turn<'_>) -> Vec<Progress> {
-        let tokens = turn.plan().capabilities.referral_tokens;
         match event {
             StackEvent::Transfer { call, new_call, destination, state } => {
                 if !self.names_us(call) {
                     return Vec::new();
                 }
                 match new_call {
-                    Some(new_call) => self.advanced(new_call, destination.as_ref(), state, turn),
+                    Some(new_call) => self.named(new_call, destination.as_ref(), state, turn),
                     None => self.reported(state, turn),
                 }
             }
             StackEvent::Referral { token, new_call, destination, state } => {
-                if *token == self.token {
+                if *token == self.token && !self.names_us(new_call) {
+                    self.adopt(new_call, destination.as_ref(), true, turn);
                     self.advanced(new_call, destination.as_ref(), state, turn)
                 } else {
                     Vec::new()
@@ -237,52 +358,118 @@ impl Referral {
                     self.call_over |= *state == DialogState::Deleted;
                     return Vec::new();
                 }
-                self.dialog_changed(call, dialog, *state, tokens, turn)
+                self.dialog_changed(call, dialog, *state, turn)
             }
-            StackEvent::Hold { .. } | StackEvent::Restarted { .. } => Vec::new(),
+            StackEvent::Restarted { .. } => {
+                // Events may be lost: see what is there now.
+                self.look_around(turn);
+                Vec::new()
+            }
+            StackEvent::Hold { .. } => Vec::new(),
         }
+    }
+
+    fn look_around(&self, turn: &mut Turn<'_>) {
+        let look = turn.plan().times.look();
+        match (&self.new, &self.stage) {
+            (Some(new), Stage::Ringing { .. } | Stage::Failing { .. }) => {
+                turn.open(look_at(new.call.clone()), look);
+            }
+            (None, Stage::Following { .. }) => {
+                turn.open(self.look_for_call(), look);
+            }
+            (
+                _,
+                Stage::Asking
+                | Stage::Following { .. }
+                | Stage::LookingForCall { .. }
+                | Stage::Ringing { .. }
+                | Stage::Verifying
+                | Stage::RungOut { .. }
+                | Stage::Failing { .. }
+                | Stage::CheckingFailure { .. }
+                | Stage::Done,
+            ) => {}
+        }
+    }
+
+    fn look_for_call(&self) -> Act {
+        let referred_by = Some(self.token.clone());
+        Act::Look { call: self.call.clone(), referred_by, sent: None }
     }
 
     fn names_us(&self, call: &CallId) -> bool {
         *call == self.call || self.consult.as_ref() == Some(call)
     }
 
-    /// A fact about a referred call.
-    fn advanced(
+    /// A transfer event names a call. With tokens it is believed; on a stock script the call's
+    /// parties are looked at first, once, and what is reported meanwhile is kept.
+    fn named(
         &mut self,
-        new_call: &CallId,
+        call: &CallId,
         destination: Option<&Arc<str>>,
         state: &TransferState,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
-        if self.names_us(new_call) {
+        if self.names_us(call) || self.strangers.contains(call) {
             return Vec::new();
         }
-        let mut told = Vec::new();
-        match &mut self.new {
-            Some(known) if known.call != *new_call => return Vec::new(),
-            Some(known) => {
-                if known.destination.is_none() {
-                    known.destination = destination.cloned();
-                }
-            }
-            None => {
-                // A 603 to a stranger's INVITE is no call of ours.
-                let destination = destination.cloned();
-                self.new = Some(NewCall { call: new_call.clone(), destination, live: None });
-                let until = turn.later(self.ring);
-                if self.stage == Stage::Asking {
-                    told.push(Progress::Accepted);
-                }
-                self.stage = Stage::Ringing { until };
-                told.push(Progress::Placed);
-            }
+        if self.new.is_some() {
+            return self.advanced(call, destination, state, turn);
         }
+        if turn.plan().capabilities.referral_tokens {
+            // The token proves the call by an event of its own; this one may come first.
+            self.adopt(call, destination, true, turn);
+            return self.advanced(call, destination, state, turn);
+        }
+        if let Some(known) = self.candidates.iter_mut().find(|known| known.call == *call) {
+            if known.reported.len() < MOST && !known.reported.contains(state) {
+                known.reported.push(state.clone());
+            }
+        } else if self.candidates.len() < MOST {
+            let (call, destination) = (call.clone(), destination.cloned());
+            turn.open(look_at(call.clone()), turn.plan().times.look());
+            self.candidates.push(Candidate { call, destination, reported: vec![state.clone()] });
+        }
+        Vec::new()
+    }
+
+    /// Takes a call as the referred one, unless there is one.
+    fn adopt(
+        &mut self,
+        call: &CallId,
+        destination: Option<&Arc<str>>,
+        proven: bool,
+        turn: &Turn<'_>,
+    ) {
+        if self.new.is_some() {
+            return;
+        }
+        let (call, destination) = (call.clone(), destination.cloned());
+        self.new = Some(NewCall { call, destination, proven, live: None });
+        self.stage = Stage::Ringing { until: turn.later(self.ring) };
+    }
+
+    /// A fact about the referred call.
+    fn advanced(
+        &mut self,
+        call: &CallId,
+        destination: Option<&Arc<str>>,
+        state: &TransferState,
+        turn: &mut Turn<'_>,
+    ) -> Vec<Progress> {
+        let Some(new) = self.new.as_mut().filter(|new| new.call == *call) else {
+            return Vec::new();
+        };
+        if new.destination.is_none() {
+            new.destination = destination.cloned();
+        }
+        let mut told = vec![Progress::Placed];
         match state {
             TransferState::Start => self.alive_again(),
             TransferState::Progress(status) => told.extend(self.pending(status)),
             TransferState::Ok => told.extend(self.answered(turn)),
-            TransferState::Fail(status) => self.failing(status, turn),
+            TransferState::Fail(status) => told.extend(self.failing(status, turn)),
             TransferState::Notified(_) => told.extend(self.reported(state, turn)),
         }
         told
@@ -290,50 +477,69 @@ impl Referral {
 
     /// A second INVITE of the same call, after a challenge: the failure before it does not count.
     fn alive_again(&mut self) {
-        if let Stage::Failing { ring_until, .. } = &self.stage {
+        if let Stage::Failing { ring_until, .. } | Stage::CheckingFailure { ring_until, .. } =
+            &self.stage
+        {
             self.stage = Stage::Ringing { until: *ring_until };
         }
     }
 
-    /// What the transferee says by NOTIFY, where no new call is named.
+    /// What the transferee says by NOTIFY; with or without a new call in sight.
     fn reported(&mut self, state: &TransferState, turn: &mut Turn<'_>) -> Vec<Progress> {
         let (TransferState::Notified(status) | TransferState::Progress(status)) = state else {
             return Vec::new();
         };
         match (&self.stage, status.code) {
             (Stage::Ringing { .. }, 100..=199) => self.pending(status).into_iter().collect(),
-            (Stage::RungOut { .. } | Stage::Verifying { .. } | Stage::Done, _) => Vec::new(),
-            (_, 100..=199) => Vec::new(),
-            // The only witness when the INVITE went elsewhere (F23).
-            (_, 200..=299) => self.decide_answered(),
+            // A 100 comes with every REFER; more than that, and it does call (F23).
+            (Stage::Following { since, taken: Taken::Yes | Taken::Lost, .. }, 101..=199) => {
+                let (since, until) = (*since, turn.later(self.ring));
+                self.follow(since, until, Taken::Elsewhere);
+                Vec::new()
+            }
+            (Stage::Done, _) | (_, 100..=199) => Vec::new(),
+            (_, 200..=299) => self.answered(turn),
             (_, _) => {
                 self.hint = Some(status.clone());
-                self.failing(status, turn);
-                Vec::new()
+                self.failing(status, turn)
             }
         }
     }
 
     fn pending(&mut self, status: &SipStatus) -> Option<Progress> {
         let ringing = matches!(self.stage, Stage::Ringing { .. });
-        if !ringing || status.code <= 100 || self.told.as_ref() == Some(status) {
+        if !ringing || status.code <= 100 || self.told.pending.contains(&status.code) {
             return None;
         }
-        self.told = Some(status.clone());
+        self.told.pending.push(status.code);
         Some(Progress::Pending(status.clone()))
     }
 
     fn answered(&mut self, turn: &mut Turn<'_>) -> Vec<Progress> {
-        if turn.plan().capabilities.referral_tokens || self.transferee.is_none() {
-            return self.decide_answered();
+        let unproven = self.new.as_ref().filter(|new| !new.proven).map(|new| new.call.clone());
+        match (&self.stage, unproven) {
+            (Stage::Verifying | Stage::Done, _) => Vec::new(),
+            // The answer crossed our giving up: what came up is ended, once.
+            (Stage::RungOut { again: true, .. }, _) => Vec::new(),
+            (Stage::RungOut { again: false, .. }, _) => {
+                self.end_new(turn);
+                let until = turn.later(turn.plan().times.silence);
+                self.stage = Stage::RungOut { until, again: true };
+                Vec::new()
+            }
+            (_, Some(call)) => {
+                turn.open(look_at(call), turn.plan().times.look());
+                self.stage = Stage::Verifying;
+                Vec::new()
+            }
+            (_, None) => self.decide_answered(),
         }
-        let Some(new) = &self.new else { return Vec::new() };
-        if !matches!(self.stage, Stage::Verifying { .. }) {
-            let look = turn.plan().times.look();
-            turn.open(look_at(new.call.clone()), look);
-            self.stage = Stage::Verifying { until: turn.later(look) };
+    }
+
+    fn end_new(&self, turn: &mut Turn<'_>) {
+        if let Some(new) = &self.new {
+            turn.open(Act::End { call: new.call.clone() }, turn.plan().times.reply);
         }
-        Vec::new()
     }
 
     fn decide_answered(&mut self) -> Vec<Progress> {
@@ -341,19 +547,20 @@ impl Referral {
         vec![Progress::Answered]
     }
 
-    fn failing(&mut self, status: &SipStatus, turn: &Turn<'_>) {
+    fn failing(&mut self, status: &SipStatus, turn: &Turn<'_>) -> Vec<Progress> {
         let times = turn.plan().times;
         let (status, until, ring_until) = match &self.stage {
             // We ended it ourselves; its 487 is our doing.
-            Stage::RungOut { .. } => {
-                self.stage = Stage::RungOut { until: turn.at() };
-                return;
-            }
-            Stage::Verifying { .. } | Stage::Done => return,
+            Stage::RungOut { .. } => return self.fail(Why::NoAnswer { ended: true }),
+            Stage::Verifying | Stage::Done => return Vec::new(),
             // A stack's own 408 may hide the true code; any other later word refines it.
             Stage::Failing { status: known, until, ring_until } => {
-                let better = if known.code == 408 { status.clone() } else { known.clone() };
-                (better, *until, *ring_until)
+                (finer(known, status), *until, *ring_until)
+            }
+            Stage::CheckingFailure { status: known, ring_until } => {
+                let (status, ring_until) = (finer(known, status), *ring_until);
+                self.stage = Stage::CheckingFailure { status, ring_until };
+                return Vec::new();
             }
             Stage::Ringing { until } => (status.clone(), turn.later(times.grace), *until),
             Stage::Asking | Stage::Following { .. } | Stage::LookingForCall { .. } => {
@@ -361,6 +568,7 @@ impl Referral {
             }
         };
         self.stage = Stage::Failing { status, until, ring_until };
+        Vec::new()
     }
 
     fn dialog_changed(
@@ -368,7 +576,6 @@ impl Referral {
         call: &CallId,
         dialog: &DialogId,
         state: DialogState,
-        tokens: bool,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
         let Some(new) = self.new.as_mut().filter(|new| new.call == *call) else {
@@ -382,24 +589,23 @@ impl Referral {
             DialogState::Early => {
                 new.live = Some(dialog.clone());
                 self.alive_again();
-                let ringing = SipStatus::new(180, "Ringing");
                 // The stack's own transfer events tell the phone's words; say it once.
-                if self.told.is_some() {
-                    Vec::new()
+                if self.told.pending.is_empty() {
+                    self.pending(&SipStatus::new(180, "Ringing")).into_iter().collect()
                 } else {
-                    self.pending(&ringing).into_iter().collect()
+                    Vec::new()
                 }
             }
             DialogState::Confirmed => {
                 new.live = Some(dialog.clone());
-                if tokens { self.decide_answered() } else { self.answered(turn) }
+                self.answered(turn)
             }
             DialogState::Deleted => {
-                if new.live.as_ref().is_none_or(|live| live == dialog) {
-                    let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
-                    self.failing(&status, turn);
+                if new.live.as_ref().is_some_and(|live| live != dialog) {
+                    return Vec::new();
                 }
-                Vec::new()
+                let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
+                self.failing(&status, turn)
             }
         }
     }
@@ -408,128 +614,165 @@ impl Referral {
         let at = turn.at();
         let times = turn.plan().times;
         match &self.stage {
-            Stage::Following { until, sure } if *until <= at => {
-                let sure = *sure;
-                let look = Act::Look {
-                    call: self.call.clone(),
-                    referred_by: Some(self.token.clone()),
-                    sent: None,
-                };
-                turn.open(look, times.look());
-                self.stage = Stage::LookingForCall { sure, until: turn.later(times.look()) };
+            Stage::Following { since, until, taken } if *until <= at => {
+                let (since, taken) = (*since, *taken);
+                if self.candidates.is_empty() {
+                    turn.open(self.look_for_call(), times.look());
+                    self.stage = Stage::LookingForCall { since, taken };
+                } else {
+                    // Somebody calls; whether it is ours is being looked at.
+                    self.follow(since, turn.later(times.within(times.look())), taken);
+                }
                 Vec::new()
-            }
-            Stage::LookingForCall { sure, until } if *until <= at => {
-                let why = if *sure { Why::Ignored } else { Why::Lost };
-                self.fail(why)
             }
             Stage::Ringing { until } if *until <= at => {
-                if let Some(new) = &self.new {
-                    turn.open(Act::End { call: new.call.clone() }, times.reply);
-                }
-                self.stage = Stage::RungOut { until: turn.later(times.silence + times.grace) };
+                self.end_new(turn);
+                let until = turn.later(times.silence + times.grace);
+                self.stage = Stage::RungOut { until, again: false };
                 Vec::new()
             }
-            Stage::RungOut { until } if *until <= at => self.fail(Why::NoAnswer),
-            // The look that should have checked the parties was lost: the stack's word stands.
-            Stage::Verifying { until } if *until <= at => self.decide_answered(),
-            Stage::Failing { status, until, .. } if *until <= at => {
-                let Some(new) = &self.new else {
-                    let status = status.clone();
-                    return self.fail(Why::Target(status));
-                };
-                let asked = |act: &Act| matches!(act, Act::Look { call, .. } if *call == new.call);
-                if turn.has_open(asked) {
-                    let status = status.clone();
-                    return self.fail(Why::Target(status));
-                }
+            Stage::RungOut { until, .. } if *until <= at => {
+                self.fail(Why::NoAnswer { ended: false })
+            }
+            Stage::Failing { status, until, ring_until } if *until <= at => {
+                let (status, ring_until) = (status.clone(), *ring_until);
+                let Some(new) = &self.new else { return self.fail(Why::Target(status)) };
                 // A live dialog of that Call-ID means that the failure was not the last word.
                 turn.open(look_at(new.call.clone()), times.look());
-                if let Stage::Failing { until, .. } = &mut self.stage {
-                    *until = turn.later(times.look());
-                }
+                self.stage = Stage::CheckingFailure { status, ring_until };
                 Vec::new()
             }
             Stage::Asking
             | Stage::Following { .. }
             | Stage::LookingForCall { .. }
             | Stage::Ringing { .. }
-            | Stage::Verifying { .. }
+            | Stage::Verifying
             | Stage::RungOut { .. }
             | Stage::Failing { .. }
+            | Stage::CheckingFailure { .. }
             | Stage::Done => Vec::new(),
         }
     }
 
     fn looked(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) -> Vec<Progress> {
-        let seen = match reply {
-            Reply::Done(Facts::Looked(sighting)) | Reply::Missing { sighting, .. } => {
-                Some(sighting)
-            }
-            Reply::Done(_) | Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => None,
+        let seen = seen(reply);
+        if *call == self.call {
+            return self.looked_for_call(seen, turn);
+        }
+        if let Some(at) = self.candidates.iter().position(|known| known.call == *call) {
+            let candidate = self.candidates.remove(at);
+            return self.looked_at_candidate(candidate, seen, turn);
+        }
+        let dialog = seen.and_then(|sighting| sighting.call.as_ref());
+        if self.new.as_ref().is_some_and(|new| new.call == *call) {
+            self.looked_at_new(dialog.map(|dialog| &**dialog), turn)
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn looked_for_call(&mut self, seen: Option<&Sighting>, turn: &mut Turn<'_>) -> Vec<Progress> {
+        let there = seen.and_then(|sighting| sighting.call.as_ref());
+        let mark = there.and_then(|dialog| dialog.refer.clone());
+        let referred = seen.and_then(|sighting| sighting.referred.as_ref());
+        let placed = match (referred, &mark) {
+            (Some(dialog), _) => Some((dialog.call.clone(), dialog.state)),
+            (None, Some(ReferMark::Placed(call))) => Some((call.clone(), DialogState::Unconfirmed)),
+            (None, Some(ReferMark::Out | ReferMark::Refused) | None) => None,
         };
+        if let Some((call, state)) = placed
+            && !self.names_us(&call)
+        {
+            self.adopt(&call, None, true, turn);
+            let mut told = self.advanced(&call, None, &TransferState::Start, turn);
+            if state == DialogState::Confirmed {
+                told.extend(self.answered(turn));
+            }
+            return told;
+        }
+        let Stage::LookingForCall { since, taken } = &self.stage else { return Vec::new() };
+        let (since, taken) = (*since, *taken);
+        self.call_over |= there.is_some_and(|dialog| dialog.state == DialogState::Deleted);
+        self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
+        let never_sent = turn.plan().capabilities.referral_tokens
+            && there.is_some_and(|dialog| dialog.last_op.as_ref() != Some(&self.token));
+        match taken {
+            Taken::Sent { .. } if mark == Some(ReferMark::Refused) => self.fail(Why::RefusedUnsaid),
+            Taken::Sent { looked: false } => {
+                let times = turn.plan().times;
+                let until = since.after(times.follow).max(turn.at());
+                self.follow(since, until, Taken::Sent { looked: true });
+                Vec::new()
+            }
+            // Whether it was taken or never answered: no call came of it.
+            Taken::Yes | Taken::Sent { looked: true } if seen.is_some() => self.fail(Why::Ignored),
+            // The proxy's own mark on the call tells that our REFER never got there.
+            Taken::Lost if never_sent => self.fail(Why::NotSent(NotSent::Unreachable)),
+            Taken::Yes | Taken::Sent { .. } | Taken::Lost | Taken::Elsewhere => {
+                self.fail(Why::Lost)
+            }
+        }
+    }
+
+    fn looked_at_candidate(
+        &mut self,
+        candidate: Candidate,
+        seen: Option<&Sighting>,
+        turn: &mut Turn<'_>,
+    ) -> Vec<Progress> {
+        let Candidate { call, destination, reported } = candidate;
+        let dialog = seen.and_then(|sighting| sighting.call.as_ref());
+        if dialog.is_some_and(|dialog| !self.is_ours(dialog)) {
+            self.disown(call);
+            return Vec::new();
+        }
+        // Not to be seen proves nothing (F4); its answer is looked at again.
+        self.adopt(&call, destination.as_ref(), dialog.is_some(), turn);
+        let mut told = Vec::new();
+        for state in &reported {
+            told.extend(self.advanced(&call, destination.as_ref(), state, turn));
+        }
+        told
+    }
+
+    fn disown(&mut self, call: CallId) {
+        if self.strangers.len() < MOST {
+            self.strangers.push(call);
+        }
+    }
+
+    fn looked_at_new(&mut self, dialog: Option<&Dialog>, turn: &mut Turn<'_>) -> Vec<Progress> {
+        let alive = dialog.filter(|dialog| dialog.state != DialogState::Deleted);
+        let confirmed = alive.is_some_and(|dialog| dialog.state == DialogState::Confirmed);
+        let stranger = dialog.is_some_and(|dialog| !self.is_ours(dialog));
         match &self.stage {
-            Stage::LookingForCall { sure, .. } if *call == self.call => {
-                let sure = *sure;
-                if let Some(dialog) = seen.and_then(|s| s.referred.as_ref()) {
-                    let (call, state) = (dialog.call.clone(), dialog.state);
-                    let mut told = self.advanced(&call, None, &TransferState::Start, turn);
-                    if state == DialogState::Confirmed {
-                        told.extend(self.answered(turn));
-                    }
-                    return told;
+            Stage::Verifying if stranger => {
+                // Somebody else's call, made to look like ours. Go on waiting for our own.
+                if let Some(new) = self.new.take() {
+                    self.disown(new.call);
                 }
-                let call_there = seen.and_then(|s| s.call.as_ref());
-                self.call_over |= seen.is_some_and(|s| s.full && s.call.is_none())
-                    || call_there.is_some_and(|dialog| dialog.state == DialogState::Deleted);
-                let tokens = turn.plan().capabilities.referral_tokens;
-                match call_there {
-                    // The proxy's own mark on the call tells that our REFER never got there.
-                    Some(dialog)
-                        if !sure && tokens && dialog.last_op.as_ref() != Some(&self.token) =>
-                    {
-                        self.fail(Why::NotSent(NotSent::TooLate))
-                    }
-                    _ if sure => self.fail(Why::Ignored),
-                    _ => self.fail(Why::Lost),
-                }
+                let until = turn.later(turn.plan().times.follow);
+                self.follow(turn.at(), until, Taken::Yes);
+                Vec::new()
             }
-            Stage::Verifying { .. } => {
-                let parties_differ =
-                    seen.and_then(|s| s.call.as_ref()).is_some_and(|dialog| !self.is_ours(dialog));
-                if parties_differ {
-                    // Somebody else's call, made to look like ours. Go on waiting for our own.
-                    self.new = None;
-                    let until = turn.later(turn.plan().times.follow);
-                    self.stage = Stage::Following { until, sure: true };
-                    return Vec::new();
+            Stage::Verifying => self.decide_answered(),
+            Stage::CheckingFailure { status, ring_until } => match alive {
+                Some(_) => {
+                    self.stage = Stage::Ringing { until: *ring_until };
+                    if confirmed { self.answered(turn) } else { Vec::new() }
                 }
-                self.decide_answered()
-            }
-            Stage::Failing { status, ring_until, .. } => {
-                let live = seen
-                    .and_then(|s| s.call.as_ref())
-                    .filter(|dialog| dialog.state != DialogState::Deleted);
-                match live {
-                    Some(dialog) if dialog.state == DialogState::Confirmed => {
-                        self.stage = Stage::Ringing { until: *ring_until };
-                        self.answered(turn)
-                    }
-                    Some(_) => {
-                        self.stage = Stage::Ringing { until: *ring_until };
-                        Vec::new()
-                    }
-                    None => {
-                        let status = status.clone();
-                        self.fail(Why::Target(status))
-                    }
+                None => {
+                    let status = status.clone();
+                    self.fail(Why::Target(status))
                 }
-            }
+            },
+            Stage::Ringing { .. } | Stage::Failing { .. } if confirmed => self.answered(turn),
             Stage::Asking
             | Stage::Following { .. }
             | Stage::LookingForCall { .. }
             | Stage::Ringing { .. }
             | Stage::RungOut { .. }
+            | Stage::Failing { .. }
             | Stage::Done => Vec::new(),
         }
     }
@@ -551,15 +794,23 @@ impl Referral {
         vec![Progress::Failed(why)]
     }
 
-    /// When it must be looked at again; while the REFER is out, its operation's time counts.
+    /// Whether the call is over, as far as words go.
+    pub(crate) fn call_gone(&self) -> bool {
+        self.call_over || self.call_missing
+    }
+
+    /// When it must be looked at again; while the REFER or a look is out, its operation's time
+    /// counts.
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.stage {
-            Stage::Asking | Stage::Done => None,
+            Stage::Asking
+            | Stage::LookingForCall { .. }
+            | Stage::Verifying
+            | Stage::CheckingFailure { .. }
+            | Stage::Done => None,
             Stage::Following { until, .. }
-            | Stage::LookingForCall { until, .. }
             | Stage::Ringing { until }
-            | Stage::Verifying { until }
-            | Stage::RungOut { until }
+            | Stage::RungOut { until, .. }
             | Stage::Failing { until, .. } => Some(*until),
         }
     }
@@ -567,7 +818,8 @@ impl Referral {
     /// The calls and the token that matter.
     pub(crate) fn watches(&self) -> Vec<Watch> {
         let calls = [Some(&self.call), self.consult.as_ref(), self.new.as_ref().map(|n| &n.call)];
-        let calls = calls.into_iter().flatten().cloned().map(Watch::Call);
+        let candidates = self.candidates.iter().map(|candidate| &candidate.call);
+        let calls = calls.into_iter().flatten().chain(candidates).cloned().map(Watch::Call);
         calls.chain([Watch::Op(self.token.clone())]).collect()
     }
 
@@ -575,4 +827,9 @@ impl Referral {
     pub(crate) fn transferred(&self) -> Vec<CallId> {
         [Some(&self.call), self.consult.as_ref()].into_iter().flatten().cloned().collect()
     }
+}
+
+/// Of two words for one failure the one that says more.
+fn finer(known: &SipStatus, newer: &SipStatus) -> SipStatus {
+    if known.code == 408 { newer.clone() } else { known.clone() }
 }

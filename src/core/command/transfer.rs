@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
 use super::call_start::{
-    REFER_IGNORED, failure, no_answer, refer_refused, seen, target_failed, with_sip,
+    REFER_IGNORED, failure, no_answer, refer_refused, refused_unsaid, seen, target_failed, with_sip,
 };
 use super::closing::{Closing, look_at, not_sent};
 use super::referral::{Progress, Referral, Why};
@@ -18,7 +18,7 @@ use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
 use crate::core::act::{Act, DialogState, ReferTo, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
-use crate::core::ids::CallId;
+use crate::core::ids::{CallId, OpId};
 use crate::core::notice::{Data, Event};
 use crate::core::request::Leg;
 use crate::core::sip_address::SipAddress;
@@ -32,7 +32,13 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transfer {
     call: CallId,
+    /// Its state 5 was seen.
+    call_over: bool,
+    leg: Leg,
+    to: ReferTo,
     kind: Kind,
+    /// The REFER was sent anew: a look found a call that the stack had not found at first.
+    anew: bool,
     phase: Phase,
 }
 
@@ -45,11 +51,12 @@ enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Referring(Referral),
-    /// A call that it needs was not found: looks decide whether it is really not there.
+    /// A call that it needs was not found: looks decide whether it is really not there. `at`: the
+    /// next one; none while one is under way.
     Missing {
         call: CallId,
         absence: Absence,
-        at: StoreTime,
+        at: Option<StoreTime>,
     },
     /// The target answered; its phone may end the replaced call itself.
     Replacing {
@@ -58,7 +65,6 @@ enum Phase {
     /// It failed; a look tells whether the call is still up.
     Checking {
         ending: Box<Ending>,
-        until: StoreTime,
     },
     Closing(Closing),
 }
@@ -96,14 +102,17 @@ impl Transfer {
         turn: &mut Turn<'_>,
     ) -> (Self, Duration) {
         let times = turn.plan().times;
-        let referral = Referral::begin(call, leg, to, times.ring, turn);
-        let longest = Referral::longest(turn, times.ring)
+        let referral = Referral::begin(call, leg, to.clone(), times.ring, turn);
+        let longest = Referral::asking(turn)
             + times.absent()
+            + Referral::longest(turn, times.ring)
             + REPLACED_WITHIN
-            + times.look()
+            + times.within(times.look())
             + times.follow
             + times.ending();
-        (Self { call: call.clone(), kind, phase: Phase::Referring(referral) }, longest)
+        let call = call.clone();
+        let phase = Phase::Referring(referral);
+        (Self { call, call_over: false, leg, to, kind, anew: false, phase }, longest)
     }
 
     /// Takes a fact.
@@ -119,7 +128,7 @@ impl Transfer {
             )));
             return;
         }
-        self.note_consult(fact);
+        self.note_ends(fact);
         match &mut self.phase {
             Phase::Referring(_) => self.referring(fact, turn),
             Phase::Missing { .. } => self.missing(fact, turn),
@@ -129,13 +138,13 @@ impl Transfer {
         }
     }
 
-    /// Remembers that the call to be replaced is over, in whatever phase that is seen.
-    fn note_consult(&mut self, fact: &Fact<'_>) {
-        if let (
-            Kind::Attended { consult, consult_over },
-            Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. }),
-        ) = (&mut self.kind, fact)
-        {
+    /// Remembers that a call is over, in whatever phase that is seen.
+    fn note_ends(&mut self, fact: &Fact<'_>) {
+        let Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. }) = fact else {
+            return;
+        };
+        self.call_over |= *call == self.call;
+        if let Kind::Attended { consult, consult_over } = &mut self.kind {
             *consult_over |= call == consult;
         }
     }
@@ -143,7 +152,7 @@ impl Transfer {
     fn referring(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &mut self.phase else { return };
         if matches!(fact, Fact::GiveUp) {
-            let up = if referral.call_over { Up::No } else { Up::Yes };
+            let up = if self.call_over { Up::No } else { Up::Yes };
             let (token, transferred) = (referral.token.clone(), referral.transferred());
             let new = referral.new.as_ref().map(|new| new.call.clone());
             let legs = new.clone().into_iter().collect();
@@ -151,6 +160,7 @@ impl Transfer {
             if new.is_none() {
                 closing = closing.and_stray(token, transferred, turn);
             }
+            closing.finish_if_done(turn);
             self.phase = Phase::Closing(closing);
             return;
         }
@@ -163,7 +173,8 @@ impl Transfer {
     fn advance(&mut self, progress: Progress, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &self.phase else { return };
         let new = referral.new.clone();
-        let call_over = referral.call_over;
+        let gone = referral.call_gone();
+        let token = referral.token.clone();
         let data = Data {
             callid: new.as_ref().map(|new| new.call.clone()),
             destination: self.destination(new.as_ref().and_then(|new| new.destination.as_ref())),
@@ -180,9 +191,12 @@ impl Transfer {
             }
             Progress::Answered => {
                 turn.tell(Event::TransferSuccessful, data);
-                self.succeeded(call_over, turn);
+                self.succeeded(new.is_none(), turn);
             }
-            Progress::Failed(why) => self.failed(why, call_over, turn),
+            Progress::Failed(why) => {
+                let new = new.map(|new| new.call);
+                self.failed(why, gone, new, token, turn);
+            }
         }
     }
 
@@ -195,17 +209,23 @@ impl Transfer {
         }
     }
 
-    fn succeeded(&mut self, call_over: bool, turn: &mut Turn<'_>) {
+    fn succeeded(&mut self, observed_by_notify: bool, turn: &mut Turn<'_>) {
         match &self.kind {
             Kind::Blind { .. } => {
-                let legs = if call_over { Vec::new() } else { vec![self.call.clone()] };
-                self.close(legs, Ending::success(), turn);
+                let mut ending = Ending::success();
+                ending.remarks.observed_by_notify = observed_by_notify;
+                self.close(self.old_call(), ending, turn);
             }
             Kind::Attended { consult_over: true, .. } => self.end_both(turn),
             Kind::Attended { consult_over: false, .. } => {
                 self.phase = Phase::Replacing { until: turn.later(REPLACED_WITHIN) };
             }
         }
+    }
+
+    /// The transferred call, unless it is over.
+    fn old_call(&self) -> Vec<CallId> {
+        if self.call_over { Vec::new() } else { vec![self.call.clone()] }
     }
 
     fn replacing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
@@ -221,7 +241,7 @@ impl Transfer {
 
     /// The new call is up: the transferred call ends, and the replaced one if its phone let it be.
     fn end_both(&mut self, turn: &mut Turn<'_>) {
-        let mut legs = vec![self.call.clone()];
+        let mut legs = self.old_call();
         let mut ending = Ending::success();
         if let Kind::Attended { consult, consult_over } = &self.kind {
             ending.remarks.replaced = Some(*consult_over);
@@ -232,18 +252,41 @@ impl Transfer {
         self.close(legs, ending, turn);
     }
 
-    fn failed(&mut self, why: Why, call_over: bool, turn: &mut Turn<'_>) {
-        let up = if call_over { Up::No } else { Up::Yes };
+    fn failed(
+        &mut self,
+        why: Why,
+        gone: bool,
+        new: Option<CallId>,
+        token: OpId,
+        turn: &mut Turn<'_>,
+    ) {
+        let up = if gone { Up::No } else { Up::Yes };
+        let may_come = why.may_come() && new.is_none();
+        let left = match &why {
+            Why::NoAnswer { ended: false } => new,
+            Why::Refused(_)
+            | Why::RefusedUnsaid
+            | Why::StackRefused { .. }
+            | Why::Missing { .. }
+            | Why::NotSent(_)
+            | Why::Ignored
+            | Why::Target(_)
+            | Why::NoAnswer { ended: true }
+            | Why::Lost => None,
+        };
         let ended = || failure(Code::CallEnded, "call ended", Up::No);
-        let ending = match why {
+        let mut ending = match why {
             Why::Missing { call, sighting } => {
                 self.prove_missing(call, &sighting, turn);
                 return;
             }
-            Why::Refused(_) | Why::StackRefused { .. } | Why::Ignored if call_over => {
+            Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
+                if gone =>
+            {
                 Ending::failed(ended())
             }
             Why::Refused(status) => Ending::failed(refer_refused(&status, up)),
+            Why::RefusedUnsaid => Ending::failed(refused_unsaid(up)),
             Why::StackRefused { code, reason } => Ending::failed(stack_refused(code, &reason, up)),
             Why::NotSent(why) => {
                 let (code, text) = not_sent(why);
@@ -252,19 +295,29 @@ impl Transfer {
             }
             Why::Ignored => Ending::failed(failure(Code::ReferIgnored, REFER_IGNORED, up)),
             Why::Target(status) => Ending::failed(self.target_failed(&status, up)),
-            Why::NoAnswer => Ending::failed(no_answer("target", up)),
+            Why::NoAnswer { .. } => Ending::failed(no_answer("target", up)),
             Why::Lost => {
                 let lost = failure(Code::ReplyLost, "transfer not confirmed", Up::Unknown);
                 Ending::unknown(lost)
             }
         };
-        if call_over {
+        let tokens = turn.plan().capabilities.referral_tokens;
+        ending.remarks.may_still_ring = may_come && !tokens;
+        if let Some(new) = left {
+            // It rang too long, and nobody has seen it end.
+            self.close(vec![new], ending, turn);
+        } else if self.call_over {
             turn.end(ending);
-            return;
+        } else {
+            if may_come && tokens {
+                // A late INVITE is refused by the token. Nobody waits for the answer: a token
+                // that is never used is as good.
+                turn.open(Act::Revoke { token }, turn.plan().times.reply);
+            }
+            let look = turn.plan().times.look();
+            turn.open(look_at(self.call.clone()), look);
+            self.phase = Phase::Checking { ending: Box::new(ending) };
         }
-        let look = turn.plan().times.look();
-        turn.open(look_at(self.call.clone()), look);
-        self.phase = Phase::Checking { ending: Box::new(ending), until: turn.later(look) };
     }
 
     fn target_failed(&self, status: &SipStatus, up: Up) -> Failure {
@@ -278,15 +331,14 @@ impl Transfer {
 
     /// Tells the failure together with whether the call is still up.
     fn checking(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
-        let Phase::Checking { ending, until } = &self.phase else { return };
+        let Phase::Checking { ending } = &self.phase else { return };
         let up = match fact {
             Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. })
                 if *call == self.call =>
             {
                 Some(Up::No)
             }
-            Fact::Event(_) | Fact::GiveUp => None,
-            Fact::Due => (*until <= turn.at()).then_some(Up::Unknown),
+            Fact::Event(_) | Fact::GiveUp | Fact::Due => None,
             Fact::Reply(op, reply) => match (&op.act, seen(reply)) {
                 (Act::Look { .. }, Some(sighting)) => Some(up_of(sighting)),
                 (Act::Look { .. }, None) => Some(Up::Unknown),
@@ -297,7 +349,8 @@ impl Transfer {
         let mut ending = (**ending).clone();
         if let Some(error) = &mut ending.error {
             // A REFER that cost the call: the proxy took its 481 or silence for the phone's end.
-            if up == Up::No && error.code != Code::CallEnded {
+            let refused = matches!(error.code, Code::ReferRefused | Code::ReferTimeout);
+            if up == Up::No && refused {
                 error.code = Code::CallLost;
             }
             error.up = up;
@@ -309,8 +362,7 @@ impl Transfer {
     }
 
     fn prove_missing(&mut self, call: CallId, sighting: &Sighting, turn: &mut Turn<'_>) {
-        let at = turn.later(turn.plan().times.look());
-        self.phase = Phase::Missing { call, absence: Absence::default(), at };
+        self.phase = Phase::Missing { call, absence: Absence::default(), at: None };
         self.weigh(sighting, turn);
     }
 
@@ -322,8 +374,8 @@ impl Transfer {
                 Some(sighting) => self.weigh(sighting, turn),
                 None => turn.end(Ending::unknown(self.not_found(Up::Unknown))),
             },
-            Fact::Due if *at <= turn.at() => {
-                *at = turn.later(look);
+            Fact::Due if at.is_some_and(|at| at <= turn.at()) => {
+                *at = None;
                 let act = look_at(call.clone());
                 turn.open(act, look);
             }
@@ -336,8 +388,14 @@ impl Transfer {
         let Phase::Missing { absence, at, .. } = &mut self.phase else { return };
         match absence.see(sighting, false, turn) {
             Finding::Absent => turn.end(Ending::failed(self.not_found(Up::No))),
-            Finding::LookAgain(then) => *at = then,
-            // It is there after all, too late for this REFER: nothing was sent.
+            Finding::LookAgain(then) => *at = Some(then),
+            // It is there after all, and nothing was sent yet: ask again, once.
+            Finding::Present(dialog) if dialog.state == DialogState::Confirmed && !self.anew => {
+                self.anew = true;
+                let (call, to, ring) = (&self.call, self.to.clone(), turn.plan().times.ring);
+                let referral = Referral::begin(call, self.leg, to, ring, turn);
+                self.phase = Phase::Referring(referral);
+            }
             Finding::Present(_) => {
                 let not_ready = failure(Code::CallNotReady, "410 Dialog not ready", Up::Yes);
                 turn.end(Ending::failed(not_ready));
@@ -368,8 +426,9 @@ impl Transfer {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.phase {
             Phase::Referring(referral) => referral.due(),
-            Phase::Missing { at, .. } => Some(*at),
-            Phase::Replacing { until } | Phase::Checking { until, .. } => Some(*until),
+            Phase::Missing { at, .. } => *at,
+            Phase::Replacing { until } => Some(*until),
+            Phase::Checking { .. } => None,
             Phase::Closing(closing) => closing.due(),
         }
     }
@@ -407,7 +466,6 @@ impl Transfer {
 pub(crate) fn stack_refused(code: u16, reason: &str, up: Up) -> Failure {
     let word = match code {
         410 => Code::CallNotReady,
-        480 => Code::AlreadyHeld,
         _ => Code::StackRefused,
     };
     failure(word, &format!("{code} {reason}"), up)

@@ -51,21 +51,33 @@ impl<'a> Turn<'a> {
     pub fn open(&mut self, act: Act, answer: Duration) -> OpId {
         let id = self.now.op(self.drawn);
         self.drawn += 1;
-        let send_before = self.later(self.plan.times.send);
-        self.ops.push(Op {
-            id: id.clone(),
-            by: self.now.pod.clone(),
-            stack: self.plan.stack.clone(),
-            act,
-            send_before,
-            reply_by: send_before.after(answer),
-        });
+        let reply_by = self.later(self.plan.times.send).after(answer);
+        self.reopen(id.clone(), act, reply_by);
         id
     }
 
-    /// Whether any open operation is of this kind.
-    pub fn has_open(&self, kind: impl Fn(&Act) -> bool) -> bool {
-        self.ops.iter().any(|op| kind(&op.act))
+    /// Opens an operation under a name that it had before: the far end knows it by that name and
+    /// refuses the second.
+    pub fn reopen(&mut self, id: OpId, act: Act, reply_by: StoreTime) {
+        let send_before = self.later(self.plan.times.send);
+        let (by, stack) = (self.now.pod.clone(), self.plan.stack.clone());
+        self.ops.push(Op { id, by, stack, act, send_before, reply_by });
+    }
+
+    /// Takes an open operation out: it has been answered.
+    pub fn take(&mut self, id: &OpId) -> Option<Op> {
+        let at = self.ops.iter().position(|op| op.id == *id)?;
+        Some(self.ops.remove(at))
+    }
+
+    /// Takes out every open operation that this holds for.
+    pub fn take_all(&mut self, which: impl Fn(&Op) -> bool) -> Vec<Op> {
+        self.ops.extract_if(.., |op| which(op)).collect()
+    }
+
+    /// Whether the command has ended in this step.
+    pub fn ended(&self) -> bool {
+        self.ending.is_some()
     }
 
     pub fn tell(&mut self, event: Event, data: Data) {
