@@ -1,0 +1,440 @@
+//! Laws over all command machines at once: whatever comes in, in whatever order, a command ends
+//! once, in time, and asks nothing of a phone twice.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callplane::core::act::{
+    Act, Dialog, DialogState, Facts, NotSent, Refuser, Repeat, Reply, Sighting,
+};
+use callplane::core::command::{Command, Input};
+use callplane::core::failure::{Outcome, SipStatus};
+use callplane::core::ids::{
+    Boot, CallId, CommandId, DialogId, Install, Nonce, OpId, PodId, StackId,
+};
+use callplane::core::notice::Notice;
+use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
+use callplane::core::request::{Leg, Request, StartRequest};
+use callplane::core::sip_address::SipAddress;
+use callplane::core::stack_event::{HoldState, StackEvent, TransferState, Watch};
+use callplane::core::time::{Now, StoreTime};
+use proptest::prelude::*;
+
+fn call(name: &str) -> CallId {
+    CallId::parse(name).unwrap()
+}
+
+fn requests() -> Vec<Request> {
+    let sip = |name: &str| SipAddress::parse(&format!("sip:{name}@x.example")).unwrap();
+    let start = |ringing| {
+        Request::Start(StartRequest {
+            caller: sip("a"),
+            callee: sip("b"),
+            ring_timeout: None,
+            display: None,
+            auto_answer: false,
+            ringing,
+        })
+    };
+    vec![
+        start(false),
+        start(true),
+        Request::BlindTransfer { call: call("A"), leg: Leg::Callee, destination: sip("c") },
+        Request::AttendedTransfer {
+            call: call("A"),
+            leg: Leg::Callee,
+            consult: call("B"),
+            consult_leg: Leg::Callee,
+        },
+        Request::Hold { call: call("A") },
+        Request::Unhold { call: call("A") },
+        Request::End { call: call("A") },
+    ]
+}
+
+fn plan(tokens: bool, by_stack: bool, persists: bool) -> Plan {
+    Plan {
+        stack: StackId::new("s"),
+        capabilities: Capabilities {
+            start_is_safe: tokens,
+            referral_tokens: tokens,
+            persists_dialogs: persists,
+            hold: if by_stack { HoldBy::Stack } else { HoldBy::ReInvite },
+            refer: if by_stack { ReferBy::Stack } else { ReferBy::Sequential },
+        },
+        times: Times::default(),
+        install: Install::parse("t").unwrap(),
+        partition: 0,
+        one_start_per_caller: true,
+    }
+}
+
+/// One thing that happens, by numbers that are looked up in what the command is doing then.
+#[derive(Debug, Clone)]
+enum Move {
+    Reply { op: usize, kind: u8, code: u16 },
+    Doubt { op: usize },
+    Event { kind: u8, call: usize, state: u8, code: u16 },
+    Due,
+    Later { ms: u64 },
+    Cancel,
+    Ending,
+    Again,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let code = prop_oneof![
+        Just(100_u16),
+        Just(180),
+        Just(200),
+        Just(202),
+        Just(302),
+        Just(401),
+        Just(404),
+        Just(408),
+        Just(480),
+        Just(481),
+        Just(482),
+        Just(486),
+        Just(487),
+        Just(488),
+        Just(491),
+        Just(603)
+    ];
+    let one = prop_oneof![
+        5 => (0..3_usize, 0..9_u8, code.clone()).prop_map(|(op, kind, code)| Move::Reply { op, kind, code }),
+        1 => (0..3_usize).prop_map(|op| Move::Doubt { op }),
+        6 => (0..6_u8, 0..6_usize, 0..5_u8, code)
+            .prop_map(|(kind, call, state, code)| Move::Event { kind, call, state, code }),
+        2 => Just(Move::Due),
+        2 => (1..9_000_u64).prop_map(|ms| Move::Later { ms }),
+        1 => Just(Move::Cancel),
+        1 => Just(Move::Ending),
+        2 => Just(Move::Again),
+    ];
+    proptest::collection::vec(one, 0..40)
+}
+
+struct World {
+    command: Command,
+    at: StoreTime,
+    drawn: u128,
+    told: Vec<Notice>,
+    sent: BTreeSet<OpId>,
+    refers: usize,
+    invites: usize,
+    last: Option<Input>,
+}
+
+impl World {
+    fn begin(request: &Request, plan: Plan) -> Self {
+        let at = StoreTime(1_000_000);
+        let mut world = Self {
+            command: Command::begin(request, Arc::new(plan), &now(at, 1)).state,
+            at,
+            drawn: 1,
+            told: Vec::new(),
+            sent: BTreeSet::new(),
+            refers: 0,
+            invites: 0,
+            last: None,
+        };
+        let begun = Command::begin(request, Arc::clone(&world.command.plan), &now(at, 1));
+        assert!(matches!(begun.notices[0], Notice::Started { .. }));
+        world.told = begun.notices;
+        world.note_sent();
+        world
+    }
+
+    fn over(&self) -> bool {
+        self.command.outcome().is_some()
+    }
+
+    /// Counts what is newly asked of the stack; an operation's name is used once.
+    fn note_sent(&mut self) {
+        for op in self.command.open() {
+            if self.sent.insert(op.id.clone()) {
+                match op.act {
+                    Act::Refer { .. } => self.refers += 1,
+                    Act::Invite { .. } => self.invites += 1,
+                    _ => {}
+                }
+            }
+        }
+        assert!(self.refers <= 1, "a second REFER");
+        let once = self.command.open().iter().all(|op| {
+            !matches!(op.act, Act::Invite { .. })
+                || op.act.repeat(&self.command.plan.capabilities) == Repeat::Safe
+        });
+        assert!(once || self.invites <= 1, "a second INVITE that is not safe");
+    }
+
+    fn step(&mut self, input: Input) -> bool {
+        self.drawn += 7;
+        let stepped = self.command.step(&input, &now(self.at, self.drawn));
+        self.last = Some(input);
+        let Some(step) = stepped else { return false };
+        assert!(!self.over(), "something happened after the end");
+        let text = serde_json::to_string(&step.state).unwrap();
+        let back: Command = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, step.state, "the state does not survive the store");
+        self.command = step.state;
+        self.told.extend(step.notices);
+        self.note_sent();
+        if !self.over() {
+            let due = self.command.due().expect("a running command without a due time");
+            assert!(due <= self.command.deadline);
+        }
+        true
+    }
+
+    fn calls(&self) -> (Vec<CallId>, Option<OpId>) {
+        let mut calls = vec![call("new-1"), call("A"), call("B"), call("new-2")];
+        let mut token = None;
+        for watch in self.command.watches() {
+            match watch {
+                Watch::Call(call) => calls.insert(0, call),
+                Watch::Op(op) => token = Some(op),
+            }
+        }
+        (calls, token)
+    }
+
+    fn apply(&mut self, mv: &Move) {
+        match mv {
+            Move::Reply { op, kind, code } => {
+                let open = self.command.open();
+                if open.is_empty() {
+                    return;
+                }
+                let op = open[op % open.len()].clone();
+                let reply = reply(&op.act, *kind, *code);
+                self.step(Input::Replied { op: op.id, reply });
+            }
+            Move::Doubt { op } => {
+                let open = self.command.open();
+                if !open.is_empty() {
+                    let op = open[op % open.len()].id.clone();
+                    self.step(Input::Doubt { op });
+                }
+            }
+            Move::Event { kind, call, state, code } => {
+                let (calls, token) = self.calls();
+                let at = &calls[call % calls.len()];
+                if let Some(event) = event(*kind, at, token, *state, *code) {
+                    self.step(Input::Happened(event));
+                }
+            }
+            Move::Due => {
+                if let Some(due) = self.command.due() {
+                    self.at = self.at.max(due);
+                    self.step(Input::Due);
+                }
+            }
+            Move::Later { ms } => {
+                // Time passes as the engine lets it pass: what is due on the way happens.
+                let then = self.at.after(Duration::from_millis(*ms));
+                self.run_until(then);
+            }
+            Move::Cancel => drop(self.step(Input::Cancel)),
+            Move::Ending => {
+                let by = CommandId::parse("end").unwrap();
+                self.step(Input::Ending { by });
+            }
+            Move::Again => {
+                if let Some(last) = self.last.clone() {
+                    self.step(last);
+                }
+            }
+        }
+    }
+
+    fn run_until(&mut self, then: StoreTime) {
+        let mut steps = 0;
+        while let Some(due) = self.command.due().filter(|due| *due <= then) {
+            self.at = self.at.max(due);
+            let overdue: Vec<OpId> = self
+                .command
+                .open()
+                .iter()
+                .filter(|op| op.reply_by <= self.at)
+                .map(|op| op.id.clone())
+                .collect();
+            let mut moved = false;
+            for op in overdue {
+                moved |= self.step(Input::Doubt { op });
+            }
+            moved |= self.step(Input::Due);
+            assert!(moved, "due, and nothing to do: it would spin at {:?}", self.command.progress);
+            steps += 1;
+            assert!(steps < 500, "it does not come to an end");
+        }
+        self.at = self.at.max(then);
+    }
+}
+
+fn now(at: StoreTime, drawn: u128) -> Now {
+    Now { at, nonce: Nonce(drawn.wrapping_mul(0x1234_5678_9abc_def1)), pod: PodId::new("p") }
+}
+
+fn dialog(of: &CallId, state: DialogState) -> Box<Dialog> {
+    Box::new(Dialog {
+        call: of.clone(),
+        id: DialogId::parse("d.1").unwrap(),
+        state,
+        from: Arc::from("sip:a@x.example"),
+        to: Arc::from("sip:b@x.example"),
+        last_op: None,
+        age: Duration::from_secs(1),
+        refer: None,
+    })
+}
+
+fn state_of(number: u8) -> DialogState {
+    DialogState::from_number(u64::from(number % 5) + 1).unwrap()
+}
+
+fn sighting(of: &CallId, kind: u8, code: u16) -> Box<Sighting> {
+    Box::new(Sighting {
+        call: (kind % 3 == 0).then(|| dialog(of, state_of(u8::try_from(code % 5).unwrap()))),
+        referred: (kind % 4 == 1).then(|| dialog(&call("new-1"), DialogState::Confirmed)),
+        full: code != 408,
+        boot: Boot::new(if code == 481 { "other" } else { "boot" }),
+        named_recently: code % 2 == 0,
+        sent: [None, Some(true), Some(false)][usize::from(kind % 3)],
+    })
+}
+
+fn reply(act: &Act, kind: u8, code: u16) -> Reply {
+    let about = match act {
+        Act::Invite { call, .. }
+        | Act::CancelInvite { call }
+        | Act::Refer { call, .. }
+        | Act::ReInvite { call, .. }
+        | Act::StackHold { call, .. }
+        | Act::Mark { call, .. }
+        | Act::End { call }
+        | Act::Look { call, .. } => call.clone(),
+        Act::Revoke { .. } => call("A"),
+    };
+    match kind {
+        0..=3 => Reply::Done(match act {
+            Act::Invite { .. } => Facts::Answered {
+                takes_refer: [None, Some(true), Some(false)][usize::from(kind % 3)],
+            },
+            Act::Refer { .. } => {
+                Facts::Referred { code: 202, transferee: Arc::from("sip:a@x.example") }
+            }
+            Act::Look { .. } => Facts::Looked(sighting(&about, kind, code)),
+            _ => Facts::Nothing,
+        }),
+        4 | 5 => {
+            let by = if kind == 4 { Refuser::Phone } else { Refuser::Stack };
+            Reply::Refused { by, code: code.max(300), reason: Arc::from("No") }
+        }
+        6 => Reply::Missing { sighting: sighting(&about, 1, code), call: about },
+        7 => Reply::NotSent(NotSent::Unreachable),
+        _ => Reply::Silent,
+    }
+}
+
+fn event(kind: u8, at: &CallId, token: Option<OpId>, state: u8, code: u16) -> Option<StackEvent> {
+    let status = SipStatus::new(code, "Word");
+    let transfer = match state {
+        0 => TransferState::Start,
+        1 => TransferState::Progress(status),
+        2 => TransferState::Ok,
+        3 => TransferState::Fail(status),
+        _ => TransferState::Notified(status),
+    };
+    let new_call = if code % 3 == 0 { call("new-2") } else { call("new-1") };
+    Some(match kind {
+        0 | 1 => StackEvent::Dialog {
+            call: at.clone(),
+            dialog: DialogId::parse(if code == 401 { "d.2" } else { "d.1" }).unwrap(),
+            state: state_of(state),
+        },
+        2 => StackEvent::Transfer {
+            call: at.clone(),
+            new_call: (code != 480).then_some(new_call),
+            destination: None,
+            state: transfer,
+        },
+        3 => StackEvent::Referral { token: token?, new_call, destination: None, state: transfer },
+        4 => StackEvent::Hold {
+            call: at.clone(),
+            leg: if code % 2 == 0 { Leg::Caller } else { Leg::Callee },
+            hold: code % 5 != 0,
+            state: [HoldState::Start, HoldState::Ok, HoldState::Fail][usize::from(state % 3)],
+        },
+        _ if code == 603 => StackEvent::Restarted { boot: Boot::new("next") },
+        _ => return None,
+    })
+}
+
+fn check_told(told: &[Notice]) {
+    let ends = told.iter().filter(|n| matches!(n, Notice::Ended { .. })).count();
+    let errors = told.iter().filter(|n| matches!(n, Notice::Error(_))).count();
+    assert_eq!(ends, 1, "{told:#?}");
+    assert!(errors <= 1, "{told:#?}");
+    let Some(Notice::Ended { outcome, .. }) = told.last() else { panic!("not last: {told:#?}") };
+    let before = told.len().checked_sub(2).map(|at| &told[at]);
+    let error_before = matches!(before, Some(Notice::Error(_)));
+    assert_eq!(errors == 1, error_before, "an Error stands directly before Ended: {told:#?}");
+    assert_eq!(*outcome == Outcome::Success, errors == 0, "{told:#?}");
+    let started = told.iter().filter(|n| matches!(n, Notice::Started { .. })).count();
+    assert_eq!(started, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_command_ends_once_in_time_and_asks_no_phone_twice(
+        which in 0..7_usize,
+        tokens: bool,
+        by_stack: bool,
+        persists: bool,
+        moves in moves(),
+    ) {
+        let request = requests().remove(which);
+        let mut world = World::begin(&request, plan(tokens, by_stack, persists));
+        for mv in &moves {
+            world.apply(mv);
+        }
+        let deadline = world.command.deadline;
+        world.run_until(deadline.max(world.at));
+        prop_assert!(world.over(), "it runs past its stated deadline");
+        check_told(&world.told);
+        // Nothing moves it any more.
+        for mv in &moves {
+            let before = world.told.len();
+            world.apply(mv);
+            prop_assert_eq!(before, world.told.len());
+        }
+    }
+
+    /// Left alone by everybody, a command still ends by its own timers, before the last guard.
+    #[test]
+    fn silence_is_no_reason_not_to_end(which in 0..7_usize, tokens: bool, by_stack: bool) {
+        let request = requests().remove(which);
+        let mut world = World::begin(&request, plan(tokens, by_stack, false));
+        let deadline = world.command.deadline;
+        world.run_until(deadline);
+        prop_assert!(world.over());
+        check_told(&world.told);
+        let guard = world.told.iter().any(|notice| matches!(
+            notice,
+            Notice::Error(failure) if failure.text.as_ref() == "deadline passed"
+        ));
+        prop_assert!(!guard, "only the last guard ended it");
+    }
+}
