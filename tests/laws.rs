@@ -304,11 +304,12 @@ fn state_of(number: u8) -> DialogState {
 
 fn sighting(of: &CallId, kind: u8, code: u16) -> Box<Sighting> {
     Box::new(Sighting {
-        call: (kind % 3 == 0).then(|| dialog(of, state_of(u8::try_from(code % 5).unwrap()))),
+        call: (kind.is_multiple_of(3))
+            .then(|| dialog(of, state_of(u8::try_from(code % 5).unwrap()))),
         referred: (kind % 4 == 1).then(|| dialog(&call("new-1"), DialogState::Confirmed)),
         full: code != 408,
         boot: Boot::new(if code == 481 { "other" } else { "boot" }),
-        named_recently: code % 2 == 0,
+        named_recently: code.is_multiple_of(2),
         sent: [None, Some(true), Some(false)][usize::from(kind % 3)],
     })
 }
@@ -355,7 +356,7 @@ fn event(kind: u8, at: &CallId, token: Option<OpId>, state: u8, code: u16) -> Op
         3 => TransferState::Fail(status),
         _ => TransferState::Notified(status),
     };
-    let new_call = if code % 3 == 0 { call("new-2") } else { call("new-1") };
+    let new_call = if code.is_multiple_of(3) { call("new-2") } else { call("new-1") };
     Some(match kind {
         0 | 1 => StackEvent::Dialog {
             call: at.clone(),
@@ -371,8 +372,8 @@ fn event(kind: u8, at: &CallId, token: Option<OpId>, state: u8, code: u16) -> Op
         3 => StackEvent::Referral { token: token?, new_call, destination: None, state: transfer },
         4 => StackEvent::Hold {
             call: at.clone(),
-            leg: if code % 2 == 0 { Leg::Caller } else { Leg::Callee },
-            hold: code % 5 != 0,
+            leg: if code.is_multiple_of(2) { Leg::Caller } else { Leg::Callee },
+            hold: !code.is_multiple_of(5),
             state: [HoldState::Start, HoldState::Ok, HoldState::Fail][usize::from(state % 3)],
         },
         _ if code == 603 => StackEvent::Restarted { boot: Boot::new("next") },
