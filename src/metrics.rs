@@ -94,7 +94,7 @@ pub struct SessionMetrics {
     opened: IntCounter,
     closed: IntCounterVec,
     refused: IntCounterVec,
-    messages: IntCounterVec,
+    messages: IntCounter,
     sent_bytes: IntCounter,
     waiting_bytes: IntGauge,
 }
@@ -117,11 +117,8 @@ impl SessionMetrics {
                 "Connections not taken, by reason.",
                 &["reason"],
             ),
-            messages: at.int_counter_vec(
-                "callplane_session_received_messages_total",
-                "Messages of clients, by result.",
-                &["result"],
-            ),
+            messages: at
+                .int_counter("callplane_session_received_messages_total", "Messages of clients."),
             sent_bytes: at.int_counter(
                 "callplane_session_sent_bytes_total",
                 "Bytes of frames written to clients.",
@@ -133,12 +130,12 @@ impl SessionMetrics {
         }
     }
 
-    /// A connection was taken. Dropping the guard without [`OpenSession::closed`] counts as `lost`.
+    /// A connection was taken. Dropping the guard without [`OpenSession::closing`] counts as `lost`.
     #[must_use]
     pub fn opened(&self) -> OpenSession {
         self.open.inc();
         self.opened.inc();
-        OpenSession { metrics: self.clone(), code: "lost" }
+        OpenSession { metrics: self.clone(), ended: false }
     }
 
     /// A connection was not taken (`origin`, `limit`, `draining`, `handshake`).
@@ -146,9 +143,33 @@ impl SessionMetrics {
         self.refused.with_label_values(&[reason]).inc();
     }
 
-    /// A message came (`ok`, `invalid`, `refused`).
-    pub fn message(&self, result: Label) {
-        self.messages.with_label_values(&[result]).inc();
+    /// A message came.
+    pub fn message(&self) {
+        self.messages.inc();
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn open_now(&self) -> i64 {
+        self.open.get()
+    }
+
+    /// Connections that ended with this close code so far.
+    #[must_use]
+    pub fn closed_with(&self, code: Label) -> u64 {
+        self.closed.with_label_values(&[code]).get()
+    }
+
+    /// Connections that were not taken for this reason so far.
+    #[must_use]
+    pub fn refused_for(&self, reason: Label) -> u64 {
+        self.refused.with_label_values(&[reason]).get()
+    }
+
+    /// Messages taken so far.
+    #[must_use]
+    pub fn messages_taken(&self) -> u64 {
+        self.messages.get()
     }
 
     /// So many bytes were written.
@@ -166,20 +187,24 @@ impl SessionMetrics {
 #[derive(Debug)]
 pub struct OpenSession {
     metrics: SessionMetrics,
-    code: Label,
+    ended: bool,
 }
 
 impl OpenSession {
-    /// The connection ended with this close code (its number as text).
-    pub fn closed(mut self, code: Label) {
-        self.code = code;
+    /// The connection is being ended; the word of its close code, or `gone` when the client left.
+    /// The first word counts.
+    pub fn closing(&mut self, code: Label) {
+        if !self.ended {
+            self.ended = true;
+            self.metrics.closed.with_label_values(&[code]).inc();
+        }
     }
 }
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
+        self.closing("lost");
         self.metrics.open.dec();
-        self.metrics.closed.with_label_values(&[self.code]).inc();
     }
 }
 

@@ -81,7 +81,7 @@ async fn a_slow_reader_is_closed_and_told_to_resume() {
     let mut peer = server.connect_in_memory(1024).await;
     peer.send(&hold(1, "h")).await;
     peer.next().await.unwrap();
-    while server.client.tally().closed.get() == 0 {
+    while server.closed() == 0 {
         server.stub.emit("h", progress(Event::CallHolding));
         tokio::task::yield_now().await;
     }
@@ -98,7 +98,7 @@ async fn a_reader_that_has_stopped_is_closed_after_the_send_timeout() {
         server.stub.emit("h", progress(Event::CallHolding));
     }
     let begin = Instant::now();
-    while server.client.tally().closed.get() == 0 {
+    while server.closed() == 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
@@ -132,7 +132,7 @@ async fn a_flood_without_reading_is_held_back_and_answered_whole() {
         }
     };
     tokio::time::timeout(PATIENCE * 3, async { tokio::join!(send, read) }).await.unwrap();
-    assert_eq!(server.client.tally().closed.get(), 0);
+    assert_eq!(server.closed(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +157,7 @@ async fn a_client_that_answers_no_ping_is_closed() {
     let server = in_memory(Script::Silent, Settings::default());
     let mut peer = server.connect_in_memory(64 * 1024).await;
     let begin = Instant::now();
-    while server.client.tally().closed.get() == 0 {
+    while server.closed() == 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(begin.elapsed() < Duration::from_secs(90));
     }
@@ -181,7 +181,7 @@ async fn draining_closes_sockets_with_going_away_and_refuses_new_ones() {
     }
     drop(peers);
     tokio::time::timeout(PATIENCE, server.client.drained()).await.unwrap();
-    assert_eq!(server.client.tally().sessions.get(), 0);
+    assert_eq!(server.client.metrics().open_now(), 0);
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
@@ -192,7 +192,7 @@ async fn a_client_that_vanishes_leaves_its_command_running() {
     peer.send(&hold(1, "h")).await;
     let session = peer.next().await.unwrap()["result"]["session"].clone();
     drop(peer);
-    while server.client.tally().sessions.get() > 0 {
+    while server.client.metrics().open_now() > 0 {
         tokio::task::yield_now().await;
     }
     server.stub.emit("h", ended(Outcome::Success));
@@ -236,7 +236,7 @@ async fn a_foreign_page_is_refused_on_both_ways_in() {
         let asked = server.http(&format!("OPTIONS /call-api HTTP/1.1{header}"), "").await;
         assert_eq!(asked.0, if status == 101 { 204 } else { 403 }, "{origin:?}");
     }
-    assert_eq!(server.client.tally().foreign_origins.get(), 6);
+    assert_eq!(server.client.metrics().refused_for("origin"), 6);
 }
 
 #[tokio::test]
@@ -299,7 +299,7 @@ async fn a_post_that_repeats_a_running_command_waits_for_its_end() {
     server.stub.emit("h", progress(Event::CallHolding));
     let hold = hold(2, "h");
     let (waited, ()) = tokio::join!(server.post("?wait=ended", &hold), async {
-        while server.client.tally().messages_in.get() < 2 {
+        while server.client.metrics().messages_taken() < 2 {
             tokio::task::yield_now().await;
         }
         server.stub.emit("h", ended(Outcome::Failed));

@@ -20,7 +20,7 @@ fn used() -> Metrics {
     let second = Duration::from_secs(1);
     drop(metrics.sessions.opened());
     metrics.sessions.refused("origin");
-    metrics.sessions.message("ok");
+    metrics.sessions.message();
     metrics.sessions.sent(100);
     metrics.sessions.waiting(50);
     metrics.commands.started("CallStart");
@@ -130,16 +130,17 @@ fn counts_are_those_of_one_server() {
 #[test]
 fn a_session_and_a_request_are_counted_by_how_they_ended() {
     let metrics = Metrics::new();
-    let open = metrics.sessions.opened();
+    let mut open = metrics.sessions.opened();
     let text = metrics.render().unwrap();
     assert!(text.contains("callplane_session_open_connections 1\n"));
-    open.closed("3001");
+    open.closing("slow");
+    drop(open);
     let east = metrics.stack("east");
     east.sent("ping");
     east.answered("ping", "abandoned", std::time::Duration::from_millis(2));
     let text = metrics.render().unwrap();
     assert!(text.contains("callplane_session_open_connections 0\n"));
-    assert!(text.contains("callplane_session_closed_connections_total{code=\"3001\"} 1\n"));
+    assert!(text.contains("callplane_session_closed_connections_total{code=\"slow\"} 1\n"));
     assert!(text.contains("command=\"ping\",result=\"abandoned\",stack=\"east\"} 1\n"));
     assert!(!text.contains("callplane_event_subscription_age_seconds{"), "never confirmed");
 }

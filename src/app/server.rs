@@ -122,7 +122,14 @@ impl Server {
         bus.attach(Arc::new(FeedListener(Arc::clone(&feed))));
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
         let desk = Desk::new(Arc::clone(&engine));
-        let client = Client::new(desk, feed, settings::client(config), draw, stop_clients.clone());
+        let client = Client::new(
+            desk,
+            feed,
+            settings::client(config),
+            draw,
+            metrics.sessions.clone(),
+            stop_clients.clone(),
+        );
 
         let client_address = address_of(&listener, &config.listen.address)?;
         let admin_address = address_of(&operations, &config.admin.listen)?;

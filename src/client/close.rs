@@ -47,6 +47,20 @@ impl Close {
         Self::Protocol,
     ];
 
+    /// The word for metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::GoingAway => "going_away",
+            Self::Slow => "slow",
+            Self::Silent => "silent",
+            Self::StreamLost => "stream_lost",
+            Self::Internal => "internal",
+            Self::MessageTooLong => "message_too_long",
+            Self::Protocol => "protocol",
+        }
+    }
+
     /// The row of this reason.
     #[must_use]
     pub const fn row(self) -> Row {

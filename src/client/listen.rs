@@ -116,7 +116,7 @@ fn origin_allowed<C: Commands>(client: &Client<C>, headers: &HeaderMap) -> bool 
     let (origin, host) = (text(headers, header::ORIGIN), text(headers, header::HOST));
     let allowed = one && client.settings.origins.allow(origin, host);
     if !allowed {
-        client.tally.foreign_origins.add(1);
+        client.metrics.refused("origin");
     }
     allowed
 }
@@ -230,7 +230,7 @@ async fn post<C: Commands>(
         }
         Err(_) => return refused(StatusCode::BAD_REQUEST, "the body broke off\n"),
     };
-    client.tally.messages_in.add(1);
+    client.metrics.message();
     // What is not UTF-8 is not JSON either, and is answered as such.
     let frame = std::str::from_utf8(&body).unwrap_or("\u{0}");
     let wish = Wish { until_ended, session };

@@ -16,7 +16,6 @@ pub mod origin;
 pub mod outbox;
 pub mod session;
 mod socket;
-mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +27,13 @@ use tokio_util::task::TaskTracker;
 
 pub use self::listen::{router, serve};
 pub use self::socket::converse;
-pub use self::tally::{Count, Gauge, Tally};
 
 use self::commands::Commands;
 use self::feed::Feed;
 use self::origin::Origins;
 use self::session::Limits;
 use crate::core::ids::Nonce;
+use crate::metrics::SessionMetrics;
 
 /// Draws fresh randomness for ids.
 pub type Nonces = Arc<dyn Fn() -> Nonce + Send + Sync>;
@@ -96,7 +95,7 @@ pub struct Client<C> {
     feed: Arc<Feed>,
     settings: Settings,
     nonce: Nonces,
-    tally: Tally,
+    metrics: SessionMetrics,
     shutdown: CancellationToken,
     tasks: TaskTracker,
     places: Arc<Semaphore>,
@@ -112,6 +111,7 @@ impl<C: Commands> Client<C> {
         feed: Arc<Feed>,
         settings: Settings,
         nonce: Nonces,
+        metrics: SessionMetrics,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(settings.connections));
@@ -120,7 +120,7 @@ impl<C: Commands> Client<C> {
             feed,
             settings,
             nonce,
-            tally: Tally::default(),
+            metrics,
             shutdown,
             tasks: TaskTracker::new(),
             places,
@@ -130,8 +130,8 @@ impl<C: Commands> Client<C> {
 
     /// What was counted.
     #[must_use]
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn metrics(&self) -> &SessionMetrics {
+        &self.metrics
     }
 
     /// Waits until every connection and socket has ended. Bound it with a timeout.

@@ -25,6 +25,7 @@ use super::feed::{Attachment, Taken};
 use super::outbox::Outbox;
 use super::session::{Answer, Ask, Loss, Session, Turn};
 use crate::core::ids::{SessionId, TenantId};
+use crate::metrics::OpenSession;
 
 /// Read and write buffer of a WebSocket. The library's own default of 128 KiB would be most of
 /// what an idle socket costs (measured: 137 KB instead of 6.4 KB resident).
@@ -64,6 +65,8 @@ struct Blocked {
 /// One WebSocket.
 struct Socket<S, C: Commands> {
     client: Arc<Client<C>>,
+    /// Counts the socket for as long as it lives.
+    open: OpenSession,
     stream: WebSocketStream<S>,
     tenant: TenantId,
     session: Session,
@@ -131,9 +134,10 @@ where
         let session = Session::new(tenant.clone(), id, head, client.settings.limits());
         let heard = Instant::now();
         let timer = Box::pin(tokio::time::sleep(client.settings.ping_every));
-        client.tally.sessions.enter();
+        let open = client.metrics.opened();
         Self {
             client,
+            open,
             stream,
             tenant,
             session,
@@ -234,12 +238,12 @@ where
         self.heard = Instant::now();
         match message {
             Message::Text(text) => {
-                self.client.tally.messages_in.add(1);
+                self.client.metrics.message();
                 self.with_turn(|session, turn| session.frame(&text, turn));
             }
             // The old server did not look at the kind of a frame.
             Message::Binary(bytes) => {
-                self.client.tally.messages_in.add(1);
+                self.client.metrics.message();
                 let text = std::str::from_utf8(&bytes).unwrap_or("\u{0}");
                 self.with_turn(|session, turn| session.frame(text, turn));
             }
@@ -387,16 +391,16 @@ where
 
     /// Says goodbye, if there is somebody to say it to.
     async fn finish(mut self, end: End) {
-        self.client.tally.sessions.leave();
         let close = match end {
             End::Gone => {
+                self.open.closing("gone");
                 // Answers the client's close frame, if it sent one.
                 let _ = tokio::time::timeout(LINGER, self.stream.close(None)).await;
                 return;
             }
             End::Close(close) => close,
         };
-        self.client.tally.closed.add(1);
+        self.open.closing(close.label());
         tracing::debug!(code = close.row().code, reason = close.row().word, "closing a session");
         // What is complete is written; what a slow reader would not take is not. It resumes.
         if close == Close::Slow {

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use callplane::client::close::Close;
 use callplane::client::commands::{Begin, Begun, Commands, Page, Summary, Unreadable, Wanted};
 use callplane::client::feed::Feed;
 use callplane::client::{Client, Settings};
@@ -271,6 +272,11 @@ impl Server {
         server
     }
 
+    /// Sockets that the server closed so far.
+    pub fn closed(&self) -> u64 {
+        Close::ALL.iter().map(|close| self.client.metrics().closed_with(close.label())).sum()
+    }
+
     /// A server that doesn't listen.
     pub fn quiet(script: Script, settings: Settings, address: SocketAddr) -> Self {
         let stub = Stub::new(script);
@@ -285,6 +291,7 @@ impl Server {
             Arc::clone(&stub.feed),
             settings,
             Arc::new(nonce),
+            callplane::metrics::Metrics::new().sessions,
             shutdown.clone(),
         );
         Self { stub, client, address, shutdown }
