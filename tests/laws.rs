@@ -27,6 +27,7 @@ use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::{HoldState, StackEvent, TransferState, Watch};
 use callplane::core::time::{Now, StoreTime};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 fn call(name: &str) -> CallId {
     CallId::parse(name).unwrap()
@@ -150,7 +151,7 @@ impl World {
         let begun = Command::begin(request, Arc::clone(&world.command.plan), &now(at, 1));
         assert!(matches!(begun.notices[0], Notice::Started { .. }));
         world.told = begun.notices;
-        world.note_sent();
+        world.note_asked();
         world
     }
 
@@ -159,7 +160,7 @@ impl World {
     }
 
     /// Counts what is newly asked of the stack; an operation's name is used once.
-    fn note_sent(&mut self) {
+    fn note_asked(&mut self) {
         for op in self.command.open() {
             if self.sent.insert(op.id.clone()) {
                 match op.act {
@@ -177,6 +178,14 @@ impl World {
         assert!(once || self.invites <= 1, "a second INVITE that is not safe");
     }
 
+    /// A REFER that provably never left counts for nothing: one may still be sent.
+    fn note_unsent(&mut self, act: &Act, reply: &Reply) {
+        let unsent = matches!(reply, Reply::Missing { .. } | Reply::NotSent(_));
+        if unsent && matches!(act, Act::Refer { .. }) {
+            self.refers -= 1;
+        }
+    }
+
     fn step(&mut self, input: Input) -> bool {
         self.drawn += 7;
         let stepped = self.command.step(&input, &now(self.at, self.drawn));
@@ -188,7 +197,7 @@ impl World {
         assert_eq!(back, step.state, "the state does not survive the store");
         self.command = step.state;
         self.told.extend(step.notices);
-        self.note_sent();
+        self.note_asked();
         if !self.over() {
             let due = self.command.due().expect("a running command without a due time");
             assert!(due <= self.command.deadline);
@@ -217,6 +226,7 @@ impl World {
                 }
                 let op = open[op % open.len()].clone();
                 let reply = reply(&op.act, *kind, *code);
+                self.note_unsent(&op.act, &reply);
                 self.step(Input::Replied { op: op.id, reply });
             }
             Move::Doubt { op } => {
@@ -395,8 +405,33 @@ fn check_told(told: &[Notice]) {
     assert_eq!(started, 1);
 }
 
+/// A stack that finds no such call has sent nothing, so what a look then finds is asked, once.
+#[test]
+fn a_call_that_was_only_overlooked_is_referred_once() {
+    for which in [2, 3] {
+        let request = requests().remove(which);
+        let mut world = World::begin(&request, plan(true, false, true));
+        world.apply(&Move::Reply { op: 0, kind: 6, code: 404 });
+        assert_eq!(world.refers, 0);
+        world.apply(&Move::Due);
+        world.apply(&Move::Reply { op: 0, kind: 3, code: 603 });
+        assert_eq!(world.refers, 1, "{:?}", world.command.progress);
+        // Overlooked again: that is told, and not tried for ever.
+        world.apply(&Move::Reply { op: 0, kind: 6, code: 404 });
+        world.apply(&Move::Due);
+        world.apply(&Move::Reply { op: 0, kind: 3, code: 603 });
+        assert_eq!(world.refers, 0);
+        check_told(&world.told);
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 4000,
+        // A history that ever broke a law is kept there and tried first.
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/laws_seeds.txt"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_command_ends_once_in_time_and_asks_no_phone_twice(
