@@ -30,7 +30,7 @@ use callplane::events::{Inbox, inbox, run};
 use callplane::leadership::Leadership;
 use callplane::stack::{Away, Reports, SipStack, Snapshot, StackReport, Stacks};
 use callplane::store::memory::{Limits, MemoryStore};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -91,19 +91,15 @@ impl Stacks for Shared {
 }
 
 /// A process that leads when told.
-#[derive(Default)]
-struct Told {
-    leads: AtomicBool,
-    changed: Notify,
-}
+struct Told(watch::Sender<Option<Term>>);
 
 impl Leadership for Told {
     fn term(&self, _stack: &StackId) -> Option<Term> {
-        self.leads.load(Ordering::SeqCst).then_some(Term(1))
+        *self.0.borrow()
     }
 
-    async fn changed(&self, _stack: &StackId) {
-        self.changed.notified().await;
+    async fn changed(&self, _stack: &StackId, from: Option<Term>) -> Option<Term> {
+        *self.0.subscribe().wait_for(|term| *term != from).await.unwrap()
     }
 }
 
@@ -160,8 +156,7 @@ fn place(leads: bool) -> Place {
         one_start_per_caller: true,
     };
     let engine = Engine::new(parts, settings);
-    let told = Arc::new(Told::default());
-    told.leads.store(leads, Ordering::SeqCst);
+    let told = Arc::new(Told(watch::Sender::new(leads.then_some(Term(1)))));
     let (inbox, outlet) = inbox(&[name()]);
     let stop = CancellationToken::new();
     let running = tokio::spawn(run(engine, Arc::clone(&told), outlet, stop.clone()));
@@ -207,14 +202,24 @@ async fn who_does_not_lead_applies_nothing_and_lists_when_it_does() {
     let place = place(false);
     place.inbox.report(&name(), StackReport::Joined);
     place.inbox.report(&name(), event(1));
-    // A change that makes it no leader changes nothing either.
-    place.told.changed.notify_one();
     tokio::task::yield_now().await;
-    place.told.leads.store(true, Ordering::SeqCst);
-    place.told.changed.notify_one();
+    place.told.0.send_replace(Some(Term(1)));
     place.until("the list", |place| place.lists() == 1).await;
     place.inbox.report(&name(), StackReport::Joined);
     place.until("another list", |place| place.lists() == 2).await;
+}
+
+#[tokio::test]
+async fn a_term_that_came_while_a_list_was_read_is_not_missed() {
+    let place = place(true);
+    place.stacks.stack.holds.store(true, Ordering::SeqCst);
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("busy with a list", |place| place.lists() == 1).await;
+    place.told.0.send_replace(None);
+    place.told.0.send_replace(Some(Term(2)));
+    place.stacks.stack.holds.store(false, Ordering::SeqCst);
+    place.stacks.stack.go_on.notify_one();
+    place.until("the list of the new term", |place| place.lists() == 2).await;
 }
 
 #[tokio::test]

@@ -96,11 +96,21 @@ async fn apply_all<S: Store, K: Stacks, L: Leadership>(
     mut reports: Receiver<StackReport>,
     gap: Arc<Gap>,
 ) {
+    let mut term = leadership.term(&stack);
     loop {
         tokio::select! {
+            // A new term comes before any report that is applied in it.
+            biased;
+            now = leadership.changed(&stack, term) => {
+                term = now;
+                // What happened before is only known from a list.
+                if term.is_some() {
+                    engine.joined(&stack, term).await;
+                }
+            }
             report = reports.recv() => {
                 let Some(report) = report else { return };
-                let Some(term) = leadership.term(&stack) else { continue };
+                let Some(term) = term else { continue };
                 match report {
                     StackReport::Event(event) => engine.happened(&stack, event, Some(term)).await,
                     StackReport::Joined => engine.joined(&stack, Some(term)).await,
@@ -108,12 +118,6 @@ async fn apply_all<S: Store, K: Stacks, L: Leadership>(
                 // Only once all that did fit has been applied: the list is newer than that.
                 if reports.is_empty() && gap.open.swap(false, Ordering::AcqRel) {
                     tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
-                    engine.joined(&stack, Some(term)).await;
-                }
-            }
-            () = leadership.changed(&stack) => {
-                // What happened before is only known from a list.
-                if let Some(term) = leadership.term(&stack) {
                     engine.joined(&stack, Some(term)).await;
                 }
             }

@@ -4,13 +4,24 @@ use std::future::Future;
 
 use crate::core::ids::{StackId, Term};
 
-/// Elects the process that owns a stack's event subscription.
+/// Elects the process that owns a stack's event subscription, each stack by itself.
+///
+/// Two processes never lead a stack in one term, and a later leader's term is higher. A process that
+/// was paused may believe a moment longer that it leads; the store fences its term.
+///
+/// `tests/contract/leadership.rs` states this, for every implementation.
 pub trait Leadership: Send + Sync + 'static {
-    /// The term in which this process leads now; `None`: it does not.
+    /// The term in which this process leads now; `None`: it does not. It stays the same as long as
+    /// the process leads without interruption.
     fn term(&self, stack: &StackId) -> Option<Term>;
 
-    /// Waits until [`Leadership::term`] may have changed since it was last read.
-    fn changed(&self, stack: &StackId) -> impl Future<Output = ()> + Send;
+    /// Waits until [`Leadership::term`] is another one than `from`, and tells it. What changed
+    /// before it was asked counts, so that nothing is missed between two waits.
+    fn changed(
+        &self,
+        stack: &StackId,
+        from: Option<Term>,
+    ) -> impl Future<Output = Option<Term>> + Send;
 }
 
 /// A process that is alone: always the leader, in term 1.
@@ -22,7 +33,8 @@ impl Leadership for Standalone {
         Some(Term(1))
     }
 
-    async fn changed(&self, _stack: &StackId) {
-        std::future::pending().await
+    async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
+        let term = self.term(stack);
+        if term == from { std::future::pending().await } else { term }
     }
 }
