@@ -1,8 +1,11 @@
 //! From a commit to the processes that hold the sockets.
 //!
-//! The bus carries committed entries with their positions, in order per tenant. It may lose
-//! some (Redis pub/sub does); whoever listens notices a gap by the positions and reads the
-//! store, which is the truth.
+//! The bus hands committed entries to whoever listens: those of a tenant in order, without a gap,
+//! each once, and only when they can be read from the store. What carries them between processes
+//! may lose some (Redis pub/sub does); then the bus notices the gap by the positions and reads
+//! the store, which is the truth. A new epoch of the store is a new stream.
+//!
+//! `tests/contract/bus.rs` states all that is promised here, for every implementation.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,13 +14,13 @@ use crate::core::record::Entry;
 
 /// Takes committed entries in stream order. Called by the bus; must never block.
 pub trait Listener: Send + Sync + 'static {
-    /// Entries of one tenant, in order, without a gap between them.
+    /// Entries of one tenant, in order, without a gap between them or to the call before.
     fn entries(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]);
 }
 
 /// Carries committed entries.
 pub trait Bus: Send + Sync + 'static {
-    /// Everything committed from now on goes to this listener as well.
+    /// Everything committed from now on goes to this listener as well, and nothing from before.
     fn attach(&self, listener: Arc<dyn Listener>);
 }
 

@@ -44,12 +44,16 @@ pub struct MemoryStore<C> {
 struct Inner {
     streams: BTreeMap<TenantId, Stream>,
     records: HashMap<Key, Kept>,
-    claims: HashMap<(StackId, Claim), Held>,
+    claims: HashMap<Place, Held>,
     watches: HashMap<(StackId, Watch), BTreeSet<Key>>,
     due: BTreeSet<(StoreTime, Key)>,
     expiry: BTreeSet<(StoreTime, Key)>,
-    term: Term,
+    /// The newest term that a writer had, by stack.
+    terms: HashMap<StackId, Term>,
 }
+
+/// Where a claim is: tenants don't see each other's.
+type Place = (TenantId, StackId, Claim);
 
 struct Kept {
     record: Arc<Record>,
@@ -134,10 +138,11 @@ impl<C: Clock> MemoryStore<C> {
             return Verdict::Late;
         }
         if let Some(term) = commit.term {
-            if term < inner.term {
-                return Verdict::Fenced(inner.term);
+            let newest = inner.terms.entry(commit.record.state.plan.stack.clone()).or_default();
+            if term < *newest {
+                return Verdict::Fenced(*newest);
             }
-            inner.term = term;
+            *newest = term;
         }
         let mut record = commit.record;
         let known = inner.records.get(&record.key).map(|kept| Arc::clone(&kept.record));
@@ -176,7 +181,9 @@ impl<C: Clock> MemoryStore<C> {
         }
         let entries = stream.append(&record, commit.notices, now);
         let record = Arc::new(record);
-        let overtaken = inner.index(&stack, &record, claims, now.after(commit.keep));
+        // Also as long as this commit may be repeated: it must be recognised then.
+        let forget = now.after(commit.keep).max(commit.not_after.after(Duration::from_millis(1)));
+        let overtaken = inner.index(&stack, &record, claims, forget);
         if let Some(kept) = inner.records.get_mut(&record.key) {
             let (nonce, not_after) = (commit.nonce, commit.not_after);
             let overtaken = overtaken.clone();
@@ -275,7 +282,7 @@ impl Inner {
     }
 
     fn release(&mut self, stack: &StackId, claim: Claim, by: &Key) {
-        let place = (stack.clone(), claim);
+        let place = (by.tenant.clone(), stack.clone(), claim);
         if self.claims.get(&place).is_some_and(|held| held.by == *by) {
             self.claims.remove(&place);
         }
@@ -290,7 +297,8 @@ impl Inner {
         now: StoreTime,
     ) -> Option<(Claim, crate::core::ids::CommandId)> {
         claims.iter().find_map(|(claim, taking)| {
-            let held = self.claims.get(&(stack.clone(), claim.clone()))?;
+            let place = (key.tenant.clone(), stack.clone(), claim.clone());
+            let held = self.claims.get(&place)?;
             let lingering = held.until.is_none_or(|until| until > now);
             let asks = *taking == Taking::Ask;
             (held.by != *key && lingering && asks).then(|| (claim.clone(), held.by.id.clone()))
@@ -317,7 +325,8 @@ impl Inner {
         let mut now_claimed = Vec::with_capacity(new_claims.len() + old_claims.len());
         for (claim, _) in new_claims {
             let held = Held { by: key.clone(), until: None };
-            if let Some(previous) = self.claims.insert((stack.clone(), claim.clone()), held)
+            let place = (key.tenant.clone(), stack.clone(), claim.clone());
+            if let Some(previous) = self.claims.insert(place, held)
                 && previous.by != *key
                 && previous.until.is_none()
             {
@@ -331,7 +340,7 @@ impl Inner {
                 now_claimed.push(claim);
                 continue;
             }
-            let place = (stack.clone(), claim.clone());
+            let place = (key.tenant.clone(), stack.clone(), claim.clone());
             let linger = match &claim {
                 Claim::Call(_) => linger,
                 Claim::Caller(_) => None,
@@ -374,7 +383,8 @@ impl Inner {
         if let Some(old) = old_expires {
             self.expiry.remove(&(old, key.clone()));
         }
-        let expires = record.state.outcome().map(|_| expires);
+        // Claims go with their record, so it stays as long as they linger.
+        let expires = record.state.outcome().map(|_| linger.map_or(expires, |at| expires.max(at)));
         if let Some(at) = expires {
             self.expiry.insert((at, key.clone()));
         }

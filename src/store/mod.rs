@@ -2,6 +2,11 @@
 //!
 //! One write: [`Store::commit`]. It checks everything at once and applies all or nothing. The
 //! stream it writes is the truth; the bus only carries it.
+//!
+//! Tenants are apart: an id, a claim, a limit and a stream are inside one tenant. Events are of a
+//! stack, so [`Find`] by what is due or by what happened looks at all of them.
+//!
+//! `tests/contract/store.rs` states all that is promised here, for every implementation.
 
 pub mod memory;
 
@@ -18,11 +23,15 @@ use crate::core::time::StoreTime;
 
 /// Where commands live.
 pub trait Store: Send + Sync + 'static {
-    /// Writes a command's next state together with what is told of it: all or nothing.
+    /// Writes a command's next state together with what is told of it: all or nothing. Of any
+    /// verdict but [`Verdict::Applied`] nothing is written and nothing told.
+    ///
+    /// The same commit (same nonce) may be repeated until `not_after`, whatever was committed in
+    /// between. It is applied at most once, and every repeat gets the first verdict's `first_seq`,
+    /// `now` and `overtaken`.
     ///
     /// # Errors
-    /// [`Away`]: whether it was applied is not known until `not_after` has passed. The same
-    /// commit (same nonce) may be repeated and is applied at most once.
+    /// [`Away`]: whether it was applied is not known until `not_after` has passed.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<Verdict, Away>> + Send;
 
     /// Commands by one of their properties.
@@ -31,10 +40,11 @@ pub trait Store: Send + Sync + 'static {
     /// [`Away`] when the store can't be asked.
     fn find(&self, by: Find) -> impl Future<Output = Result<Vec<Arc<Record>>, Away>> + Send;
 
-    /// Entries of a tenant's stream behind a position, at most `max`, in order.
+    /// Entries of a tenant's stream behind a position, at most `max`, in order. At the head
+    /// that is none, however much was trimmed.
     ///
     /// # Errors
-    /// [`Unreadable`] when they are not there any more.
+    /// [`Unreadable`] when what follows the position is not there any more, or never was.
     fn read(
         &self,
         tenant: &TenantId,
@@ -42,7 +52,7 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> impl Future<Output = Result<Page, Unreadable>> + Send;
 
-    /// The newest position of a tenant's stream.
+    /// The newest position of a tenant's stream; 0 before its first entry.
     ///
     /// # Errors
     /// [`Away`] when the store can't be asked.
@@ -63,15 +73,17 @@ pub struct Commit {
     pub record: Record,
     /// Names the write: the same nonce is applied once.
     pub nonce: Nonce,
-    /// Not applied later than this.
+    /// Not applied later than this, on the store's clock.
     pub not_after: StoreTime,
     /// The epoch that the writer believes in.
     pub epoch: Epoch,
-    /// The writer's term, where it applies what a stack reported.
+    /// The writer's term at the record's stack, where it applies what that stack reported. From
+    /// then on older terms of that stack are fenced.
     pub term: Option<Term>,
     /// What is told, in order.
     pub notices: Vec<Notice>,
-    /// How long the ended record is kept.
+    /// How long the ended record is kept: until then its id is taken, afterwards it is free. It is
+    /// kept longer only while its claims linger or its last commit may be repeated.
     pub keep: Duration,
 }
 
@@ -84,39 +96,42 @@ pub enum Verdict {
         first_seq: u64,
         /// The store's time of the write.
         now: StoreTime,
-        /// Commands that lost a claim to this one.
+        /// Running commands that lost a claim to this one, each time they did.
         overtaken: Vec<Key>,
-        /// The record as it stands now.
+        /// The record as it stands now; of a repeat perhaps newer than what was written.
         record: Arc<Record>,
     },
-    /// A beginning commit found the id taken.
+    /// A beginning commit found the id taken, by a running command or one that is kept.
     Exists(Arc<Record>),
-    /// Somebody committed in between.
+    /// The version is not one more than the stored one: somebody committed in between. This is
+    /// what is stored.
     Stale(Arc<Record>),
-    /// Somebody has what it claims anew. What the version before claimed is not asked for again: it
-    /// is still its own, or was overtaken for good.
+    /// Somebody of the tenant has what it claims anew at the stack. What the version before claimed
+    /// is not asked for again: it is still its own, or was overtaken for good. A claim ends with the
+    /// version that does not name it any more; those of an ended command linger until
+    /// [`crate::core::command::Command::claims_linger`].
     Busy {
         /// What.
         claim: Claim,
         /// Who.
         by: CommandId,
     },
-    /// Too many commands of this tenant are running.
+    /// A beginning commit found too many commands of this tenant running.
     Over {
         /// How many may.
         limit: usize,
     },
     /// `not_after` has passed.
     Late,
-    /// A newer leader has taken over.
+    /// A newer leader of the stack has taken over.
     Fenced(Term),
-    /// The store's memory is another one.
+    /// The store's memory is another one than the writer believes in.
     EpochChanged(Epoch),
     /// A step of a record that is not there any more.
     Gone,
 }
 
-/// How commands are found.
+/// How commands are found, in no particular order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Find {
     /// By name; also one that has ended, as long as it is kept.
@@ -125,7 +140,7 @@ pub enum Find {
     Watching(StackId, Watch),
     /// Running ones at a stack.
     AtStack(StackId),
-    /// Running ones that were due by then.
+    /// Running ones that are due then or earlier.
     DueBy(StoreTime),
 }
 

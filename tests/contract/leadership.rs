@@ -1,0 +1,225 @@
+//! What every election promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callplane::core::ids::{StackId, Term};
+use callplane::leadership::{Leadership, Standalone};
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::DEADLINE;
+
+instances!(alone: Alone, lease: Leases => {
+    every_stack_comes_to_be_led
+    a_term_stays_the_same_as_long_as_it_is_led
+    a_wait_ends_at_once_when_the_term_is_another_than_the_one_known
+    no_two_processes_lead_in_one_term
+});
+
+instances!(leases: Leases => {
+    a_later_leader_has_a_higher_term
+    who_waits_learns_of_the_lead_that_it_lost_and_of_the_one_it_won
+    a_change_between_two_waits_is_not_missed
+    each_stack_is_led_by_itself
+});
+
+/// Processes that contend for some stacks.
+trait Stand: Sync + Sized {
+    type Leadership: Leadership;
+
+    fn fresh() -> impl Future<Output = Self> + Send;
+    /// All of them.
+    fn processes(&self) -> &[Arc<Self::Leadership>];
+    /// Takes the lead away from whoever has it, for as long as another process wants it.
+    fn depose(&self, stack: &StackId) -> impl Future<Output = ()> + Send;
+}
+
+/// A process that is alone. Nobody takes its lead.
+struct Alone([Arc<Standalone>; 1]);
+
+impl Stand for Alone {
+    type Leadership = Standalone;
+
+    async fn fresh() -> Self {
+        Self([Arc::new(Standalone)])
+    }
+
+    fn processes(&self) -> &[Arc<Standalone>] {
+        &self.0
+    }
+
+    async fn depose(&self, _stack: &StackId) {
+        unreachable!("only one process contends");
+    }
+}
+
+/// A model of leases, held by nothing but this file: it shows that the suite can be met.
+struct Leases {
+    processes: Vec<Arc<Lease>>,
+    held: Arc<Held>,
+}
+
+/// Who leads each stack, and in which term.
+type Held = BTreeMap<StackId, watch::Sender<(usize, Term)>>;
+
+struct Lease {
+    number: usize,
+    held: Arc<Held>,
+}
+
+impl Lease {
+    fn seen(&self, (holder, term): (usize, Term)) -> Option<Term> {
+        (holder == self.number).then_some(term)
+    }
+}
+
+impl Leadership for Lease {
+    fn term(&self, stack: &StackId) -> Option<Term> {
+        self.seen(*self.held[stack].borrow())
+    }
+
+    async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
+        let mut held = self.held[stack].subscribe();
+        let now = held.wait_for(|held| self.seen(*held) != from).await.unwrap();
+        self.seen(*now)
+    }
+}
+
+impl Stand for Leases {
+    type Leadership = Lease;
+
+    async fn fresh() -> Self {
+        let held = stacks().map(|stack| (stack, watch::Sender::new((0, Term(1)))));
+        let held = Arc::new(BTreeMap::from(held));
+        let lease = |number| Arc::new(Lease { number, held: Arc::clone(&held) });
+        Self { processes: (0..3).map(lease).collect(), held: Arc::clone(&held) }
+    }
+
+    fn processes(&self) -> &[Arc<Lease>] {
+        &self.processes
+    }
+
+    async fn depose(&self, stack: &StackId) {
+        self.held[stack].send_modify(|(holder, term)| {
+            *holder = (*holder + 1) % self.processes.len();
+            term.0 += 1;
+        });
+    }
+}
+
+fn stacks() -> [StackId; 2] {
+    [StackId::new("one"), StackId::new("two")]
+}
+
+/// The process that leads a stack, once one does, and its term.
+async fn leader<S: Stand>(stand: &S, stack: &StackId) -> (usize, Term) {
+    let any = stand.processes().iter().enumerate().map(|(number, process)| {
+        async move {
+            let mut term = process.term(stack);
+            while term.is_none() {
+                term = process.changed(stack, None).await;
+            }
+            (number, term.unwrap())
+        }
+        .boxed()
+    });
+    timeout(DEADLINE, futures_util::future::select_all(any)).await.expect("nobody leads").0
+}
+
+/// The process that leads after another was made to stop.
+async fn next_leader<S: Stand>(stand: &S, stack: &StackId) -> ((usize, Term), (usize, Term)) {
+    let before = leader(stand, stack).await;
+    stand.depose(stack).await;
+    let lost = stand.processes()[before.0].changed(stack, Some(before.1));
+    assert_eq!(timeout(DEADLINE, lost).await.expect("it still leads"), None);
+    (before, leader(stand, stack).await)
+}
+
+async fn every_stack_comes_to_be_led<S: Stand>() {
+    let stand = S::fresh().await;
+    for stack in stacks() {
+        leader(&stand, &stack).await;
+    }
+}
+
+async fn a_term_stays_the_same_as_long_as_it_is_led<S: Stand>() {
+    let stand = S::fresh().await;
+    let [stack, _] = stacks();
+    let (number, term) = leader(&stand, &stack).await;
+    let process = &stand.processes()[number];
+    let changed = process.changed(&stack, Some(term));
+    // A lease is renewed several times meanwhile.
+    assert!(timeout(Duration::from_millis(100), changed).await.is_err(), "nothing has changed");
+    assert_eq!(process.term(&stack), Some(term));
+}
+
+async fn a_wait_ends_at_once_when_the_term_is_another_than_the_one_known<S: Stand>() {
+    let stand = S::fresh().await;
+    let [stack, _] = stacks();
+    let (number, term) = leader(&stand, &stack).await;
+    let process = &stand.processes()[number];
+    for known in [None, Some(Term(term.0 + 1)), Some(Term(0))] {
+        let changed = timeout(DEADLINE, process.changed(&stack, known)).await;
+        assert_eq!(changed.expect("it is another"), Some(term));
+    }
+}
+
+async fn no_two_processes_lead_in_one_term<S: Stand>() {
+    let stand = S::fresh().await;
+    for stack in stacks() {
+        leader(&stand, &stack).await;
+        let terms: Vec<_> = stand.processes().iter().filter_map(|one| one.term(&stack)).collect();
+        assert_eq!(terms.iter().collect::<BTreeSet<_>>().len(), terms.len(), "{terms:?}");
+    }
+}
+
+async fn a_later_leader_has_a_higher_term<S: Stand>() {
+    let stand = S::fresh().await;
+    let [stack, _] = stacks();
+    for _ in 0..5 {
+        let (before, after) = next_leader(&stand, &stack).await;
+        assert!(after.0 != before.0 && after.1 > before.1, "{before:?} {after:?}");
+    }
+}
+
+async fn who_waits_learns_of_the_lead_that_it_lost_and_of_the_one_it_won<S: Stand>() {
+    let stand = S::fresh().await;
+    let [stack, _] = stacks();
+    let (number, term) = leader(&stand, &stack).await;
+    let waiting = stand.processes().iter().map(|process| {
+        let (process, stack) = (Arc::clone(process), stack.clone());
+        let from = process.term(&stack);
+        tokio::spawn(async move { process.changed(&stack, from).await })
+    });
+    let mut waiting: Vec<_> = waiting.collect();
+    stand.depose(&stack).await;
+    let loser = waiting.swap_remove(number);
+    assert_eq!(timeout(DEADLINE, loser).await.expect("it still leads").unwrap(), None);
+    let winner = timeout(DEADLINE, futures_util::future::select_all(waiting)).await;
+    assert!(winner.expect("nobody won").0.unwrap().unwrap() > term);
+}
+
+async fn a_change_between_two_waits_is_not_missed<S: Stand>() {
+    let stand = S::fresh().await;
+    let [stack, _] = stacks();
+    let (number, term) = leader(&stand, &stack).await;
+    // It is busy with something else while it loses the lead.
+    let (_, after) = next_leader(&stand, &stack).await;
+    for (process, from, to) in [(number, Some(term), None), (after.0, None, Some(after.1))] {
+        let changed = stand.processes()[process].changed(&stack, from);
+        assert_eq!(timeout(DEADLINE, changed).await.expect("it was missed"), to);
+    }
+}
+
+async fn each_stack_is_led_by_itself<S: Stand>() {
+    let stand = S::fresh().await;
+    let [one, two] = stacks();
+    leader(&stand, &one).await;
+    let other = leader(&stand, &two).await;
+    next_leader(&stand, &one).await;
+    assert_eq!(leader(&stand, &two).await, other);
+}
