@@ -37,8 +37,14 @@ pub fn check(data: &[u8]) -> bool {
 fn check_place(problem: &Problem, file: &str) {
     assert!(!problem.text.is_empty());
     if let config::Origin::File { line, column } = problem.origin {
-        let lines = u64::try_from(file.split('\n').count()).expect("a file is in memory");
+        let lines = lines_of(file);
         assert!(line >= 1 && column >= 1, "{problem:?}");
         assert!(line <= lines + 1, "line {line} of {lines}: {problem:?}");
     }
+}
+
+/// YAML ends a line with LF, CR LF, or a CR alone (YAML 1.2.2 section 5.4).
+fn lines_of(file: &str) -> u64 {
+    let breaks = file.replace("\r\n", "\n").matches(['\n', '\r']).count();
+    u64::try_from(breaks + 1).expect("a file is in memory")
 }
