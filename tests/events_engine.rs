@@ -154,6 +154,7 @@ fn place(leads: bool) -> Place {
         keep_calls: LONG,
         keep_others: LONG,
         one_start_per_caller: true,
+        running: 100,
     };
     let engine = Engine::new(parts, settings);
     let told = Arc::new(Told(watch::Sender::new(leads.then_some(Term(1)))));

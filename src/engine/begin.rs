@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::owed::Owed;
 use super::{Engine, lock};
 use crate::core::command::{Claim, Command, Input};
 use crate::core::ids::{CommandId, Digest, SessionId, StackId};
@@ -9,7 +10,7 @@ use crate::core::plan::Plan;
 use crate::core::record::{FORMAT, Key, Position, Record};
 use crate::core::request::Request;
 use crate::stack::{SipStack as _, Stacks};
-use crate::store::{Away, Find, Store, Verdict};
+use crate::store::{Away, Store, Verdict};
 
 /// A command as a client asks for it.
 #[derive(Debug, Clone)]
@@ -88,9 +89,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 Ok(Verdict::Applied { first_seq, record, overtaken, .. }) => {
                     self.observer.begun(record.state.method);
                     self.set_timer(&record);
-                    for op in self.to_perform(&record) {
-                        self.spawn_op(Arc::clone(&record), op);
-                    }
+                    self.perform_open(&record);
                     self.tell_overtaken(overtaken, &begin.key.id);
                     let started = Position { epoch: record.born.clone(), seq: first_seq };
                     return Ok(Begun::New { started, record });
@@ -116,6 +115,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     async fn try_begin(&self, begin: &Begin, stack: &StackId) -> Result<Verdict, Away> {
         let epoch = self.store.head(&begin.key.tenant).await?.epoch;
+        *lock(&self.epoch) = Some(epoch.clone());
         let adapter = self.stacks.get(stack).ok_or(Away)?;
         let times = self.settings.times_at.get(stack).unwrap_or(&self.settings.times);
         let plan = Plan {
@@ -140,7 +140,13 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             trace: begin.trace.clone(),
             state: step.state,
         };
-        self.store.commit(self.commit_of(record, step.notices, &now, None)).await
+        let commit = self.commit_of(record, step.notices, &now, None);
+        let not_after = commit.not_after;
+        let verdict = self.store.commit(commit).await;
+        if verdict.is_err() {
+            self.owe_beginning(&begin.key, not_after);
+        }
+        verdict
     }
 
     /// Commands that lost their call to a `CallEnd` learn of it beside the rest.
@@ -149,8 +155,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let engine = Arc::clone(self);
             let input = Input::Ending { by: by.clone() };
             self.host.spawn(Box::pin(async move {
-                for record in engine.find(Find::Key(key)).await {
-                    engine.input(record, &input, None).await;
+                match engine.get(&key).await {
+                    Ok(Some(record)) => engine.input(record, input, None).await,
+                    Ok(None) => {}
+                    Err(Away) => engine.owe(&key, Owed::Input { input, term: None }),
                 }
             }));
         }

@@ -6,11 +6,14 @@
 //! our own traits and has no clock, randomness or tasks of its own: a simulator can run it in one
 //! thread and virtual time.
 //!
-//! The files: [`begin`] (a client's command), [`timers`] (what is due), [`orphans`] (legs of ours
-//! that nobody remembers), [`routes`] (which stack a call is at).
+//! The files: [`begin`] (a client's command), [`performing`] (each operation once), [`owed`] (what
+//! could not be committed yet), [`timers`] (what is due), [`orphans`] (legs of ours that nobody
+//! remembers), [`routes`] (which stack a call is at).
 
 pub mod begin;
 pub mod orphans;
+pub mod owed;
+pub mod performing;
 pub mod routes;
 pub mod timers;
 
@@ -21,20 +24,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::orphans::Orphans;
+use self::owed::{Debts, Owed};
+use self::performing::Performing;
 use self::routes::Routes;
 use self::timers::Timers;
 use crate::clock::{Clock, Nonces};
-use crate::core::act::{Dialog, DialogState, NotSent, Op, Reply};
+use crate::core::act::{Dialog, DialogState, NotSent, Op, Repeat, Reply};
 use crate::core::command::Input;
 use crate::core::failure::Outcome;
-use crate::core::ids::{CallId, Install, OpId, PodId, StackId, Term};
+use crate::core::ids::{CallId, Epoch, Install, PodId, StackId, Term};
+use crate::core::notice::Notice;
 use crate::core::plan::Times;
 use crate::core::record::{Key, Record};
 use crate::core::request::Method;
 use crate::core::stack_event::StackEvent;
 use crate::core::time::Now;
 use crate::stack::{SipStack, Stacks};
-use crate::store::{Away, Commit, Find, Store, Verdict};
+use crate::store::{Away, Commit, Find, Quota, Store, Verdict};
 
 /// How long a commit may wait at the store before it must not be applied any more.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
@@ -78,6 +84,8 @@ pub struct Settings {
     pub keep_others: Duration,
     /// Refuse a second start of a caller while one runs.
     pub one_start_per_caller: bool,
+    /// How many commands of a tenant may run at once. A `CallEnd` is never refused.
+    pub running: usize,
 }
 
 /// The loop. Cheap to share; holds no lock across an await.
@@ -89,17 +97,14 @@ pub struct Engine<S, K> {
     host: Arc<dyn Host>,
     observer: Arc<dyn Observer>,
     settings: Settings,
-    /// Operations that this process is performing.
-    performing: Mutex<BTreeSet<OpId>>,
+    performing: Mutex<Performing>,
     timers: Mutex<Timers>,
-    /// Inputs whose commit did not get through, to be applied again with the command's next timer.
-    unapplied: Mutex<BTreeMap<Key, Vec<Unapplied>>>,
+    debts: Mutex<Debts>,
     orphans: Mutex<Orphans>,
     routes: Mutex<Routes>,
+    /// The store's epoch, as last heard of.
+    epoch: Mutex<Option<Epoch>>,
 }
-
-/// An input that is still owed to its command, and the term of whoever held it.
-type Unapplied = (Input, Option<Term>);
 
 /// What the engine runs on.
 pub struct Parts<S, K> {
@@ -130,9 +135,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             settings,
             performing: Mutex::default(),
             timers: Mutex::default(),
-            unapplied: Mutex::default(),
+            debts: Mutex::default(),
             orphans: Mutex::default(),
             routes: Mutex::default(),
+            epoch: Mutex::default(),
         })
     }
 
@@ -175,17 +181,23 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             }
         };
         self.note_orphan(stack, &event, !concerned.is_empty());
-        let input = Input::Happened(event);
         for record in concerned {
-            self.input(record, &input, term).await;
+            self.input(record, Input::Happened(event.clone()), term).await;
         }
     }
 
     /// The stack is reached (again): what its list shows is applied to the commands that run
     /// there, and legs of ours that nobody remembers are noted. Absence proves nothing here.
-    pub async fn joined(self: &Arc<Self>, stack: &StackId, term: Option<Term>) {
-        let Some(adapter) = self.stacks.get(stack) else { return };
-        let Ok(snapshot) = adapter.list().await else { return };
+    ///
+    /// # Errors
+    /// [`NoList`]: nothing was applied, so it is to be tried again.
+    pub async fn joined(
+        self: &Arc<Self>,
+        stack: &StackId,
+        term: Option<Term>,
+    ) -> Result<(), NoList> {
+        let Some(adapter) = self.stacks.get(stack) else { return Ok(()) };
+        let snapshot = adapter.list().await.map_err(|_| NoList)?;
         // Two dialogs may carry one Call-ID, and one of them is long dead (sip-outcomes F4).
         let living = |dialog: &&Dialog| dialog.state != DialogState::Deleted;
         let living: BTreeSet<CallId> =
@@ -198,6 +210,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let event = StackEvent::Dialog { call, dialog: dialog.id, state };
             self.happened(stack, event, term).await;
         }
+        Ok(())
     }
 
     async fn find(&self, by: Find) -> Vec<Arc<Record>> {
@@ -205,91 +218,116 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         self.store.find(by).await.unwrap_or_default()
     }
 
-    /// Steps a command with an input, starting from the record at hand, until it is applied or
+    /// Steps a command with an input, and sets about what that opened.
+    async fn input(self: &Arc<Self>, record: Arc<Record>, input: Input, term: Option<Term>) {
+        if let Applied::Committed(record) = self.apply(record, input, term).await {
+            self.perform_open(&record);
+        }
+    }
+
+    /// Steps a command with an input, starting from the record at hand, until it is committed or
     /// changes nothing.
-    async fn input(self: &Arc<Self>, record: Arc<Record>, input: &Input, term: Option<Term>) {
-        if let Some(record) = self.apply(record, input, term).await {
-            for op in self.to_perform(&record) {
-                self.spawn_op(Arc::clone(&record), op);
+    async fn apply(
+        self: &Arc<Self>,
+        mut record: Arc<Record>,
+        input: Input,
+        term: Option<Term>,
+    ) -> Applied {
+        loop {
+            let now = self.now();
+            let Some(step) = record.state.step(&input, &now) else {
+                self.rearm(&record, &input, &now);
+                return Applied::Settled;
+            };
+            let next =
+                Record { version: record.version + 1, state: step.state, ..Record::clone(&record) };
+            let commit = self.commit_of(next, step.notices, &now, term);
+            match self.store.commit(commit.clone()).await {
+                Ok(Verdict::Applied { record: committed, .. }) => {
+                    self.note_end(&record, &commit);
+                    self.set_timer(&committed);
+                    return Applied::Committed(committed);
+                }
+                Ok(Verdict::Stale(newer)) => record = newer,
+                Ok(Verdict::EpochChanged(epoch)) => *lock(&self.epoch) = Some(epoch),
+                // The command is not there any more, or a newer leader tells it this event.
+                Ok(Verdict::Gone | Verdict::Exists(_) | Verdict::Fenced(_)) => {
+                    return Applied::Settled;
+                }
+                // It was not applied. The input is not lost: it comes back with the timer.
+                Ok(Verdict::Late | Verdict::Busy { .. } | Verdict::Over { .. }) => {
+                    self.owe(&record.key, Owed::Input { input, term });
+                    return Applied::Owed;
+                }
+                // Whether it was applied is not known. The same commit is made again.
+                Err(Away) => {
+                    let before = Arc::clone(&record);
+                    let commit = Box::new(commit);
+                    self.owe(&record.key, Owed::Commit { before, commit, input, term });
+                    return Applied::Owed;
+                }
             }
         }
     }
 
-    async fn apply(
-        self: &Arc<Self>,
-        mut record: Arc<Record>,
-        input: &Input,
-        term: Option<Term>,
-    ) -> Option<Arc<Record>> {
-        loop {
-            let now = self.now();
-            let Some(step) = record.state.step(input, &now) else {
-                self.rearm(&record, input, &now);
-                return None;
-            };
-            let next =
-                Record { version: record.version + 1, state: step.state, ..Record::clone(&record) };
-            let ended = next.state.outcome().copied();
-            let commit = self.commit_of(next, step.notices, &now, term);
-            match self.store.commit(commit).await {
-                Ok(Verdict::Applied { record, .. }) => {
-                    if let Some(outcome) = ended {
-                        let took = record.state.begun.until(now.at);
-                        self.observer.ended(record.state.method, outcome, took);
-                    }
-                    self.set_timer(&record);
-                    return Some(record);
-                }
-                Ok(Verdict::Stale(newer)) => record = newer,
-                // The command is not there any more, or not ours to step: nothing is owed.
-                Ok(
-                    Verdict::Gone
-                    | Verdict::Exists(_)
-                    | Verdict::Fenced(_)
-                    | Verdict::EpochChanged(_)
-                    | Verdict::Busy { .. }
-                    | Verdict::Over { .. },
-                ) => {
-                    self.retry_later(&record, &now);
-                    return None;
-                }
-                // Whether it was applied is not known. To apply it twice changes nothing, and a
-                // reply that only this process has must not get lost.
-                Ok(Verdict::Late) | Err(Away) => {
-                    self.keep_for_later(&record.key, input, term);
-                    self.retry_later(&record, &now);
-                    return None;
-                }
+    /// What is to be noted of a commit that was applied, if it ended the command.
+    fn note_end(&self, before: &Record, commit: &Commit) {
+        let ended = &commit.record.state;
+        let Some(ending) = ended.ending() else { return };
+        self.observer.ended(ended.method, ending.outcome, ended.begun.until(self.clock.now()));
+        let doubt = match ending.outcome {
+            Outcome::Unknown { .. } => true,
+            Outcome::Success | Outcome::Failed | Outcome::Cancelled | Outcome::NotStarted => {
+                ending.remarks.leg_left_up
             }
+        };
+        if doubt {
+            self.note_left_legs(before);
         }
     }
 
     fn commit_of(
         &self,
         record: Record,
-        notices: Vec<crate::core::notice::Notice>,
+        notices: Vec<Notice>,
         now: &Now,
         term: Option<Term>,
     ) -> Commit {
-        let keep = if record.state.method.places_calls() {
+        let method = record.state.method;
+        let keep = if method.places_calls() {
             self.settings.keep_calls
         } else {
             self.settings.keep_others
         };
+        let quota = match method {
+            Method::CallEnd => None,
+            Method::CallStart
+            | Method::CallBlindTransfer
+            | Method::CallAttendedTransfer
+            | Method::CallHold
+            | Method::CallUnhold => Some(Quota { running: self.settings.running }),
+        };
         let (nonce, not_after) = (now.nonce, now.at.after(COMMIT_WITHIN));
-        let epoch = record.born.clone();
-        Commit { record, nonce, not_after, epoch, term, notices, keep }
+        let epoch = lock(&self.epoch).clone().unwrap_or_else(|| record.born.clone());
+        Commit { record, nonce, not_after, epoch, term, notices, quota, keep }
     }
 
     fn now(&self) -> Now {
         Now { at: self.clock.now(), nonce: self.nonces.nonce(), pod: self.settings.pod.clone() }
     }
 
-    /// Operations of a committed state that are ours to perform and are not under way yet.
+    /// Operations of a committed state that are ours to perform and that nobody has taken.
     fn to_perform(&self, record: &Record) -> Vec<Op> {
+        let now = self.clock.now();
         let mut performing = lock(&self.performing);
         let ours = record.state.open().iter().filter(|op| op.by == self.settings.pod);
-        ours.filter(|op| performing.insert(op.id.clone())).cloned().collect()
+        ours.filter(|op| performing.take(op, now)).cloned().collect()
+    }
+
+    fn perform_open(self: &Arc<Self>, record: &Arc<Record>) {
+        for op in self.to_perform(record) {
+            self.spawn_op(Arc::clone(record), op);
+        }
     }
 
     fn spawn_op(self: &Arc<Self>, record: Arc<Record>, op: Op) {
@@ -301,11 +339,15 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// command is one such chain.
     async fn perform(self: Arc<Self>, mut record: Arc<Record>, mut op: Op) {
         loop {
-            let reply = self.ask_stack(&op).await;
+            let reply = self.ask_stack(&record, &op).await;
             let input = Input::Replied { op: op.id.clone(), reply };
-            let applied = self.apply(Arc::clone(&record), &input, None).await;
-            lock(&self.performing).remove(&op.id);
-            let Some(next) = applied else { return };
+            let next = match self.apply(Arc::clone(&record), input, None).await {
+                Applied::Committed(next) => next,
+                Applied::Settled => return lock(&self.performing).done(&op),
+                // It stays taken until its reply is in the store.
+                Applied::Owed => return,
+            };
+            lock(&self.performing).done(&op);
             let mut ops = self.to_perform(&next);
             let Some(last) = ops.pop() else { return };
             for other in ops {
@@ -316,9 +358,13 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         }
     }
 
-    async fn ask_stack(&self, op: &Op) -> Reply {
+    async fn ask_stack(&self, record: &Record, op: &Op) -> Reply {
         let began = self.clock.now();
+        let forgotten = lock(&self.epoch).as_ref().is_some_and(|epoch| *epoch != record.born);
+        let once = op.act.repeat(&record.state.plan.capabilities) == Repeat::Once;
         let reply = match self.stacks.get(&op.stack) {
+            // The store lost what came after this version, so it may have been sent before.
+            Some(_) if forgotten && once => Reply::Silent,
             // The commit took too long, or this process was paused. The stack's adapter checks
             // once more, directly before sending.
             Some(_) if began >= op.send_before => Reply::NotSent(NotSent::TooLate),
@@ -341,10 +387,25 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         if !record.state.can_cancel() {
             return Ok(Cancelling::NotPossible(record));
         }
-        self.input(Arc::clone(&record), &Input::Cancel, None).await;
+        self.input(Arc::clone(&record), Input::Cancel, None).await;
         Ok(Cancelling::Begun(record))
     }
 }
+
+/// What became of an input.
+enum Applied {
+    /// It was committed.
+    Committed(Arc<Record>),
+    /// It changes nothing, and never will.
+    Settled,
+    /// The store could not take it yet; the engine comes back to it.
+    Owed,
+}
+
+/// A stack gave no complete list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stack gives no complete list")]
+pub struct NoList;
 
 /// What came of [`Engine::cancel`].
 #[derive(Debug, Clone, PartialEq)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::{Engine, lock};
 use crate::core::act::{Act, DialogState, Reply};
 use crate::core::ids::{CallId, StackId};
+use crate::core::record::Record;
 use crate::core::stack_event::{StackEvent, Watch};
 use crate::core::time::StoreTime;
 use crate::stack::{SipStack as _, Stacks};
@@ -40,6 +41,18 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             return;
         }
         self.note(stack.clone(), call.clone());
+    }
+
+    /// A command ended in doubt: its setup leg may be up, and no event may ever say so.
+    pub(super) fn note_left_legs(&self, before: &Record) {
+        for watch in before.state.watches() {
+            match watch {
+                Watch::Call(call) if call.is_setup_of(&self.settings.install) => {
+                    self.note(before.state.plan.stack.clone(), call);
+                }
+                Watch::Call(_) | Watch::Op(_) => {}
+            }
+        }
     }
 
     /// Ends those that are old enough. Returns when the next one will be.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::{Engine, REARM, lock};
 use crate::core::command::Input;
-use crate::core::ids::Term;
 use crate::core::record::{Key, Record};
 use crate::core::time::{Now, StoreTime};
 use crate::stack::Stacks;
@@ -14,9 +13,6 @@ use crate::store::{Find, Store};
 
 /// A command that is this much overdue is anybody's: the pod that set its timer may be dead.
 const FORGOTTEN: Duration = Duration::from_secs(1);
-
-/// Most inputs of one command that wait for the store to come back; looks replace the others.
-const MOST_KEPT: usize = 64;
 
 /// The timers of this process.
 #[derive(Default)]
@@ -97,25 +93,18 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     async fn fire_one(self: &Arc<Self>, key: Key) {
         let Ok(mut found) = self.store.find(Find::Key(key.clone())).await else {
             // The store is away; the command is still owed.
-            self.host.wake_at(self.clock.now().after(REARM));
-            let mut timers = lock(&self.timers);
-            timers.set(&key, 0, Some(self.clock.now().after(REARM)));
-            return;
+            return self.look_again(&key);
         };
-        let Some(record) = found.pop() else {
-            lock(&self.unapplied).remove(&key);
-            return;
-        };
-        let kept = lock(&self.unapplied).remove(&key).unwrap_or_default();
-        for (input, term) in kept {
-            // Each loads anew through `Stale` if the one before changed the record.
-            self.input(Arc::clone(&record), &input, term).await;
-        }
+        let owed = lock(&self.debts).take(&key);
+        let Some(record) = found.pop() else { return };
+        self.pay(&record, owed).await;
+        // What a lost commit opened was never set about.
+        self.perform_open(&record);
         self.fire_record(record).await;
     }
 
     async fn fire_record(self: &Arc<Self>, record: Arc<Record>) {
-        self.input(record, &Input::Due, None).await;
+        self.input(record, Input::Due, None).await;
     }
 
     /// Sets the command's timer to its due time.
@@ -145,30 +134,13 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         }
     }
 
-    /// A commit did not get through: look at the command again soon.
-    pub(super) fn retry_later(&self, record: &Record, now: &Now) {
-        self.arm(&record.key, record.version, now.at.after(REARM));
+    /// Something could not be done for a command: look at it again soon, whatever later versions
+    /// ask for.
+    pub(super) fn look_again(&self, key: &Key) {
+        self.arm(key, u64::MAX, self.clock.now().after(REARM));
     }
 
-    /// An input that could not be committed is not lost; its command's timer brings it back.
-    pub(super) fn keep_for_later(&self, key: &Key, input: &Input, term: Option<Term>) {
-        match input {
-            // The timer itself comes again.
-            Input::Due => return,
-            Input::Replied { .. }
-            | Input::Happened(_)
-            | Input::Cancel
-            | Input::Ending { .. }
-            | Input::Doubt { .. } => {}
-        }
-        let mut unapplied = lock(&self.unapplied);
-        let kept = unapplied.entry(key.clone()).or_default();
-        if kept.len() < MOST_KEPT {
-            kept.push((input.clone(), term));
-        }
-    }
-
-    fn arm(&self, key: &Key, version: u64, at: StoreTime) {
+    pub(super) fn arm(&self, key: &Key, version: u64, at: StoreTime) {
         lock(&self.timers).set(key, version, Some(at));
         self.host.wake_at(at);
     }

@@ -6,11 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::OptionFuture;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::ids::StackId;
+use crate::core::ids::{StackId, Term};
 use crate::engine::Engine;
 use crate::leadership::Leadership;
 use crate::stack::{Reports, StackReport, Stacks};
@@ -89,6 +92,10 @@ pub async fn run<S: Store, K: Stacks, L: Leadership>(
     }
 }
 
+/// How long until a list that could not be had is asked for again; doubled each time.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+
 async fn apply_all<S: Store, K: Stacks, L: Leadership>(
     engine: Arc<Engine<S, K>>,
     leadership: Arc<L>,
@@ -97,6 +104,9 @@ async fn apply_all<S: Store, K: Stacks, L: Leadership>(
     gap: Arc<Gap>,
 ) {
     let mut term = leadership.term(&stack);
+    // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
+    // order.
+    let mut listing = None;
     loop {
         tokio::select! {
             // A new term comes before any report that is applied in it.
@@ -104,23 +114,34 @@ async fn apply_all<S: Store, K: Stacks, L: Leadership>(
             now = leadership.changed(&stack, term) => {
                 term = now;
                 // What happened before is only known from a list.
-                if term.is_some() {
-                    engine.joined(&stack, term).await;
-                }
+                listing = term.map(|term| Box::pin(list(&engine, &stack, term)));
+            }
+            () = OptionFuture::from(listing.as_mut()).map(|_| ()), if listing.is_some() => {
+                listing = None;
             }
             report = reports.recv() => {
                 let Some(report) = report else { return };
                 let Some(term) = term else { continue };
                 match report {
                     StackReport::Event(event) => engine.happened(&stack, event, Some(term)).await,
-                    StackReport::Joined => engine.joined(&stack, Some(term)).await,
+                    StackReport::Joined => listing = Some(Box::pin(list(&engine, &stack, term))),
                 }
                 // Only once all that did fit has been applied: the list is newer than that.
                 if reports.is_empty() && gap.open.swap(false, Ordering::AcqRel) {
                     tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
-                    engine.joined(&stack, Some(term)).await;
+                    listing = Some(Box::pin(list(&engine, &stack, term)));
                 }
             }
         }
+    }
+}
+
+/// Applies what the stack's list shows, however long it takes to get one.
+async fn list<S: Store, K: Stacks>(engine: &Arc<Engine<S, K>>, stack: &StackId, term: Term) {
+    let mut again = AGAIN;
+    while let Err(why) = engine.joined(stack, Some(term)).await {
+        tracing::warn!(%stack, %why, again_in = ?again, "running commands were not checked");
+        tokio::time::sleep(again).await;
+        again = (again * 2).min(AGAIN_AT_MOST);
     }
 }

@@ -21,13 +21,14 @@ pub struct Limits {
     pub entries_for: Duration,
     /// How many bytes of entries a tenant may have, as safety.
     pub entries_bytes: usize,
-    /// How many commands of a tenant may run at once.
-    pub running: usize,
+    /// How many records of ended commands a tenant may have, as safety: of more than that, holds
+    /// and ends are forgotten before their time, then starts and transfers.
+    pub ended: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries_for: Duration::from_secs(900), entries_bytes: 64 << 20, running: 10_000 }
+        Self { entries_for: Duration::from_secs(900), entries_bytes: 64 << 20, ended: 200_000 }
     }
 }
 
@@ -47,7 +48,6 @@ struct Inner {
     claims: HashMap<Place, Held>,
     watches: HashMap<(StackId, Watch), BTreeSet<Key>>,
     due: BTreeSet<(StoreTime, Key)>,
-    expiry: BTreeSet<(StoreTime, Key)>,
     /// The newest term that a writer had, by stack.
     terms: HashMap<StackId, Term>,
 }
@@ -88,6 +88,16 @@ struct Stream {
     entries: VecDeque<(StoreTime, Arc<Entry>)>,
     bytes: usize,
     running: usize,
+    ended: Ended,
+}
+
+/// Ended commands of a tenant, by when they are forgotten.
+#[derive(Default)]
+struct Ended {
+    /// Holds and ends. To repeat one places no call, so they go first where there are too many.
+    others: BTreeSet<(StoreTime, Key)>,
+    /// Starts and transfers.
+    calls: BTreeSet<(StoreTime, Key)>,
 }
 
 impl<C: Clock> MemoryStore<C> {
@@ -120,7 +130,7 @@ impl<C: Clock> MemoryStore<C> {
     fn apply(&self, commit: Commit) -> Verdict {
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.expire(now, &self.limits);
+        inner.expire(&commit.record.key.tenant, now, &self.limits);
         if commit.epoch != self.epoch {
             return Verdict::EpochChanged(self.epoch.clone());
         }
@@ -165,8 +175,10 @@ impl<C: Clock> MemoryStore<C> {
             return Verdict::Busy { claim, by };
         }
         let stream = inner.streams.entry(record.key.tenant.clone()).or_default();
-        if known.is_none() && stream.running >= self.limits.running {
-            return Verdict::Over { limit: self.limits.running };
+        if let (None, Some(quota)) = (&known, commit.quota)
+            && stream.running >= quota.running
+        {
+            return Verdict::Over { limit: quota.running };
         }
 
         // Nothing below can fail.
@@ -231,6 +243,26 @@ impl Stream {
         entries
     }
 
+    fn ended_of(&mut self, record: &Record) -> &mut BTreeSet<(StoreTime, Key)> {
+        if record.state.method.places_calls() {
+            &mut self.ended.calls
+        } else {
+            &mut self.ended.others
+        }
+    }
+
+    /// Takes a command that is to be forgotten: its time has come, or there are too many.
+    fn take_forgotten(&mut self, now: StoreTime, limits: &Limits) -> Option<Key> {
+        let Ended { others, calls } = &mut self.ended;
+        let too_many = others.len() + calls.len() > limits.ended;
+        for ended in [others, calls] {
+            if ended.first().is_some_and(|(at, _)| *at <= now || too_many) {
+                return ended.pop_first().map(|(_, key)| key);
+            }
+        }
+        None
+    }
+
     fn trim(&mut self, now: StoreTime, limits: &Limits) {
         while let Some((written, entry)) = self.entries.front() {
             let old = written.after(limits.entries_for) <= now;
@@ -261,23 +293,20 @@ fn weight(entry: &Entry) -> usize {
 }
 
 impl Inner {
-    /// Forgets what has been kept long enough. Ended records and old entries both come off the
+    /// Forgets what a tenant has had long enough. Ended records and old entries both come off the
     /// front of an ordered queue, so this costs what it removes.
-    fn expire(&mut self, now: StoreTime, limits: &Limits) {
-        while let Some((at, key)) = self.expiry.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.expiry.remove(&(at, key.clone()));
+    fn expire(&mut self, tenant: &TenantId, now: StoreTime, limits: &Limits) {
+        let Some(stream) = self.streams.get_mut(tenant) else { return };
+        stream.trim(now, limits);
+        while let Some(key) =
+            self.streams.get_mut(tenant).and_then(|stream| stream.take_forgotten(now, limits))
+        {
             if let Some(kept) = self.records.remove(&key) {
                 let stack = kept.record.state.plan.stack.clone();
                 for claim in kept.claims {
                     self.release(&stack, claim, &key);
                 }
             }
-        }
-        for stream in self.streams.values_mut() {
-            stream.trim(now, limits);
         }
     }
 
@@ -380,13 +409,14 @@ impl Inner {
                 self.due.insert((new, key.clone()));
             }
         }
+        let ended = self.streams.entry(key.tenant.clone()).or_default().ended_of(record);
         if let Some(old) = old_expires {
-            self.expiry.remove(&(old, key.clone()));
+            ended.remove(&(old, key.clone()));
         }
         // Claims go with their record, so it stays as long as they linger.
         let expires = record.state.outcome().map(|_| linger.map_or(expires, |at| expires.max(at)));
         if let Some(at) = expires {
-            self.expiry.insert((at, key.clone()));
+            ended.insert((at, key.clone()));
         }
         let kept = Kept {
             record: Arc::clone(record),
@@ -412,7 +442,14 @@ impl<C: Clock> Store for MemoryStore<C> {
 
     async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
         let now = self.clock.now();
-        let inner = self.lock();
+        let mut inner = self.lock();
+        if matches!(by, Find::DueBy(_)) {
+            // The regular sweep: tenants that do nothing any more are swept as well.
+            let tenants: Vec<TenantId> = inner.streams.keys().cloned().collect();
+            for tenant in tenants {
+                inner.expire(&tenant, now, &self.limits);
+            }
+        }
         Ok(match by {
             Find::Key(key) => inner
                 .records
@@ -449,7 +486,7 @@ impl<C: Clock> Store for MemoryStore<C> {
         }
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.expire(now, &self.limits);
+        inner.expire(tenant, now, &self.limits);
         let Some(stream) = inner.streams.get(tenant) else {
             let head = Position { epoch: self.epoch.clone(), seq: 0 };
             return if after.seq == 0 {

@@ -82,9 +82,20 @@ pub struct Commit {
     pub term: Option<Term>,
     /// What is told, in order.
     pub notices: Vec<Notice>,
+    /// What a beginning commit must keep to. `None`: it is never refused for being one too many.
+    pub quota: Option<Quota>,
     /// How long the ended record is kept: until then its id is taken, afterwards it is free. It is
-    /// kept longer only while its claims linger or its last commit may be repeated.
+    /// kept longer only while its claims linger or its last commit may be repeated, and shorter only
+    /// where a tenant has more ended commands than the store keeps: then holds and ends go first,
+    /// for to repeat one of those places no call.
     pub keep: Duration,
+}
+
+/// How much a tenant may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Commands that run at once.
+    pub running: usize,
 }
 
 /// What came of a commit.
@@ -116,7 +127,7 @@ pub enum Verdict {
         /// Who.
         by: CommandId,
     },
-    /// A beginning commit found too many commands of this tenant running.
+    /// A beginning commit found as many commands of this tenant running as its quota allows.
     Over {
         /// How many may.
         limit: usize,

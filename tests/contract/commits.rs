@@ -20,7 +20,7 @@ use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::time::{Now, StoreTime};
 use callplane::store::memory::{Limits, MemoryStore};
-use callplane::store::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+use callplane::store::{Away, Commit, Find, Page, Quota, Store, Unreadable, Verdict};
 
 /// How long entries are kept in every stand.
 pub const ENTRIES_FOR: Duration = Duration::from_secs(2);
@@ -38,11 +38,13 @@ pub struct Bounds {
     pub running: usize,
     /// Bytes of entries of a tenant.
     pub entries_bytes: usize,
+    /// Ended commands of a tenant that are kept.
+    pub ended: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { running: 1000, entries_bytes: 1 << 20 }
+        Self { running: 1000, entries_bytes: 1 << 20, ended: 1000 }
     }
 }
 
@@ -87,7 +89,7 @@ impl Stand for Memory {
         let limits = Limits {
             entries_for: ENTRIES_FOR,
             entries_bytes: bounds.entries_bytes,
-            running: bounds.running,
+            ended: bounds.ended,
         };
         let epoch = Epoch::derive(nonce());
         let store = MemoryStore::new(hands.clone(), Arc::clone(&bus), epoch, limits);
@@ -204,13 +206,15 @@ pub struct Pen<S> {
     pub epoch: Epoch,
     /// What an engine would perform is performed by nobody.
     pod: PodId,
+    quota: Quota,
 }
 
 impl<S: Stand> Pen<S> {
     pub async fn fresh(bounds: Bounds) -> Self {
         let stand = Arc::new(S::fresh(bounds).await);
         let epoch = stand.store().head(&ours()).await.unwrap().epoch;
-        Self { stand, epoch, pod: PodId::new("p") }
+        let quota = Quota { running: bounds.running };
+        Self { stand, epoch, pod: PodId::new("p"), quota }
     }
 
     async fn now(&self) -> Now {
@@ -225,6 +229,7 @@ impl<S: Stand> Pen<S> {
             epoch: self.epoch.clone(),
             term: None,
             notices: step.notices,
+            quota: Some(self.quota),
             keep: KEEP,
         }
     }

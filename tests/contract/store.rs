@@ -36,6 +36,8 @@ instances!(memory: Memory => {
     a_writer_that_believes_in_another_epoch_is_told_the_true_one
     older_terms_of_a_stack_are_fenced
     more_commands_than_may_run_are_refused
+    what_has_no_quota_is_never_one_too_many
+    more_ended_commands_than_are_kept_are_forgotten_holds_first
     a_claimed_call_is_refused_with_whom_and_what
     claims_are_taken_all_or_none
     claims_end_with_their_command
@@ -333,6 +335,34 @@ async fn more_commands_than_may_run_are_refused<S: Stand>() {
     pen.write(Commit { nonce: nonce(), ..third }).await;
     let fourth = pen.beginning(key("d"), hold("D")).await;
     assert_eq!(refused(&pen, fourth, &["a", "b", "c"]).await, Verdict::Over { limit: 2 });
+}
+
+async fn what_has_no_quota_is_never_one_too_many<S: Stand>() {
+    let pen = Pen::<S>::fresh(Bounds { running: 1, ..Bounds::default() }).await;
+    pen.begin("a", hold("A")).await;
+    let free = Commit { quota: None, ..pen.beginning(key("b"), end("B")).await };
+    pen.write(free).await;
+    let third = pen.beginning(key("c"), hold("C")).await;
+    assert_eq!(refused(&pen, third, &["a", "b", "c"]).await, Verdict::Over { limit: 1 });
+}
+
+async fn more_ended_commands_than_are_kept_are_forgotten_holds_first<S: Stand>() {
+    let pen = Pen::<S>::fresh(Bounds { ended: 3, ..Bounds::default() }).await;
+    let placed = pen.begin("placed", start("caller")).await;
+    pen.write(pen.over(&placed).await).await;
+    for name in ["h1", "h2", "h3", "h4"] {
+        let begun = pen.begin(name, hold(name)).await;
+        pen.write(Commit { keep: KEEP * 20, ..pen.over(&begun).await }).await;
+    }
+    let running = pen.begin("running", hold("R")).await;
+    pen.write(pen.idle(&running).await).await;
+    let mut known = Vec::new();
+    for name in ["placed", "h1", "h2", "h3", "h4", "running"] {
+        if pen.find_key(&key(name)).await.is_some() {
+            known.push(name);
+        }
+    }
+    assert_eq!(known, ["placed", "h3", "h4", "running"], "a start's id is worth more");
 }
 
 async fn a_claimed_call_is_refused_with_whom_and_what<S: Stand>() {

@@ -1,0 +1,128 @@
+//! What the store could not take yet: commits whose fate is not known, and inputs.
+//!
+//! A reply that only this process has must not get lost, and what a commit opened must be performed
+//! though its answer was lost. So both are kept and tried again with the command's next timer: the
+//! same commit under the same nonce, which the store applies once, until its `not_after`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Applied, Engine, lock};
+use crate::core::command::Input;
+use crate::core::ids::Term;
+use crate::core::record::{Key, Record};
+use crate::core::time::StoreTime;
+use crate::stack::Stacks;
+use crate::store::{Away, Commit, Store, Verdict};
+
+/// Most debts to one command. Beyond it the command's own looks and deadline must do.
+const MOST: usize = 64;
+
+/// What is owed to commands, in the order in which it came.
+#[derive(Default)]
+pub struct Debts {
+    of: BTreeMap<Key, Vec<Owed>>,
+}
+
+/// Something that is owed to a command.
+pub(super) enum Owed {
+    /// A commit that may have been applied.
+    Commit {
+        /// The version that was stepped.
+        before: Arc<Record>,
+        commit: Box<Commit>,
+        /// What it was stepped with.
+        input: Input,
+        term: Option<Term>,
+    },
+    /// An input that was not applied.
+    Input { input: Input, term: Option<Term> },
+    /// That it is counted as begun: its beginning was applied, though nobody said so.
+    Beginning,
+}
+
+impl Debts {
+    pub(super) fn take(&mut self, key: &Key) -> Vec<Owed> {
+        self.of.remove(key).unwrap_or_default()
+    }
+
+    fn add(&mut self, key: &Key, owed: Owed) {
+        let debts = self.of.entry(key.clone()).or_default();
+        if debts.len() < MOST {
+            debts.push(owed);
+        }
+    }
+}
+
+impl<S: Store, K: Stacks> Engine<S, K> {
+    /// Remembers what is owed, and to look at the command again soon.
+    pub(super) fn owe(&self, key: &Key, owed: Owed) {
+        lock(&self.debts).add(key, owed);
+        self.look_again(key);
+    }
+
+    /// Pays what is owed to a command, as far as the store can be asked.
+    pub(super) async fn pay(self: &Arc<Self>, record: &Arc<Record>, owed: Vec<Owed>) {
+        for one in owed {
+            let (input, term) = match one {
+                Owed::Input { input, term } => (input, term),
+                Owed::Beginning => {
+                    self.observer.begun(record.state.method);
+                    continue;
+                }
+                Owed::Commit { before, commit, input, term } => {
+                    match self.store.commit(Commit::clone(&commit)).await {
+                        Ok(Verdict::Applied { record, .. }) => {
+                            self.note_end(&before, &commit);
+                            self.set_timer(&record);
+                            self.note_answered(&before, &input);
+                            self.perform_open(&record);
+                            continue;
+                        }
+                        Err(Away) => {
+                            let owed = Owed::Commit { before, commit, input, term };
+                            self.owe(&record.key, owed);
+                            continue;
+                        }
+                        // It was not applied, or has been overtaken: the input decides anew.
+                        Ok(
+                            Verdict::Stale(_)
+                            | Verdict::Late
+                            | Verdict::Exists(_)
+                            | Verdict::Busy { .. }
+                            | Verdict::Over { .. }
+                            | Verdict::Fenced(_)
+                            | Verdict::EpochChanged(_)
+                            | Verdict::Gone,
+                        ) => (input, term),
+                    }
+                }
+            };
+            // Each loads anew through `Stale` if the one before changed the record.
+            match self.apply(Arc::clone(record), input.clone(), term).await {
+                Applied::Committed(next) => {
+                    self.note_answered(record, &input);
+                    self.perform_open(&next);
+                }
+                Applied::Settled => self.note_answered(record, &input),
+                Applied::Owed => {}
+            }
+        }
+    }
+
+    /// An operation's reply is in the store now, so it is no longer under way here.
+    fn note_answered(&self, record: &Record, input: &Input) {
+        let Input::Replied { op: answered, .. } = input else { return };
+        if let Some(op) = record.state.ops.iter().find(|op| op.id == *answered) {
+            lock(&self.performing).done(op);
+        }
+    }
+
+    /// A beginning whose fate is not known. The client was told that the store is away, so what
+    /// it would have sent is not sent any more: by then it is too late, and that ends it.
+    pub(super) fn owe_beginning(&self, key: &Key, not_after: StoreTime) {
+        lock(&self.debts).add(key, Owed::Beginning);
+        self.arm(key, 0, not_after.after(Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,576 @@
+//! The loop itself, in one thread and virtual time: nothing is asked of a stack before it is
+//! committed, and each operation once, whatever the store does.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use callplane::bus::MemoryBus;
+use callplane::clock::{Clock, Nonces};
+use callplane::core::act::{Act, DialogState, Facts, Op, Reply};
+use callplane::core::failure::Outcome;
+use callplane::core::ids::{
+    CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, OpId, PodId, Scope, SessionId,
+    StackId, TenantId, Term,
+};
+use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
+use callplane::core::record::{Key, Position, Record};
+use callplane::core::request::{Leg, Method, Request, StartRequest};
+use callplane::core::sip_address::SipAddress;
+use callplane::core::stack_event::StackEvent;
+use callplane::core::time::StoreTime;
+use callplane::engine::begin::{Begin, Begun, Refusal};
+use callplane::engine::{Engine, Host, NoList, Observer, Parts, Settings};
+use callplane::stack::{self, SipStack, Snapshot, Stacks};
+use callplane::store::memory::{Limits, MemoryStore};
+use callplane::store::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Time, randomness and tasks of one test.
+struct Hands {
+    now: AtomicU64,
+    drawn: AtomicU64,
+    tasks: Mutex<Vec<Work>>,
+    begun: AtomicU64,
+    ended: Mutex<Vec<Outcome>>,
+}
+
+impl Clock for Hands {
+    fn now(&self) -> StoreTime {
+        StoreTime(self.now.load(Ordering::SeqCst))
+    }
+}
+
+impl Nonces for Hands {
+    fn nonce(&self) -> Nonce {
+        let drawn = u128::from(self.drawn.fetch_add(1, Ordering::SeqCst)) + 1;
+        Nonce(drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+    }
+}
+
+impl Host for Hands {
+    fn spawn(&self, work: Work) {
+        self.tasks.lock().unwrap().push(work);
+    }
+
+    fn wake_at(&self, _at: StoreTime) {}
+}
+
+impl Observer for Hands {
+    fn begun(&self, _method: Method) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn ended(&self, _method: Method, outcome: Outcome, _took: Duration) {
+        self.ended.lock().unwrap().push(outcome);
+    }
+
+    fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
+}
+
+/// What happens to a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It is applied and answered.
+    Fine,
+    /// It is applied, and the answer is lost.
+    AnswerLost,
+    /// It never arrives.
+    Lost,
+    /// It is applied; the answer comes when [`Shaky::go_on`] is called.
+    AnswerWaits,
+}
+
+/// A store whose next commits go wrong as told.
+struct Shaky {
+    inner: MemoryStore<Arc<Hands>>,
+    faults: Mutex<VecDeque<Fault>>,
+    /// The reads fail as well.
+    away: Mutex<bool>,
+    waiting: Mutex<bool>,
+    committed: Mutex<Vec<OpId>>,
+    /// It is another store by now, which knows what this one acknowledged, or some of it.
+    newer: Mutex<Option<Epoch>>,
+}
+
+impl Shaky {
+    fn next(&self, faults: &[Fault]) {
+        self.faults.lock().unwrap().extend(faults);
+    }
+
+    fn go_on(&self) {
+        *self.waiting.lock().unwrap() = false;
+    }
+}
+
+impl Store for Shaky {
+    async fn commit(&self, mut commit: Commit) -> Result<Verdict, Away> {
+        let newer = self.newer.lock().unwrap().clone();
+        if let Some(newer) = newer {
+            if commit.epoch != newer {
+                return Ok(Verdict::EpochChanged(newer));
+            }
+            commit.epoch = self.inner.epoch().clone();
+        }
+        let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::Fine);
+        if fault == Fault::Lost {
+            return Err(Away);
+        }
+        let ops: Vec<OpId> = commit.record.state.open().iter().map(|op| op.id.clone()).collect();
+        let verdict = self.inner.commit(commit).await;
+        if matches!(verdict, Ok(Verdict::Applied { .. })) {
+            self.committed.lock().unwrap().extend(ops);
+        }
+        match fault {
+            Fault::AnswerLost => return Err(Away),
+            Fault::AnswerWaits => {
+                *self.waiting.lock().unwrap() = true;
+                let waits = |_: &mut Context<'_>| {
+                    if *self.waiting.lock().unwrap() { Poll::Pending } else { Poll::Ready(()) }
+                };
+                std::future::poll_fn(waits).await;
+            }
+            Fault::Fine | Fault::Lost => {}
+        }
+        verdict
+    }
+
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+        if *self.away.lock().unwrap() { Err(Away) } else { self.inner.find(by).await }
+    }
+
+    async fn read(
+        &self,
+        tenant: &TenantId,
+        after: &Position,
+        max: usize,
+    ) -> Result<Page, Unreadable> {
+        self.inner.read(tenant, after, max).await
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
+        self.inner.head(tenant).await
+    }
+
+    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
+        self.inner.beat(pod).await
+    }
+}
+
+/// A stack that notes what it was asked and answers when told; looks find the call gone.
+#[derive(Default)]
+struct Stack {
+    asked: Mutex<Vec<Op>>,
+    replies: Mutex<BTreeMap<OpId, Reply>>,
+    listed: Mutex<bool>,
+}
+
+impl SipStack for Stack {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            start_is_safe: false,
+            referral_tokens: true,
+            persists_dialogs: false,
+            hold: HoldBy::ReInvite,
+            refer: ReferBy::Sequential,
+        }
+    }
+
+    async fn perform(&self, op: &Op) -> Reply {
+        self.asked.lock().unwrap().push(op.clone());
+        let wait = |_: &mut Context<'_>| match self.replies.lock().unwrap().remove(&op.id) {
+            Some(reply) => Poll::Ready(reply),
+            None => Poll::Pending,
+        };
+        std::future::poll_fn(wait).await
+    }
+
+    async fn list(&self) -> Result<Snapshot, stack::Away> {
+        if *self.listed.lock().unwrap() {
+            let boot = callplane::core::ids::Boot::new("b");
+            Ok(Snapshot { boot, dialogs: Vec::new() })
+        } else {
+            Err(stack::Away::Incomplete)
+        }
+    }
+}
+
+struct One {
+    names: Vec<StackId>,
+    stack: Stack,
+}
+
+impl Stacks for One {
+    type Stack = Stack;
+
+    fn get(&self, id: &StackId) -> Option<&Stack> {
+        self.names.contains(id).then_some(&self.stack)
+    }
+
+    fn names(&self) -> &[StackId] {
+        &self.names
+    }
+
+    fn of_domain(&self, _domain: &str) -> Option<StackId> {
+        self.names.first().cloned()
+    }
+}
+
+struct World {
+    hands: Arc<Hands>,
+    store: Arc<Shaky>,
+    stacks: Arc<One>,
+    engine: Arc<Engine<Shaky, One>>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::allowing(100)
+    }
+
+    fn allowing(running: usize) -> Self {
+        let hands = Arc::new(Hands {
+            now: AtomicU64::new(1_700_000_000_000),
+            drawn: AtomicU64::new(0),
+            tasks: Mutex::default(),
+            begun: AtomicU64::new(0),
+            ended: Mutex::default(),
+        });
+        let bus = Arc::new(MemoryBus::default());
+        let epoch = Epoch::derive(hands.nonce());
+        let inner = MemoryStore::new(Arc::clone(&hands), bus, epoch, Limits::default());
+        let store = Arc::new(Shaky {
+            inner,
+            faults: Mutex::default(),
+            away: Mutex::default(),
+            waiting: Mutex::default(),
+            committed: Mutex::default(),
+            newer: Mutex::default(),
+        });
+        let stacks = Arc::new(One { names: vec![StackId::new("s")], stack: Stack::default() });
+        let parts = Parts {
+            store: Arc::clone(&store),
+            stacks: Arc::clone(&stacks),
+            clock: Arc::clone(&hands) as Arc<dyn Clock>,
+            nonces: Arc::clone(&hands) as Arc<dyn Nonces>,
+            host: Arc::clone(&hands) as Arc<dyn Host>,
+            observer: Arc::clone(&hands) as Arc<dyn Observer>,
+        };
+        let settings = Settings {
+            pod: PodId::new("p"),
+            install: Install::parse("i").unwrap(),
+            times: Times::default(),
+            times_at: BTreeMap::new(),
+            keep_calls: Duration::from_secs(60),
+            keep_others: Duration::from_secs(60),
+            one_start_per_caller: true,
+            running,
+        };
+        Self { hands, store, stacks, engine: Engine::new(parts, settings) }
+    }
+
+    /// Polls everything until nothing moves. A waker would only save polls.
+    fn settle(&self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..50 {
+            let tasks = std::mem::take(&mut *self.hands.tasks.lock().unwrap());
+            let mut waiting: Vec<Work> = tasks
+                .into_iter()
+                .filter_map(|mut work| {
+                    work.as_mut().poll(&mut context).is_pending().then_some(work)
+                })
+                .collect();
+            self.hands.tasks.lock().unwrap().append(&mut waiting);
+        }
+    }
+
+    /// Runs one piece of work beside the others, to its end.
+    fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..50 {
+            if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+                self.settle();
+                return done;
+            }
+            self.settle();
+        }
+        panic!("it does not come to an end");
+    }
+
+    fn pass(&self, by: Duration) {
+        let end = self.hands.now().after(by);
+        while self.hands.now() < end {
+            self.hands.now.fetch_add(50, Ordering::SeqCst);
+            self.engine.fire();
+            self.settle();
+        }
+    }
+
+    fn begin(&self, id: &str, request: Request) -> Result<Begun, Refusal> {
+        self.run(self.engine.begin(begin(id, request)))
+    }
+
+    fn record(&self, id: &str) -> Arc<Record> {
+        self.run(self.store.inner.find(Find::Key(key(id)))).unwrap().pop().unwrap()
+    }
+
+    fn asked(&self) -> Vec<Op> {
+        self.stacks.stack.asked.lock().unwrap().clone()
+    }
+
+    fn last_asked(&self) -> Op {
+        self.asked().pop().unwrap()
+    }
+
+    fn reply(&self, op: &Op, reply: Reply) {
+        self.stacks.stack.replies.lock().unwrap().insert(op.id.clone(), reply);
+        self.settle();
+    }
+
+    /// Laws that hold at any moment.
+    fn check(&self) {
+        let committed = self.store.committed.lock().unwrap().clone();
+        let mut sent = std::collections::BTreeSet::new();
+        for op in self.asked() {
+            assert!(
+                op.by != PodId::new("p")
+                    || committed.contains(&op.id)
+                    || matches!(op.act, Act::End { .. }),
+                "asked before it was committed: {op:?}"
+            );
+            assert!(sent.insert((op.id.clone(), op.send_before)), "asked twice: {op:?}");
+        }
+    }
+}
+
+fn session() -> SessionId {
+    SessionId::derive(Nonce(1))
+}
+
+fn key(id: &str) -> Key {
+    let id = CommandId::parse(id).unwrap();
+    Key { tenant: TenantId::default(), scope: Scope::Session(session()), id }
+}
+
+fn begin(id: &str, request: Request) -> Begin {
+    Begin {
+        key: key(id),
+        session: session(),
+        digest: Digest([0; 32]),
+        request,
+        external_id: None,
+        trace: None,
+        stack: None,
+    }
+}
+
+fn call(name: &str) -> CallId {
+    CallId::parse(name).unwrap()
+}
+
+fn sip(user: &str) -> SipAddress {
+    SipAddress::parse(&format!("sip:{user}@x.example")).unwrap()
+}
+
+fn start() -> Request {
+    Request::Start(StartRequest {
+        caller: sip("a"),
+        callee: sip("b"),
+        ring_timeout: None,
+        display: None,
+        auto_answer: false,
+        ringing: false,
+    })
+}
+
+fn blind() -> Request {
+    Request::BlindTransfer { call: call("A"), leg: Leg::Callee, destination: sip("c") }
+}
+
+fn end() -> Request {
+    Request::End { call: call("A") }
+}
+
+fn referred() -> Reply {
+    Reply::Done(Facts::Referred { code: 202, transferee: Arc::from("sip:b@x.example") })
+}
+
+fn refers(world: &World) -> usize {
+    world.asked().iter().filter(|op| matches!(op.act, Act::Refer { .. })).count()
+}
+
+#[test]
+fn a_commit_whose_answer_was_lost_is_made_good_and_what_it_opened_is_done() {
+    let world = World::new();
+    world.begin("t", blind()).unwrap();
+    // The reply's commit is applied, and nobody hears of it.
+    world.store.next(&[Fault::AnswerLost]);
+    world.reply(
+        &world.last_asked(),
+        Reply::Refused {
+            by: callplane::core::act::Refuser::Phone,
+            code: 603,
+            reason: Arc::from("Decline"),
+        },
+    );
+    let open = world.record("t").state.open().to_vec();
+    assert!(matches!(open[0].act, Act::Look { .. }), "{open:?}");
+    assert_eq!(world.asked().len(), 1, "it has not been set about yet");
+    world.pass(Duration::from_millis(300));
+    assert_eq!(world.last_asked().act, open[0].act);
+    world.check();
+}
+
+#[test]
+fn a_reply_whose_commit_was_lost_is_applied_later() {
+    let world = World::new();
+    world.begin("e", end()).unwrap();
+    world.store.next(&[Fault::Lost, Fault::Lost]);
+    world.reply(&world.last_asked(), Reply::Done(Facts::Nothing));
+    assert_eq!(world.record("e").version, 1);
+    world.pass(Duration::from_millis(900));
+    assert_eq!(world.record("e").version, 2);
+    assert_eq!(world.asked().len(), 1, "the reply was known");
+    world.check();
+}
+
+#[test]
+fn an_operation_is_asked_once_though_an_old_version_names_it_again() {
+    let world = World::new();
+    world.store.next(&[Fault::AnswerWaits]);
+    let mut beginning = std::pin::pin!(world.engine.begin(begin("t", blind())));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(beginning.as_mut().poll(&mut context).is_pending(), "its answer is on its way");
+    // Somebody else steps the same command: the cancel names the REFER as open, too.
+    world.run(world.engine.cancel(&key("t"))).unwrap();
+    let refer = world.asked().into_iter().find(|op| matches!(op.act, Act::Refer { .. })).unwrap();
+    world.reply(&refer, referred());
+    world.store.go_on();
+    assert!(beginning.as_mut().poll(&mut context).is_ready());
+    world.settle();
+    assert_eq!(refers(&world), 1);
+    world.check();
+}
+
+#[test]
+fn a_beginning_that_nobody_heard_of_sends_nothing_and_says_so() {
+    let world = World::new();
+    world.store.next(&[Fault::AnswerLost]);
+    assert_eq!(world.begin("s", start()), Err(Refusal::StoreUnavailable));
+    assert_eq!(world.record("s").version, 1, "it did begin");
+    world.pass(Duration::from_secs(6));
+    assert_eq!(world.asked(), [], "the client was told that the store is away");
+    assert_eq!(world.record("s").state.outcome(), Some(&Outcome::NotStarted));
+    assert_eq!(world.hands.begun.load(Ordering::SeqCst), 1);
+    assert_eq!(*world.hands.ended.lock().unwrap(), [Outcome::NotStarted]);
+}
+
+#[test]
+fn a_beginning_that_never_arrived_leaves_nothing() {
+    let world = World::new();
+    world.store.next(&[Fault::Lost]);
+    assert_eq!(world.begin("s", start()), Err(Refusal::StoreUnavailable));
+    world.pass(Duration::from_secs(6));
+    assert_eq!(world.asked(), []);
+    assert_eq!(world.hands.begun.load(Ordering::SeqCst), 0);
+    assert!(matches!(world.begin("s", start()), Ok(Begun::New { .. })));
+}
+
+#[test]
+fn who_was_overtaken_learns_of_it_when_the_store_is_back() {
+    let world = World::new();
+    world.begin("t", blind()).unwrap();
+    world.reply(&world.last_asked(), referred());
+    *world.store.away.lock().unwrap() = true;
+    world.begin("e", end()).unwrap();
+    assert_eq!(world.record("t").state.outcome(), None);
+    *world.store.away.lock().unwrap() = false;
+    world.pass(Duration::from_millis(500));
+    let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
+    assert_eq!(revokes, 1, "the transfer is being given up");
+    world.check();
+}
+
+#[test]
+fn an_end_is_never_one_too_many() {
+    let world = World::allowing(1);
+    world.begin("t", blind()).unwrap();
+    let hold = Request::Hold { call: call("B") };
+    assert_eq!(world.begin("h", hold), Err(Refusal::TooMany { limit: 1 }));
+    assert!(world.begin("e", Request::End { call: call("B") }).is_ok());
+}
+
+#[test]
+fn a_once_only_act_of_an_older_epoch_is_looked_at_and_not_sent() {
+    let world = World::new();
+    world.begin("s", start()).unwrap();
+    let invite = world.last_asked();
+    let Act::Invite { call: setup, .. } = &invite.act else { panic!("{invite:?}") };
+    // Another store took over: what came after this version may be lost.
+    *world.store.newer.lock().unwrap() = Some(Epoch::derive(Nonce(99)));
+    world.reply(&invite, Reply::Done(Facts::Answered { takes_refer: None }));
+    let event = StackEvent::Dialog {
+        call: setup.clone(),
+        dialog: DialogId::parse("d.1").unwrap(),
+        state: DialogState::Confirmed,
+    };
+    world.run(world.engine.happened(&StackId::new("s"), event, Some(Term(1))));
+    world.pass(Duration::from_millis(300));
+    assert_eq!(refers(&world), 0, "{:?}", world.asked());
+}
+
+#[test]
+fn a_start_that_ends_in_doubt_leaves_its_leg_to_the_orphan_rule() {
+    let world = World::new();
+    world.begin("s", start()).unwrap();
+    let invite = world.last_asked();
+    // The stack says nothing any more, to nothing.
+    for _ in 0..2000 {
+        world.pass(Duration::from_millis(500));
+        if world.record_of("s").is_none_or(|record| record.state.outcome().is_some()) {
+            break;
+        }
+        for op in world.asked() {
+            if op.id != invite.id {
+                world.reply(&op, Reply::Silent);
+            }
+        }
+    }
+    let ending = world.record("s").state.ending().unwrap().clone();
+    let doubt = matches!(ending.outcome, Outcome::Unknown { .. }) || ending.remarks.leg_left_up;
+    assert!(doubt, "{ending:?}");
+    let before = world.asked().len();
+    world.pass(Duration::from_secs(11));
+    let Act::Invite { call: setup, .. } = &invite.act else { panic!("{invite:?}") };
+    let last = &world.asked()[before..];
+    assert!(last.iter().any(|op| op.act == Act::End { call: setup.clone() }), "{last:?}");
+}
+
+#[test]
+fn a_list_that_could_not_be_had_is_said() {
+    let world = World::new();
+    let joined = |world: &World| world.run(world.engine.joined(&StackId::new("s"), Some(Term(1))));
+    assert_eq!(joined(&world), Err(NoList));
+    *world.stacks.stack.listed.lock().unwrap() = true;
+    assert_eq!(joined(&world), Ok(()));
+}
+
+impl World {
+    fn record_of(&self, id: &str) -> Option<Arc<Record>> {
+        self.run(self.store.inner.find(Find::Key(key(id)))).unwrap().pop()
+    }
+}
