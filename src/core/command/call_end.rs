@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::absence::{Absence, Finding};
 use super::call_start::{failure, seen};
 use super::closing::{look_at, not_sent};
+use super::live::Live;
 use super::transfer::stack_refused;
 use super::turn::Turn;
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Reply, Sighting};
 use crate::core::failure::{Code, Up};
-use crate::core::ids::CallId;
+use crate::core::ids::{CallId, DialogId};
 use crate::core::stack_event::StackEvent;
 use crate::core::time::StoreTime;
 
@@ -21,43 +22,75 @@ use crate::core::time::StoreTime;
 pub struct End {
     /// The call.
     pub(crate) call: CallId,
+    /// How often the stack was asked to end it.
+    tries: u8,
+    /// What was learned of it so far.
+    known: Known,
     phase: Phase,
+}
+
+/// What was learned of the call; it outlives a try.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    /// Its live dialog.
+    live: Live,
+    /// It was seen alive.
+    met: bool,
+    /// The stack said OK to a try.
+    accepted: bool,
+    /// A try was never answered: it may have been carried out.
+    unsure: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
-    /// It was asked for; state 5 is awaited. `answered`: the stack said OK.
-    Ending { until: StoreTime, answered: bool, tries: u8 },
+    /// It was asked for; state 5 is awaited. `answered`: the stack said OK to this try.
+    /// `crossed`: the call was seen answered after this try began.
+    Ending { until: StoreTime, answered: bool, crossed: bool },
     /// It was not found: looks decide whether it is really not there. `at`: the next one; none
     /// while one is under way.
     Missing { absence: Absence, at: Option<StoreTime> },
 }
 
-/// A 200 that crosses our CANCEL brings the call up once; more than this is no crossing.
+/// A lost reply, a first look that was wrong, and a 200 that crosses our CANCEL: each asks once
+/// more.
 const MOST_TRIES: u8 = 4;
+
+/// How many tries may lead to the proof that the call is not there.
+const MOST_PROOFS: u8 = 2;
 
 impl End {
     /// Begins. Also says how long it may take at most.
     pub(crate) fn begin(call: &CallId, turn: &mut Turn<'_>) -> (Self, Duration) {
         let times = turn.plan().times;
-        let state = Self { call: call.clone(), phase: Self::ask(call, 1, turn) };
-        // A lost reply, a first look that was wrong, and crossings: each asks once more.
+        let (call, known) = (call.clone(), Known::default());
+        let state = Self { phase: Self::ask(&call, turn), call, tries: 1, known };
         let one = times.within(times.look()) + times.silence;
-        (state, one * u32::from(MOST_TRIES) + times.absent())
+        (state, one * u32::from(MOST_TRIES) + times.absent() * u32::from(MOST_PROOFS))
     }
 
-    fn ask(call: &CallId, tries: u8, turn: &mut Turn<'_>) -> Phase {
+    fn ask(call: &CallId, turn: &mut Turn<'_>) -> Phase {
         let times = turn.plan().times;
         turn.open(Act::End { call: call.clone() }, times.look());
         let until = turn.later(times.within(times.look()) + times.silence);
-        Phase::Ending { until, answered: false, tries }
+        Phase::Ending { until, answered: false, crossed: false }
+    }
+
+    /// Asks once more, unless that was done often enough.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) {
+        if self.tries < MOST_TRIES {
+            self.tries += 1;
+            self.phase = Self::ask(&self.call, turn);
+        } else {
+            turn.end(Ending::unknown(failure(Code::ReplyLost, "call not ended", Up::Unknown)));
+        }
     }
 
     /// Takes a fact.
     pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         match fact {
-            Fact::Event(StackEvent::Dialog { call, state, .. }) if *call == self.call => {
-                self.dialog_changed(*state, turn);
+            Fact::Event(StackEvent::Dialog { call, dialog, state }) if *call == self.call => {
+                self.dialog_changed(dialog, *state, turn);
             }
             Fact::Event(StackEvent::Restarted { .. }) => {
                 if !turn.plan().capabilities.persists_dialogs {
@@ -91,46 +124,65 @@ impl End {
         }
     }
 
-    fn dialog_changed(&mut self, state: DialogState, turn: &mut Turn<'_>) {
-        match (state, &self.phase) {
-            (DialogState::Deleted, Phase::Ending { .. } | Phase::Missing { .. }) => {
-                turn.end(Ending::success());
-            }
-            (DialogState::Answered | DialogState::Confirmed, phase) => {
-                // It rang when we asked; the 200 crossed the CANCEL. Or it was not there yet.
-                let again = match phase {
-                    Phase::Ending { answered: true, tries, .. } if *tries < MOST_TRIES => {
-                        *tries + 1
+    fn dialog_changed(&mut self, dialog: &DialogId, state: DialogState, turn: &mut Turn<'_>) {
+        if self.known.live.ends(dialog, state) {
+            turn.end(Ending::success());
+            return;
+        }
+        match state {
+            // Another dialog of that Call-ID, long dead.
+            DialogState::Deleted => {}
+            DialogState::Unconfirmed | DialogState::Early => self.known.met = true,
+            DialogState::Answered | DialogState::Confirmed => {
+                self.known.met = true;
+                match &mut self.phase {
+                    // It rang when we asked, and the 200 crossed the CANCEL.
+                    Phase::Ending { answered: true, .. } if self.tries < MOST_TRIES => {
+                        self.ask_again(turn);
                     }
-                    Phase::Missing { .. } => 2,
-                    Phase::Ending { .. } => return,
-                };
-                self.phase = Self::ask(&self.call, again, turn);
+                    // Whether that was before the stack took our request is not known: if it does
+                    // not end, it is asked again.
+                    Phase::Ending { crossed, .. } => *crossed = true,
+                    Phase::Missing { .. } => self.ask_again(turn),
+                }
             }
-            (DialogState::Unconfirmed | DialogState::Early, _) => {}
         }
     }
 
     fn end_answered(&mut self, reply: &Reply, turn: &mut Turn<'_>) {
         let times = turn.plan().times;
-        let Phase::Ending { until, answered, tries } = &mut self.phase else { return };
+        let Phase::Ending { until, answered, crossed } = &mut self.phase else { return };
+        let may_have_been_sent = self.known.accepted || self.known.unsure;
         match reply {
             Reply::Done(_) => {
-                *answered = true;
+                (*answered, self.known.accepted) = (true, true);
                 *until = turn.later(times.silence);
             }
-            Reply::Missing { sighting, .. } if *tries == 1 => {
+            // Ended before and gone now.
+            Reply::Missing { .. } if self.known.accepted && !*crossed => {
+                turn.end(Ending::success());
+            }
+            Reply::Missing { .. } if self.tries > MOST_PROOFS => self.unfindable(turn),
+            Reply::Missing { sighting, .. } => {
                 self.phase = Phase::Missing { absence: Absence::default(), at: None };
                 self.weigh(sighting, turn);
             }
-            // Ended before and gone now.
-            Reply::Missing { .. } => turn.end(Ending::success()),
             Reply::Refused { code, reason, .. } => {
-                turn.end(Ending::failed(stack_refused(*code, reason, Up::Unknown)));
+                let refused = stack_refused(*code, reason, Up::Unknown);
+                turn.end(if may_have_been_sent {
+                    Ending::unknown(refused)
+                } else {
+                    Ending::failed(refused)
+                });
             }
             Reply::NotSent(why) => {
                 let (code, text) = not_sent(*why);
-                turn.end(Ending::not_started(failure(code, text, Up::Unknown)));
+                let unsent = failure(code, text, Up::Unknown);
+                turn.end(if may_have_been_sent {
+                    Ending::unknown(unsent)
+                } else {
+                    Ending::not_started(unsent)
+                });
             }
             // Ending is safe: the timer asks again.
             Reply::Silent => *until = turn.at(),
@@ -142,14 +194,15 @@ impl End {
         match &mut self.phase {
             Phase::Ending { until, .. } if *until > turn.at() => {}
             // The stack said OK, the BYEs are out: told at state 5, at the latest now.
-            Phase::Ending { answered: true, .. } => turn.end(Ending::success()),
-            Phase::Ending { tries, .. } if *tries < 2 => {
-                let again = *tries + 1;
-                self.phase = Self::ask(&self.call, again, turn);
-            }
-            Phase::Ending { .. } => {
+            Phase::Ending { answered: true, crossed: false, .. } => turn.end(Ending::success()),
+            Phase::Ending { answered: true, crossed: true, .. } => self.ask_again(turn),
+            Phase::Ending { answered: false, .. } if self.known.unsure => {
                 let text = "stack unreachable";
                 turn.end(Ending::unknown(failure(Code::ReplyLost, text, Up::Unknown)));
+            }
+            Phase::Ending { answered: false, .. } => {
+                self.known.unsure = true;
+                self.ask_again(turn);
             }
             Phase::Missing { at, .. } if at.is_some_and(|at| at <= turn.at()) => {
                 *at = None;
@@ -161,14 +214,20 @@ impl End {
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
         let Phase::Missing { absence, at } = &mut self.phase else { return };
-        match absence.see(sighting, false, turn) {
+        match absence.see(sighting, self.known.met, turn) {
+            // It was there, or the stack took it for one that is; now it is over.
+            Finding::Absent if self.known.met || self.known.accepted => {
+                turn.end(Ending::success());
+            }
             Finding::Absent => {
                 let text = "404 Requested Dialog not found";
                 turn.end(Ending::failed(failure(Code::CallNotFound, text, Up::No)));
             }
             Finding::LookAgain(then) => *at = Some(then),
-            Finding::Present(_) => {
-                self.phase = Self::ask(&self.call, 2, turn);
+            Finding::Present(dialog) => {
+                self.known.met = true;
+                self.known.live.ends(&dialog.id, dialog.state);
+                self.ask_again(turn);
             }
             Finding::Lost | Finding::Unknowable => self.unfindable(turn),
         }

@@ -14,6 +14,7 @@ pub mod call_end;
 pub mod call_hold;
 pub mod call_start;
 pub mod closing;
+pub mod live;
 pub mod referral;
 pub mod transfer;
 pub mod turn;

@@ -1,0 +1,230 @@
+//! Histories that were once told wrongly, step by step. Whatever is lost, doubled or late on the
+//! way to a stack and back, a client is told only what is so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use callplane::core::act::{Act, Dialog, DialogState, Facts, NotSent, Reply, Sighting};
+use callplane::core::command::{Command, Ending, Input};
+use callplane::core::failure::{Code, Outcome, Up};
+use callplane::core::ids::{Boot, CallId, DialogId, Install, Nonce, OpId, PodId, StackId};
+use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
+use callplane::core::request::Request;
+use callplane::core::stack_event::StackEvent;
+use callplane::core::time::{Now, StoreTime};
+
+const BEGUN: StoreTime = StoreTime(1_000_000);
+
+fn call(name: &str) -> CallId {
+    CallId::parse(name).unwrap()
+}
+
+fn dialog_id(name: &str) -> DialogId {
+    DialogId::parse(name).unwrap()
+}
+
+/// The reference script, at a stack whose dialogs survive a restart.
+fn reference() -> Plan {
+    Plan {
+        stack: StackId::new("s"),
+        capabilities: Capabilities {
+            start_is_safe: true,
+            referral_tokens: true,
+            persists_dialogs: true,
+            hold: HoldBy::ReInvite,
+            refer: ReferBy::Sequential,
+        },
+        times: Times::default(),
+        install: Install::parse("t").unwrap(),
+        partition: 0,
+        one_start_per_caller: true,
+    }
+}
+
+fn dialog(of: &CallId, state: DialogState) -> Box<Dialog> {
+    Box::new(Dialog {
+        call: of.clone(),
+        id: dialog_id("d.1"),
+        state,
+        from: Arc::from("sip:a@x.example"),
+        to: Arc::from("sip:b@x.example"),
+        last_op: None,
+        age: Duration::from_secs(1),
+        refer: None,
+    })
+}
+
+/// A full list without the call that was asked for.
+fn nothing() -> Box<Sighting> {
+    Box::new(Sighting {
+        call: None,
+        referred: None,
+        full: true,
+        boot: Boot::new("first life"),
+        named_recently: false,
+        sent: None,
+    })
+}
+
+fn missing(of: &CallId) -> Reply {
+    Reply::Missing { call: of.clone(), sighting: nothing() }
+}
+
+/// A command that is led through a history by hand.
+struct Run {
+    command: Command,
+    at: StoreTime,
+    drawn: u128,
+}
+
+impl Run {
+    fn begin(request: &Request, plan: Plan) -> Self {
+        let now = Now { at: BEGUN, nonce: Nonce(1), pod: PodId::new("p") };
+        Self { command: Command::begin(request, Arc::new(plan), &now).state, at: BEGUN, drawn: 1 }
+    }
+
+    fn step(&mut self, input: &Input) {
+        self.drawn += 7;
+        let nonce = Nonce(self.drawn.wrapping_mul(0x1234_5678_9abc_def1));
+        let now = Now { at: self.at, nonce, pod: PodId::new("p") };
+        if let Some(step) = self.command.step(input, &now) {
+            self.command = step.state;
+        }
+    }
+
+    /// The one open operation with this verb.
+    fn open(&self, verb: &str) -> (OpId, Act) {
+        let open: Vec<_> =
+            self.command.open().iter().filter(|op| op.act.verb() == verb).collect();
+        assert_eq!(open.len(), 1, "{verb}: {:#?}", self.command);
+        (open[0].id.clone(), open[0].act.clone())
+    }
+
+    fn asks(&self, verb: &str) -> bool {
+        self.command.open().iter().any(|op| op.act.verb() == verb)
+    }
+
+    fn answer(&mut self, verb: &str, reply: Reply) {
+        let (op, _) = self.open(verb);
+        self.step(&Input::Replied { op, reply });
+    }
+
+    fn happens(&mut self, event: StackEvent) {
+        self.step(&Input::Happened(event));
+    }
+
+    fn dialog(&mut self, of: &CallId, state: DialogState) {
+        let event = StackEvent::Dialog { call: of.clone(), dialog: dialog_id("d.1"), state };
+        self.happens(event);
+    }
+
+    /// Lets time pass until something is due.
+    fn due(&mut self) {
+        self.at = self.at.max(self.command.due().expect("it runs"));
+        self.step(&Input::Due);
+    }
+
+    fn ending(&self) -> &Ending {
+        self.command.ending().unwrap_or_else(|| panic!("it runs: {:#?}", self.command.progress))
+    }
+
+    #[track_caller]
+    fn ended(&self, outcome: Outcome, code: Code, up: Up) {
+        let ending = self.ending();
+        let error = ending.error.as_ref().unwrap_or_else(|| panic!("no error: {ending:#?}"));
+        assert_eq!((ending.outcome, error.code, error.up), (outcome, code, up), "{ending:#?}");
+    }
+}
+
+mod ending_a_call {
+    use super::*;
+
+    fn end() -> Run {
+        Run::begin(&Request::End { call: call("A") }, reference())
+    }
+
+    /// The first request was lost on its way, and nobody knows such a call.
+    #[test]
+    fn a_call_that_nobody_knows_was_not_ended() {
+        let mut run = end();
+        run.answer("end", Reply::Silent);
+        run.due();
+        run.answer("end", missing(&call("A")));
+        run.ended(Outcome::Failed, Code::CallNotFound, Up::No);
+    }
+
+    #[test]
+    fn a_call_that_the_stack_began_to_end_and_that_is_gone_was_ended() {
+        let mut run = end();
+        run.answer("end", Reply::Done(Facts::Nothing));
+        run.dialog(&call("A"), DialogState::Confirmed);
+        run.answer("end", missing(&call("A")));
+        assert_eq!(run.ending().outcome, Outcome::Success);
+    }
+
+    /// The stack died after it took the first one.
+    #[test]
+    fn a_request_that_may_have_been_carried_out_is_not_told_as_never_sent() {
+        let mut run = end();
+        run.answer("end", Reply::Silent);
+        run.due();
+        run.answer("end", Reply::NotSent(NotSent::Unreachable));
+        let outcome = Outcome::Unknown { up: Up::Unknown };
+        run.ended(outcome, Code::StackUnreachable, Up::Unknown);
+    }
+
+    #[test]
+    fn a_first_request_that_never_left_is_told_as_never_sent() {
+        let mut run = end();
+        run.answer("end", Reply::NotSent(NotSent::Unreachable));
+        run.ended(Outcome::NotStarted, Code::StackUnreachable, Up::Unknown);
+    }
+
+    /// It rang; the phone's 200 crossed our CANCEL, and its event came before the stack's OK.
+    #[test]
+    fn an_answer_that_crossed_the_end_is_ended_again_though_it_was_told_before_the_reply() {
+        let mut run = end();
+        run.dialog(&call("A"), DialogState::Answered);
+        run.answer("end", Reply::Done(Facts::Nothing));
+        run.due();
+        assert!(run.asks("end"), "success told with the call up: {:#?}", run.command.progress);
+        run.answer("end", Reply::Done(Facts::Nothing));
+        run.dialog(&call("A"), DialogState::Deleted);
+        assert_eq!(run.ending().outcome, Outcome::Success);
+    }
+
+    #[test]
+    fn a_call_that_comes_up_after_every_end_is_not_told_as_ended() {
+        let mut run = end();
+        for _ in 0..8 {
+            if run.command.outcome().is_some() {
+                break;
+            }
+            run.dialog(&call("A"), DialogState::Confirmed);
+            if run.asks("end") {
+                run.answer("end", Reply::Done(Facts::Nothing));
+            } else {
+                run.due();
+            }
+        }
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
+    }
+
+    /// Two dialogs may carry one Call-ID, and the one whose INVITE was challenged dies.
+    #[test]
+    fn the_end_of_a_dead_dialog_is_not_the_end_of_the_call() {
+        let mut run = end();
+        run.dialog(&call("A"), DialogState::Early);
+        let (call, dialog) = (call("A"), dialog_id("d.2"));
+        let state = DialogState::Deleted;
+        run.happens(StackEvent::Dialog { call, dialog, state });
+        assert_eq!(run.command.outcome(), None);
+    }
+}
