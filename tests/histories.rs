@@ -14,9 +14,12 @@ use std::time::Duration;
 use callplane::core::act::{Act, Dialog, DialogState, Facts, NotSent, Reply, Sighting};
 use callplane::core::command::{Command, Ending, Input};
 use callplane::core::failure::{Code, Outcome, Up};
-use callplane::core::ids::{Boot, CallId, DialogId, Install, Nonce, OpId, PodId, StackId};
+use callplane::core::ids::{
+    Boot, CallId, CommandId, DialogId, Install, Nonce, OpId, PodId, StackId,
+};
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
-use callplane::core::request::Request;
+use callplane::core::request::{Leg, Request};
+use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::StackEvent;
 use callplane::core::time::{Now, StoreTime};
 
@@ -101,8 +104,7 @@ impl Run {
 
     /// The one open operation with this verb.
     fn open(&self, verb: &str) -> (OpId, Act) {
-        let open: Vec<_> =
-            self.command.open().iter().filter(|op| op.act.verb() == verb).collect();
+        let open: Vec<_> = self.command.open().iter().filter(|op| op.act.verb() == verb).collect();
         assert_eq!(open.len(), 1, "{verb}: {:#?}", self.command);
         (open[0].id.clone(), open[0].act.clone())
     }
@@ -226,5 +228,76 @@ mod ending_a_call {
         let state = DialogState::Deleted;
         run.happens(StackEvent::Dialog { call, dialog, state });
         assert_eq!(run.command.outcome(), None);
+    }
+}
+
+mod transferring {
+    use super::*;
+
+    fn blind(plan: Plan) -> Run {
+        let destination = SipAddress::parse("sip:c@x.example").unwrap();
+        let request = Request::BlindTransfer { call: call("A"), leg: Leg::Callee, destination };
+        Run::begin(&request, plan)
+    }
+
+    fn attended(plan: Plan) -> Run {
+        let (call, consult) = (call("A"), call("B"));
+        let (leg, consult_leg) = (Leg::Callee, Leg::Callee);
+        Run::begin(&Request::AttendedTransfer { call, leg, consult, consult_leg }, plan)
+    }
+
+    fn taken() -> Reply {
+        Reply::Done(Facts::Referred { code: 202, transferee: Arc::from("sip:b@x.example") })
+    }
+
+    /// A `CallEnd` overtakes the transfer; the call is seen to end before that is told.
+    #[test]
+    fn an_overtaken_transfer_says_what_became_of_its_call() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.step(&Input::Ending { by: CommandId::parse("end").unwrap() });
+        run.dialog(&call("A"), DialogState::Deleted);
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::No);
+    }
+
+    #[test]
+    fn an_overtaken_transfer_does_not_say_that_its_call_is_up() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.step(&Input::Ending { by: CommandId::parse("end").unwrap() });
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::Unknown);
+    }
+
+    #[test]
+    fn a_cancelled_transfer_leaves_its_call_up() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.step(&Input::Cancel);
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::Yes);
+    }
+
+    #[test]
+    fn a_transfer_cancelled_before_its_call_was_found_does_not_say_that_it_is_up() {
+        let mut run = blind(reference());
+        run.step(&Input::Cancel);
+        run.answer("refer", missing(&call("A")));
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::Unknown);
+    }
+
+    /// That the consultation is not there says nothing of the call itself.
+    #[test]
+    fn a_transfer_without_its_consultation_looks_whether_the_call_is_up() {
+        let mut run = attended(reference());
+        run.answer("refer", missing(&call("B")));
+        let sighting =
+            Sighting { call: Some(dialog(&call("A"), DialogState::Confirmed)), ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(sighting))));
+        run.ended(Outcome::Failed, Code::CallNotFound, Up::Yes);
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::absence::{Absence, Finding};
 use super::call_start::{failure, seen};
 use super::closing::{look_at, not_sent};
-use super::live::Live;
+use super::life::Life;
 use super::transfer::stack_refused;
 use super::turn::Turn;
 use super::{Ending, Fact};
@@ -32,8 +32,8 @@ pub struct End {
 /// What was learned of the call; it outlives a try.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
-    /// Its live dialog.
-    live: Live,
+    /// Its dialogs.
+    life: Life,
     /// It was seen alive.
     met: bool,
     /// The stack said OK to a try.
@@ -120,12 +120,12 @@ impl End {
             },
             Fact::Due => self.due_now(turn),
             // Two ends of one call want the same.
-            Fact::GiveUp => {}
+            Fact::GiveUp { .. } => {}
         }
     }
 
     fn dialog_changed(&mut self, dialog: &DialogId, state: DialogState, turn: &mut Turn<'_>) {
-        if self.known.live.ends(dialog, state) {
+        if self.known.life.see(dialog, state) {
             turn.end(Ending::success());
             return;
         }
@@ -226,7 +226,7 @@ impl End {
             Finding::LookAgain(then) => *at = Some(then),
             Finding::Present(dialog) => {
                 self.known.met = true;
-                self.known.live.ends(&dialog.id, dialog.state);
+                self.known.life.see(&dialog.id, dialog.state);
                 self.ask_again(turn);
             }
             Finding::Lost | Finding::Unknowable => self.unfindable(turn),

@@ -151,7 +151,7 @@ impl Hold {
             Fact::Reply(op, reply) => self.replied(op, reply, turn),
             Fact::Due => self.due_now(turn),
             // A CallEnd overtook it; the call is about to be over.
-            Fact::GiveUp => turn.end(Ending::cancelled(Up::Unknown)),
+            Fact::GiveUp { .. } => turn.end(Ending::cancelled(Up::Unknown)),
         }
     }
 

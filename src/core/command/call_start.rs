@@ -156,7 +156,7 @@ impl Start {
             },
             Fact::Event(event) => self.happened_while_calling(event, turn),
             Fact::Due => self.due_while_calling(turn),
-            Fact::GiveUp => self.give_up_calling(GivenUp::Cancelled, turn),
+            Fact::GiveUp { .. } => self.give_up_calling(GivenUp::Cancelled, turn),
         }
     }
 
@@ -446,7 +446,7 @@ impl Start {
                     self.look_for_state_4(turn);
                 }
             }
-            Fact::GiveUp => {
+            Fact::GiveUp { .. } => {
                 let legs = up();
                 self.close(legs, Ending::cancelled(Up::No), turn);
             }
@@ -473,10 +473,10 @@ impl Start {
 
     fn referring(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &mut self.phase else { return };
-        if matches!(fact, Fact::GiveUp) {
+        if matches!(fact, Fact::GiveUp { .. }) {
             let (token, transferred) = (referral.token.clone(), referral.transferred());
             let new = referral.new.as_ref().map(|new| new.call.clone());
-            let setup = (!referral.call_over).then(|| self.setup.clone());
+            let setup = (!referral.call_over()).then(|| self.setup.clone());
             let legs = setup.into_iter().chain(new.clone()).collect();
             let mut closing = Closing::begin(legs, Ending::cancelled(Up::No), turn);
             if new.is_none() {
@@ -495,7 +495,7 @@ impl Start {
     fn advance(&mut self, progress: Progress, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &self.phase else { return };
         let new_call = referral.new.as_ref().map(|new| new.call.clone());
-        let (call_over, call_gone) = (referral.call_over, referral.call_gone());
+        let (call_over, call_gone) = (referral.call_over(), referral.call_gone());
         let data = Data {
             callee: Some(text(&self.request.callee)),
             caller: Some(text(&self.request.caller)),

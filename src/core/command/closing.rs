@@ -105,7 +105,7 @@ impl Closing {
             Fact::Event(event) => self.happened(event, turn),
             Fact::Due => self.due_now(turn),
             // It is being ended already.
-            Fact::GiveUp => {}
+            Fact::GiveUp { .. } => {}
         }
         self.finish_if_done(turn);
     }
@@ -315,6 +315,11 @@ impl Closing {
             calls.chain([Watch::Op(stray.token.clone())])
         });
         legs.chain(stray).collect()
+    }
+
+    /// The call that was to stay is over.
+    pub(crate) fn no_call_is_up(&mut self) {
+        self.ending = self.ending.clone().with_up(Up::No);
     }
 
     /// Tells the end once nothing is left to wait for.

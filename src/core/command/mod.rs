@@ -7,14 +7,15 @@
 //!
 //! The files: one per command ([`call_start`], [`transfer`], [`call_hold`], [`call_end`]), and the
 //! parts they share: [`referral`] (from REFER to the referred call's fate), [`closing`] (end legs,
-//! then tell), [`absence`] (prove that a call is not there), [`turn`] (what a step collects).
+//! then tell), [`absence`] (prove that a call is not there), [`life`] (which dialog is the call's),
+//! [`turn`] (what a step collects).
 
 pub mod absence;
 pub mod call_end;
 pub mod call_hold;
 pub mod call_start;
 pub mod closing;
-pub mod live;
+pub mod life;
 pub mod referral;
 pub mod transfer;
 pub mod turn;
@@ -211,7 +212,8 @@ impl Command {
                 progress.apply(&Fact::Due, &mut turn);
             }
             Input::Cancel if !self.can_cancel() => return None,
-            Input::Cancel | Input::Ending { .. } => progress.apply(&Fact::GiveUp, &mut turn),
+            Input::Cancel => progress.apply(&Fact::GiveUp { overtaken: false }, &mut turn),
+            Input::Ending { .. } => progress.apply(&Fact::GiveUp { overtaken: true }, &mut turn),
         }
         let told = turn.finish();
         if let Some(ending) = told.ending {
@@ -338,7 +340,10 @@ pub(crate) enum Fact<'a> {
     Reply(&'a Op, &'a Reply),
     Event(&'a StackEvent),
     Due,
-    GiveUp,
+    /// By the client, or because a `CallEnd` overtook it: then a call of it is about to be over.
+    GiveUp {
+        overtaken: bool,
+    },
 }
 
 /// How a command ends: what is told, in this order.
@@ -376,6 +381,19 @@ impl Ending {
     #[must_use]
     pub fn not_started(failure: Failure) -> Self {
         Self { error: Some(failure), outcome: Outcome::NotStarted, remarks: Remarks::default() }
+    }
+
+    /// The same, with what is known now of whether a call is up.
+    #[must_use]
+    pub fn with_up(mut self, now: Up) -> Self {
+        if let Some(error) = &mut self.error {
+            error.up = now;
+        }
+        match &mut self.outcome {
+            Outcome::Unknown { up } => *up = now,
+            Outcome::Success | Outcome::Failed | Outcome::Cancelled | Outcome::NotStarted => {}
+        }
+        self
     }
 
     /// It was given up.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Fact;
 use super::call_start::seen;
 use super::closing::look_at;
+use super::life::Life;
 use super::turn::Turn;
 use crate::core::act::{
     Act, Dialog, DialogState, Facts, NotSent, ReferMark, ReferTo, Refuser, Reply, Sighting,
@@ -51,8 +52,8 @@ pub struct Referral {
     told: Told,
     /// What the transferee or the script says the failure really was.
     hint: Option<SipStatus>,
-    /// The transferred call is over: its state 5 was seen.
-    pub call_over: bool,
+    /// The transferred call's dialogs.
+    life: Life,
     /// A list did not show the transferred call. That proves little, but it finds the word.
     pub call_missing: bool,
 }
@@ -208,7 +209,7 @@ impl Referral {
             strangers: Vec::new(),
             told: Told::default(),
             hint: None,
-            call_over: false,
+            life: Life::default(),
             call_missing: false,
         }
     }
@@ -254,7 +255,7 @@ impl Referral {
             },
             Fact::Event(event) => self.happened(event, turn),
             Fact::Due => self.due_now(turn),
-            Fact::GiveUp => Vec::new(),
+            Fact::GiveUp { .. } => Vec::new(),
         };
         self.once(seen)
     }
@@ -355,7 +356,7 @@ impl Referral {
             }
             StackEvent::Dialog { call, dialog, state } => {
                 if *call == self.call {
-                    self.call_over |= *state == DialogState::Deleted;
+                    self.life.see(dialog, *state);
                     return Vec::new();
                 }
                 self.dialog_changed(call, dialog, *state, turn)
@@ -692,7 +693,9 @@ impl Referral {
         }
         let Stage::LookingForCall { since, taken } = &self.stage else { return Vec::new() };
         let (since, taken) = (*since, *taken);
-        self.call_over |= there.is_some_and(|dialog| dialog.state == DialogState::Deleted);
+        if let Some(dialog) = there {
+            self.life.see(&dialog.id, dialog.state);
+        }
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
         let never_sent = turn.plan().capabilities.referral_tokens
             && there.is_some_and(|dialog| dialog.last_op.as_ref() != Some(&self.token));
@@ -794,9 +797,19 @@ impl Referral {
         vec![Progress::Failed(why)]
     }
 
+    /// Whether the transferred call was seen to end.
+    pub(crate) fn call_over(&self) -> bool {
+        self.life.is_over()
+    }
+
     /// Whether the call is over, as far as words go.
     pub(crate) fn call_gone(&self) -> bool {
-        self.call_over || self.call_missing
+        self.call_over() || self.call_missing
+    }
+
+    /// Whether the party that was asked is known to have taken the REFER, or to call.
+    pub(crate) fn accepted(&self) -> bool {
+        self.told.accepted
     }
 
     /// When it must be looked at again; while the REFER or a look is out, its operation's time

@@ -13,6 +13,7 @@ use super::call_start::{
     REFER_IGNORED, failure, no_answer, refer_refused, refused_unsaid, seen, target_failed, with_sip,
 };
 use super::closing::{Closing, look_at, not_sent};
+use super::life::Life;
 use super::referral::{Progress, Referral, Why};
 use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
@@ -32,8 +33,8 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transfer {
     call: CallId,
-    /// Its state 5 was seen.
-    call_over: bool,
+    /// Its dialogs.
+    life: Life,
     leg: Leg,
     to: ReferTo,
     kind: Kind,
@@ -45,7 +46,7 @@ pub struct Transfer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Blind { destination: SipAddress },
-    Attended { consult: CallId, consult_over: bool },
+    Attended { consult: CallId, consult_life: Life },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +90,7 @@ impl Transfer {
         consult_leg: Leg,
         turn: &mut Turn<'_>,
     ) -> (Self, Duration) {
-        let kind = Kind::Attended { consult: consult.clone(), consult_over: false };
+        let kind = Kind::Attended { consult: consult.clone(), consult_life: Life::default() };
         let to = ReferTo::Replacing { call: consult.clone(), leg: consult_leg };
         Self::begin(call, leg, to, kind, turn)
     }
@@ -112,7 +113,7 @@ impl Transfer {
             + times.ending();
         let call = call.clone();
         let phase = Phase::Referring(referral);
-        (Self { call, call_over: false, leg, to, kind, anew: false, phase }, longest)
+        (Self { call, life: Life::default(), leg, to, kind, anew: false, phase }, longest)
     }
 
     /// Takes a fact.
@@ -128,31 +129,53 @@ impl Transfer {
             )));
             return;
         }
-        self.note_ends(fact);
+        self.note_lives(fact);
         match &mut self.phase {
             Phase::Referring(_) => self.referring(fact, turn),
             Phase::Missing { .. } => self.missing(fact, turn),
             Phase::Replacing { .. } => self.replacing(fact, turn),
             Phase::Checking { .. } => self.checking(fact, turn),
-            Phase::Closing(closing) => closing.apply(fact, turn),
+            Phase::Closing(closing) => {
+                if self.life.is_over() {
+                    closing.no_call_is_up();
+                }
+                closing.apply(fact, turn);
+            }
         }
     }
 
-    /// Remembers that a call is over, in whatever phase that is seen.
-    fn note_ends(&mut self, fact: &Fact<'_>) {
-        let Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. }) = fact else {
-            return;
-        };
-        self.call_over |= *call == self.call;
-        if let Kind::Attended { consult, consult_over } = &mut self.kind {
-            *consult_over |= call == consult;
+    /// Remembers whether a call is over, in whatever phase that is seen.
+    fn note_lives(&mut self, fact: &Fact<'_>) {
+        let Fact::Event(StackEvent::Dialog { call, dialog, state }) = fact else { return };
+        if *call == self.call {
+            self.life.see(dialog, *state);
+        }
+        match &mut self.kind {
+            Kind::Attended { consult, consult_life } if call == consult => {
+                consult_life.see(dialog, *state);
+            }
+            Kind::Attended { .. } | Kind::Blind { .. } => {}
+        }
+    }
+
+    /// Whether the replaced call is over.
+    fn replaced(&self) -> bool {
+        match &self.kind {
+            Kind::Attended { consult_life, .. } => consult_life.is_over(),
+            Kind::Blind { .. } => false,
         }
     }
 
     fn referring(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &mut self.phase else { return };
-        if matches!(fact, Fact::GiveUp) {
-            let up = if self.call_over { Up::No } else { Up::Yes };
+        if let Fact::GiveUp { overtaken } = fact {
+            let seen = referral.accepted() || self.life.is_alive();
+            let up = match (self.life.is_over(), seen && !overtaken) {
+                (true, _) => Up::No,
+                (false, true) => Up::Yes,
+                // Nothing was seen of it, or a CallEnd ends it.
+                (false, false) => Up::Unknown,
+            };
             let (token, transferred) = (referral.token.clone(), referral.transferred());
             let new = referral.new.as_ref().map(|new| new.call.clone());
             let legs = new.clone().into_iter().collect();
@@ -216,8 +239,8 @@ impl Transfer {
                 ending.remarks.observed_by_notify = observed_by_notify;
                 self.close(self.old_call(), ending, turn);
             }
-            Kind::Attended { consult_over: true, .. } => self.end_both(turn),
-            Kind::Attended { consult_over: false, .. } => {
+            Kind::Attended { .. } if self.replaced() => self.end_both(turn),
+            Kind::Attended { .. } => {
                 self.phase = Phase::Replacing { until: turn.later(REPLACED_WITHIN) };
             }
         }
@@ -225,15 +248,15 @@ impl Transfer {
 
     /// The transferred call, unless it is over.
     fn old_call(&self) -> Vec<CallId> {
-        if self.call_over { Vec::new() } else { vec![self.call.clone()] }
+        if self.life.is_over() { Vec::new() } else { vec![self.call.clone()] }
     }
 
     fn replacing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Replacing { until } = &self.phase else { return };
-        let over = matches!(&self.kind, Kind::Attended { consult_over: true, .. });
+        let over = self.replaced();
         let waited = matches!(fact, Fact::Due) && *until <= turn.at();
         // Given up too late: the new call is up.
-        let hurry = matches!(fact, Fact::GiveUp);
+        let hurry = matches!(fact, Fact::GiveUp { .. });
         if over || waited || hurry {
             self.end_both(turn);
         }
@@ -243,9 +266,10 @@ impl Transfer {
     fn end_both(&mut self, turn: &mut Turn<'_>) {
         let mut legs = self.old_call();
         let mut ending = Ending::success();
-        if let Kind::Attended { consult, consult_over } = &self.kind {
-            ending.remarks.replaced = Some(*consult_over);
-            if !*consult_over {
+        if let Kind::Attended { consult, .. } = &self.kind {
+            let replaced = self.replaced();
+            ending.remarks.replaced = Some(replaced);
+            if !replaced {
                 legs.push(consult.clone());
             }
         }
@@ -260,7 +284,12 @@ impl Transfer {
         token: OpId,
         turn: &mut Turn<'_>,
     ) {
-        let up = if gone { Up::No } else { Up::Yes };
+        let up = match (self.life.is_over(), gone) {
+            (true, _) => Up::No,
+            // One list proves nothing by itself.
+            (false, true) => Up::Unknown,
+            (false, false) => Up::Yes,
+        };
         let may_come = why.may_come() && new.is_none();
         let left = match &why {
             Why::NoAnswer { ended: false } => new,
@@ -306,7 +335,7 @@ impl Transfer {
         if let Some(new) = left {
             // It rang too long, and nobody has seen it end.
             self.close(vec![new], ending, turn);
-        } else if self.call_over {
+        } else if self.life.is_over() {
             turn.end(ending);
         } else {
             if may_come && tokens {
@@ -314,10 +343,15 @@ impl Transfer {
                 // that is never used is as good.
                 turn.open(Act::Revoke { token }, turn.plan().times.reply);
             }
-            let look = turn.plan().times.look();
-            turn.open(look_at(self.call.clone()), look);
-            self.phase = Phase::Checking { ending: Box::new(ending) };
+            self.check(ending, turn);
         }
+    }
+
+    /// Looks whether the call is still up, to tell it together with the failure.
+    fn check(&mut self, ending: Ending, turn: &mut Turn<'_>) {
+        let look = turn.plan().times.look();
+        turn.open(look_at(self.call.clone()), look);
+        self.phase = Phase::Checking { ending: Box::new(ending) };
     }
 
     fn target_failed(&self, status: &SipStatus, up: Up) -> Failure {
@@ -333,12 +367,8 @@ impl Transfer {
     fn checking(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Checking { ending } = &self.phase else { return };
         let up = match fact {
-            Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. })
-                if *call == self.call =>
-            {
-                Some(Up::No)
-            }
-            Fact::Event(_) | Fact::GiveUp | Fact::Due => None,
+            Fact::Event(_) if self.life.is_over() => Some(Up::No),
+            Fact::Event(_) | Fact::GiveUp { .. } | Fact::Due => None,
             Fact::Reply(op, reply) => match (&op.act, seen(reply)) {
                 (Act::Look { .. }, Some(sighting)) => Some(up_of(sighting)),
                 (Act::Look { .. }, None) => Some(Up::Unknown),
@@ -353,12 +383,8 @@ impl Transfer {
             if up == Up::No && refused {
                 error.code = Code::CallLost;
             }
-            error.up = up;
         }
-        if let crate::core::failure::Outcome::Unknown { up: told } = &mut ending.outcome {
-            *told = up;
-        }
-        turn.end(ending);
+        turn.end(ending.with_up(up));
     }
 
     fn prove_missing(&mut self, call: CallId, sighting: &Sighting, turn: &mut Turn<'_>) {
@@ -379,14 +405,20 @@ impl Transfer {
                 let act = look_at(call.clone());
                 turn.open(act, look);
             }
-            Fact::GiveUp => turn.end(Ending::cancelled(Up::Unknown)),
+            Fact::GiveUp { .. } => turn.end(Ending::cancelled(Up::Unknown)),
             Fact::Reply(..) | Fact::Event(_) | Fact::Due => {}
         }
     }
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
+        let consult_missing = self.consult_missing();
         let Phase::Missing { absence, at, .. } = &mut self.phase else { return };
         match absence.see(sighting, false, turn) {
+            // Of the transferred call that says nothing.
+            Finding::Absent if consult_missing => {
+                let ending = Ending::failed(self.not_found(Up::Unknown));
+                self.check(ending, turn);
+            }
             Finding::Absent => turn.end(Ending::failed(self.not_found(Up::No))),
             Finding::LookAgain(then) => *at = Some(then),
             // It is there after all, and nothing was sent yet: ask again, once.
@@ -406,13 +438,20 @@ impl Transfer {
         }
     }
 
-    fn not_found(&self, up: Up) -> Failure {
-        let consult_missing = match (&self.phase, &self.kind) {
+    /// Whether it is the call to be replaced that was not found.
+    fn consult_missing(&self) -> bool {
+        match (&self.phase, &self.kind) {
             (Phase::Missing { call, .. }, Kind::Attended { consult, .. }) => call == consult,
             (_, _) => false,
+        }
+    }
+
+    fn not_found(&self, up: Up) -> Failure {
+        let text = if self.consult_missing() {
+            "404 Transfer dialog not found"
+        } else {
+            "404 Dialog not found"
         };
-        let text =
-            if consult_missing { "404 Transfer dialog not found" } else { "404 Dialog not found" };
         Failure { code: Code::CallNotFound, text: Arc::from(text), sip: None, up }
     }
 
