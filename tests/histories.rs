@@ -18,7 +18,7 @@ use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Install, Nonce, OpId, PodId, StackId,
 };
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
-use callplane::core::request::{Leg, Request};
+use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::StackEvent;
 use callplane::core::time::{Now, StoreTime};
@@ -78,6 +78,10 @@ fn nothing() -> Box<Sighting> {
 
 fn missing(of: &CallId) -> Reply {
     Reply::Missing { call: of.clone(), sighting: nothing() }
+}
+
+fn restarted() -> StackEvent {
+    StackEvent::Restarted { boot: Boot::new("second life") }
 }
 
 /// A command that is led through a history by hand.
@@ -231,6 +235,56 @@ mod ending_a_call {
     }
 }
 
+mod starting {
+    use super::*;
+
+    fn start(plan: Plan) -> Run {
+        let sip = |text| SipAddress::parse(text).unwrap();
+        let request = StartRequest {
+            caller: sip("sip:a@x.example"),
+            callee: sip("sip:b@x.example"),
+            ring_timeout: None,
+            display: None,
+            auto_answer: false,
+            ringing: false,
+        };
+        Run::begin(&Request::Start(request), plan)
+    }
+
+    fn never_sent() -> Reply {
+        let sighting = Sighting { sent: Some(false), ..*nothing() };
+        Reply::Done(Facts::Looked(Box::new(sighting)))
+    }
+
+    /// The caller's phone rings on, and the stack's memory of the INVITE is gone.
+    #[test]
+    fn a_start_is_not_repeated_on_the_word_of_a_stack_that_restarted() {
+        let mut run = start(reference());
+        run.happens(restarted());
+        run.answer("look", never_sent());
+        assert!(!run.asks("invite"), "a second INVITE to a ringing phone");
+        run.due();
+        run.answer("look", never_sent());
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::StackRestarted, Up::Unknown);
+    }
+
+    #[test]
+    fn a_start_is_repeated_where_the_proxy_says_that_it_never_sent_it() {
+        let mut run = start(reference());
+        run.answer("invite", Reply::Silent);
+        run.answer("look", never_sent());
+        assert!(run.asks("invite"));
+    }
+
+    #[test]
+    fn a_start_is_not_repeated_where_the_proxy_can_not_say_whether_it_sent_it() {
+        let mut run = start(reference());
+        run.answer("invite", Reply::Silent);
+        run.answer("look", Reply::Done(Facts::Looked(nothing())));
+        assert!(!run.asks("invite"));
+    }
+}
+
 mod transferring {
     use super::*;
 
@@ -299,5 +353,31 @@ mod transferring {
             Sighting { call: Some(dialog(&call("A"), DialogState::Confirmed)), ..*nothing() };
         run.answer("look", Reply::Done(Facts::Looked(Box::new(sighting))));
         run.ended(Outcome::Failed, Code::CallNotFound, Up::Yes);
+    }
+
+    /// A REFER's mark on its call may be gone after a restart, so its absence proves nothing.
+    #[test]
+    fn a_refer_is_not_told_as_never_sent_on_the_word_of_a_stack_that_restarted() {
+        for restarts in [false, true] {
+            let mut run = blind(reference());
+            run.answer("refer", Reply::Silent);
+            if restarts {
+                run.happens(restarted());
+                run.answer("look", unmarked());
+            }
+            run.due();
+            run.answer("look", unmarked());
+            if restarts {
+                run.answer("look", unmarked());
+                run.ended(Outcome::Unknown { up: Up::Yes }, Code::ReplyLost, Up::Yes);
+            } else {
+                run.ended(Outcome::NotStarted, Code::StackUnreachable, Up::Unknown);
+            }
+        }
+    }
+
+    fn unmarked() -> Reply {
+        let call = Some(dialog(&call("A"), DialogState::Confirmed));
+        Reply::Done(Facts::Looked(Box::new(Sighting { call, ..*nothing() })))
     }
 }

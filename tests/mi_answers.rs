@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callplane::clock::{Clock, SystemClock};
-use callplane::core::act::{Act, Offer, Op, ReferTo, Reply};
+use callplane::core::act::{Act, Offer, Op, ReferTo, Reply, Sent};
 use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
 use callplane::core::plan::{HoldBy, ReferBy};
 use callplane::core::request::{Display, Leg};
 use callplane::core::sip_address::SipAddress;
+use callplane::core::time::StoreTime;
 use callplane::stack::SipStack;
 use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiReply, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
@@ -57,6 +58,7 @@ fn token() -> OpId {
 
 fn acts() -> Vec<Act> {
     let replacing = ReferTo::Replacing { call: CallId::parse("other").unwrap(), leg: Leg::Caller };
+    let sent = Sent { op: token(), since: StoreTime(0) };
     let refer = |leg, to| Act::Refer { call: call(), leg, to };
     let reinvite = |leg, offer| Act::ReInvite { call: call(), leg, offer };
     let invite = |display: Option<&str>| Act::Invite {
@@ -78,7 +80,7 @@ fn acts() -> Vec<Act> {
         Act::Mark { call: call(), held: true },
         Act::End { call: call() },
         Act::Revoke { token: token() },
-        Act::Look { call: call(), referred_by: Some(token()), sent: Some(token()) },
+        Act::Look { call: call(), referred_by: Some(token()), sent: Some(sent) },
     ]
 }
 

@@ -100,9 +100,19 @@ pub enum Act {
         call: CallId,
         /// Also look for the call that this REFER brought about.
         referred_by: Option<OpId>,
-        /// Also ask whether this operation's INVITE left the proxy.
-        sent: Option<OpId>,
+        /// Also ask whether this INVITE left the proxy.
+        sent: Option<Sent>,
     },
+}
+
+/// An INVITE whose mark is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The operation that sent it.
+    pub op: OpId,
+    /// When that was committed. Marks die with the stack, so one that runs only since later can't
+    /// say that it was never sent.
+    pub since: StoreTime,
 }
 
 /// What a media offer is for.
@@ -277,7 +287,8 @@ pub struct Sighting {
     pub boot: Boot,
     /// An event of the last 10 s named the call, so one list is not enough to call it absent.
     pub named_recently: bool,
-    /// Whether the INVITE asked about left the proxy; `None`: can't be known.
+    /// Whether the INVITE asked about left the proxy; `None`: can't be known, also when the stack
+    /// started after it was to be sent.
     pub sent: Option<bool>,
 }
 

@@ -15,7 +15,7 @@ use super::referral::{Progress, Referral, Why};
 use super::transfer::stack_refused;
 use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
-use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sighting};
+use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sent, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
 use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::notice::{Data, Event};
@@ -50,8 +50,12 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Calling {
     invite: OpId,
+    /// When it was opened.
+    opened: StoreTime,
     /// It was sent once more, under the same name.
     resent: bool,
+    /// The stack restarted since, so its marks say nothing of what was sent before.
+    marks_void: bool,
     /// When the caller's phone has rung long enough.
     ring_until: StoreTime,
     /// The caller's phone rings, and that was told.
@@ -98,7 +102,9 @@ impl Start {
         let ring_until = turn.later(ring);
         let calling_phase = Calling {
             invite,
+            opened: turn.at(),
             resent: false,
+            marks_void: false,
             ring_until,
             ringing: false,
             live: None,
@@ -126,11 +132,7 @@ impl Start {
             && !matches!(self.phase, Phase::Closing(_))
         {
             // The phones may talk on; nobody can tell any more.
-            turn.end(Ending::unknown(failure(
-                Code::StackRestarted,
-                "stack restarted",
-                Up::Unknown,
-            )));
+            turn.end(restarted());
             return;
         }
         match &mut self.phase {
@@ -229,8 +231,17 @@ impl Start {
     }
 
     fn happened_while_calling(&mut self, event: &StackEvent, turn: &mut Turn<'_>) {
-        let StackEvent::Dialog { call, dialog, state } = event else { return };
         let Phase::Calling(calling) = &mut self.phase else { return };
+        let (call, dialog, state) = match event {
+            StackEvent::Dialog { call, dialog, state } => (call, dialog, state),
+            StackEvent::Restarted { .. } => {
+                calling.marks_void = true;
+                return;
+            }
+            StackEvent::Transfer { .. } | StackEvent::Referral { .. } | StackEvent::Hold { .. } => {
+                return;
+            }
+        };
         if *call != self.setup {
             return;
         }
@@ -351,7 +362,8 @@ impl Start {
         let Phase::Calling(calling) = &mut self.phase else { return };
         let CallingStep::Looking { at, .. } = &mut calling.step else { return };
         *at = None;
-        let sent = Some(calling.invite.clone());
+        let (op, since) = (calling.invite.clone(), calling.opened);
+        let sent = Some(Sent { op, since });
         let act = Act::Look { call: self.setup.clone(), referred_by: None, sent };
         turn.open(act, turn.plan().times.look());
     }
@@ -359,6 +371,7 @@ impl Start {
     fn looked_while_calling(&mut self, reply: &Reply, turn: &mut Turn<'_>) {
         let pace = turn.later(turn.plan().times.absence);
         let Phase::Calling(calling) = &mut self.phase else { return };
+        let marks_void = calling.marks_void;
         let early_enough = !calling.resent && turn.at() < calling.ring_until;
         let CallingStep::Looking { absence, at, until, seen: rang } = &mut calling.step else {
             return;
@@ -367,8 +380,12 @@ impl Start {
             *at = Some(pace.min(*until));
             return;
         };
-        let not_there = sighting.call.is_none() && sighting.sent != Some(true);
-        if not_there && early_enough && turn.plan().capabilities.start_is_safe {
+        let never_sent = sighting.sent == Some(false) && !marks_void;
+        if sighting.call.is_none()
+            && never_sent
+            && early_enough
+            && turn.plan().capabilities.start_is_safe
+        {
             self.resend(turn);
             return;
         }
@@ -387,23 +404,22 @@ impl Start {
                     *at = Some(pace.min(*until));
                 }
             },
+            // A call that was not answered yet is in no memory that survives; its phone may ring on.
+            Finding::Absent if marks_void && !over => turn.end(restarted()),
             Finding::Absent => {
                 let failed = not_established(Up::No);
                 // The proxy's own mark proves that nothing was sent.
-                let known = over || sighting.sent == Some(false);
+                let known = over || never_sent;
                 turn.end(if known { Ending::failed(failed) } else { Ending::unknown(failed) });
             }
             Finding::LookAgain(then) => *at = Some(then.min(*until)),
-            Finding::Lost => {
-                let text = "stack restarted";
-                turn.end(Ending::unknown(failure(Code::StackRestarted, text, Up::Unknown)));
-            }
+            Finding::Lost => turn.end(restarted()),
             Finding::Unknowable => *at = Some(pace.min(*until)),
         }
     }
 
-    /// The call is nowhere to be seen, the phone could still be ringing, and the proxy refuses the
-    /// second INVITE of one operation: then a start is repeated. Later, or on a stock script, it
+    /// The proxy's mark says that the INVITE never left it, the phone could still be ringing, and
+    /// the proxy refuses the second INVITE of one operation: then a start is repeated. Later, or on a stock script, it
     /// is not: nobody wants a phone to ring that was given up, and a second call would be one.
     fn resend(&mut self, turn: &mut Turn<'_>) {
         let Phase::Calling(calling) = &mut self.phase else { return };
@@ -627,6 +643,11 @@ pub(crate) fn seen(reply: &Reply) -> Option<&Sighting> {
         Reply::Done(Facts::Looked(sighting)) | Reply::Missing { sighting, .. } => Some(sighting),
         Reply::Done(_) | Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => None,
     }
+}
+
+/// What ran there is forgotten; the phones may talk on.
+fn restarted() -> Ending {
+    Ending::unknown(failure(Code::StackRestarted, "stack restarted", Up::Unknown))
 }
 
 fn not_established(up: Up) -> Failure {

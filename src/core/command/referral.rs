@@ -54,6 +54,8 @@ pub struct Referral {
     hint: Option<SipStatus>,
     /// The transferred call's dialogs.
     life: Life,
+    /// The stack restarted since the REFER was opened: its marks on the call may be gone.
+    marks_void: bool,
     /// A list did not show the transferred call. That proves little, but it finds the word.
     pub call_missing: bool,
 }
@@ -210,6 +212,7 @@ impl Referral {
             told: Told::default(),
             hint: None,
             life: Life::default(),
+            marks_void: false,
             call_missing: false,
         }
     }
@@ -362,6 +365,7 @@ impl Referral {
                 self.dialog_changed(call, dialog, *state, turn)
             }
             StackEvent::Restarted { .. } => {
+                self.marks_void = true;
                 // Events may be lost: see what is there now.
                 self.look_around(turn);
                 Vec::new()
@@ -698,6 +702,7 @@ impl Referral {
         }
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
         let never_sent = turn.plan().capabilities.referral_tokens
+            && !self.marks_void
             && there.is_some_and(|dialog| dialog.last_op.as_ref() != Some(&self.token));
         match taken {
             Taken::Sent { .. } if mark == Some(ReferMark::Refused) => self.fail(Why::RefusedUnsaid),

@@ -2,8 +2,8 @@
 
 use super::dialog::{HOLD_VALUE, Listed};
 use super::gate::{Answer, Failed, Limits};
-use super::{OpenSips, last_failed, lists, preparing_failed, refused_by_stack};
-use crate::core::act::{Dialog, DialogState, Facts, NotSent, Reply, Sighting};
+use super::{OpenSips, last_failed, lists, preparing_failed, refused_by_stack, script};
+use crate::core::act::{Dialog, DialogState, Facts, NotSent, Reply, Sent, Sighting};
 use crate::core::ids::{Boot, CallId, DialogId, OpId};
 use crate::core::sdp::HoldMark;
 use crate::stack::mi::{Mi, MiAnswer, MiRequest};
@@ -93,7 +93,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         &self,
         call: &CallId,
         referred_by: Option<&OpId>,
-        sent: Option<&OpId>,
+        sent: Option<&Sent>,
         limits: Limits,
     ) -> Reply {
         let (mut sighting, listed) = match self.dialog_of(call, limits).await {
@@ -123,8 +123,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
                 sighting.referred = lists::of_token(&list, token, call).cloned().map(Box::new);
             }
         }
-        if let Some(op) = sent {
-            sighting.sent = self.was_sent(op, limits.any_time()).await;
+        if let Some(sent) = sent {
+            sighting.sent = self.was_sent(sent, limits.any_time()).await;
         }
         Reply::Done(Facts::Looked(Box::new(sighting)))
     }
@@ -138,13 +138,23 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     /// The reference script marks what the proxy sent, before it is sent. The mark was there in
     /// 200 of 200 tries on both releases; the Management Interface takes requests one by one.
-    async fn was_sent(&self, op: &OpId, limits: Limits) -> Option<bool> {
+    /// Marks die with the stack, so a missing one tells nothing of what was sent in a life before.
+    async fn was_sent(&self, sent: &Sent, limits: Limits) -> Option<bool> {
         self.known().script.as_ref()?;
-        let request =
-            MiRequest::new("cache_fetch").text("system", "local").text("attr", format!("cps_{op}"));
+        let request = MiRequest::new("cache_fetch")
+            .text("system", "local")
+            .text("attr", format!("cps_{}", sent.op));
         match self.gate.ask(request, Answer::Stack, limits).await {
             Ok(MiAnswer::Result(_)) => Some(true),
-            Ok(MiAnswer::Error { code: 400, .. }) => Some(false),
+            Ok(MiAnswer::Error { code: 400, .. }) => {
+                let up = match self.gate.ask(MiRequest::new("uptime"), Answer::Stack, limits).await
+                {
+                    Ok(MiAnswer::Result(uptime)) => script::up_time(&uptime)?,
+                    Ok(MiAnswer::Error { .. }) | Err(_) => return None,
+                };
+                let was_up = sent.since.until(self.gate.now()) + script::UP_TIME_GRAIN <= up;
+                was_up.then_some(false)
+            }
             Ok(MiAnswer::Error { .. }) | Err(_) => None,
         }
     }

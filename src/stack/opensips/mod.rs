@@ -59,8 +59,8 @@ use crate::core::stack_event::StackEvent;
 /// A list may take this long when nobody waits for an operation's reply.
 const WHOLE_LIST: Duration = Duration::from_secs(10);
 
-/// A stack that has been up for fewer seconds may not have told its grade yet.
-const YOUNG: u64 = 2;
+/// A stack that has been up for less may not have told its grade yet.
+const YOUNG: Duration = Duration::from_secs(2);
 
 /// How soon it is asked for it again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -236,9 +236,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// already (seen on 3.6.8).
     async fn is_young(&self) -> Result<bool, Away> {
         match self.ask_own(MiRequest::new("uptime")).await? {
-            MiAnswer::Result(answer) => {
-                Ok(script::up_seconds(&answer).is_some_and(|up| up < YOUNG))
-            }
+            MiAnswer::Result(answer) => Ok(script::up_time(&answer).is_some_and(|up| up < YOUNG)),
             MiAnswer::Error { .. } => Ok(false),
         }
     }

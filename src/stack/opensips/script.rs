@@ -86,9 +86,13 @@ pub(super) fn release(answer: &Value) -> Option<(u32, u32)> {
 }
 
 /// How long the stack has been up, from the answer to `uptime`: `{"Up time":"45 [sec]"}`.
-pub(super) fn up_seconds(answer: &Value) -> Option<u64> {
-    answer.get("Up time")?.as_str()?.split(' ').next()?.parse().ok()
+pub(super) fn up_time(answer: &Value) -> Option<Duration> {
+    let seconds = answer.get("Up time")?.as_str()?.split(' ').next()?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
+
+/// It is the difference of two times in whole seconds, so it is wrong by less than this.
+pub(super) const UP_TIME_GRAIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -110,8 +114,9 @@ mod tests {
 
     #[test]
     fn the_time_it_has_been_up_is_read() {
-        assert_eq!(up_seconds(&json!({"Up time": "45 [sec]"})), Some(45));
-        assert_eq!(up_seconds(&json!({"Up time": "long"})), None);
+        let up = up_time(&json!({"Up time": "45 [sec]"}));
+        assert_eq!(up, Some(Duration::from_secs(45)));
+        assert_eq!(up_time(&json!({"Up time": "long"})), None);
     }
 
     #[test]
