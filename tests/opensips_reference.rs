@@ -10,14 +10,22 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use callplane::core::command::Command;
+use callplane::core::ids::{Install, Nonce, PodId, StackId};
+use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
+use callplane::core::request::{Request, StartRequest};
+use callplane::core::sip_address::SipAddress;
+use callplane::core::time::{Now, StoreTime};
 use serde_json::json;
 use support::events::Events;
 use support::mi::{Mi, MiError};
 use support::opensips::{OpenSips, Options, Script, installation, invite, refer};
 use support::phone::{EndedBy, HangUp, Phase, Phone};
 use support::sip::Direction;
+use support::wait_until;
 
 const NAMES: [&str; 3] = ["E_CALLPLANE", "E_CALL_TRANSFER", "E_DLG_STATE_CHANGED"];
 
@@ -40,8 +48,14 @@ impl Lab {
         Some(Lab { opensips, mi, events })
     }
 
-    /// The first half of a CallStart: alice answers.
-    fn started(&mut self, call_id: &str, op: &str) {
+    /// The first half of a CallStart: alice answers. State 4 is told while the ACK is still inside
+    /// OpenSIPS: a request sent then would change its CSeq, so the phone's word is waited for.
+    fn started(&mut self, alice: &Phone, call_id: &str, op: &str) {
+        self.placed(call_id, op);
+        alice.wait_phase(call_id, Phase::Up);
+    }
+
+    fn placed(&mut self, call_id: &str, op: &str) {
         let params = invite(&self.opensips, "alice", "bob", call_id, op);
         let reply = self.mi.call("t_uac_dlg", params).expect("a status");
         assert_eq!(reply["Status"], "200 OK");
@@ -63,6 +77,14 @@ impl Lab {
     fn fetch(&mut self, key: &str) -> Option<String> {
         let reply = self.mi.call("cache_fetch", json!({"system": "local", "attr": key}));
         reply.ok().and_then(|value| value["value"].as_str().map(str::to_owned))
+    }
+
+    /// The names of all marks and tokens that take memory, those that ran out included.
+    fn stored(&mut self) -> Vec<String> {
+        let reply = self.mi.call("cache_fetch_chunk", json!({"glob": "*"})).expect("the keys");
+        let keys = reply["keys"].as_array().expect("an array").iter();
+        let names = keys.map(|key| key["name"].as_str().expect("a name").to_owned());
+        names.filter(|name| name != "cp_cfg_version").collect()
     }
 
     /// Nothing is up anywhere and no phone saw anything improper.
@@ -93,7 +115,7 @@ fn a_start_reaches_the_callee_and_leaves_one_call() {
         return;
     };
     let (alice, bob) = (lab.opensips.phone("alice"), lab.opensips.phone("bob"));
-    lab.started("cp-t-0-1", &op(1));
+    lab.started(&alice, "cp-t-0-1", &op(1));
     assert_eq!(lab.fetch(&format!("cps_{}", op(1))), Some("cp-t-0-1".to_owned()));
 
     let seen = alice.view().received("INVITE")[0].clone();
@@ -144,7 +166,7 @@ fn one_operation_is_one_call() {
 fn one_phone_of_several_is_rung() {
     let Some(mut lab) = Lab::start("one_phone_of_several_is_rung") else { return };
     let (desk, mobile) = (lab.opensips.phone("alice"), lab.opensips.phone("alice"));
-    lab.started("cp-t-0-3", &op(1));
+    lab.placed("cp-t-0-3", &op(1));
     assert_eq!(desk.received("INVITE") + mobile.received("INVITE"), 1);
     lab.end("cp-t-0-3");
     lab.all_over(&[&desk, &mobile]);
@@ -170,7 +192,7 @@ fn a_ringing_start_is_cancelled() {
 fn the_phone_hanging_up_ends_the_first_leg() {
     let Some(mut lab) = Lab::start("the_phone_hanging_up_ends_the_first_leg") else { return };
     let alice = lab.opensips.phone("alice");
-    lab.started("cp-t-0-5", &op(1));
+    lab.started(&alice, "cp-t-0-5", &op(1));
     alice.hang_up("cp-t-0-5");
     lab.events.wait_state("cp-t-0-5", 5);
     assert_eq!(lab.events.wait_kind("bye", &op(1)).text("info"), "Upstream BYE");
@@ -183,7 +205,7 @@ fn the_phone_hanging_up_ends_the_first_leg() {
 fn callplanes_leg_answers_what_a_phone_asks() {
     let Some(mut lab) = Lab::start("callplanes_leg_answers_what_a_phone_asks") else { return };
     let alice = lab.opensips.phone("alice");
-    lab.started("cp-t-0-6", &op(1));
+    lab.started(&alice, "cp-t-0-6", &op(1));
     alice.reinvite("cp-t-0-6", Direction::SendRecv);
     alice.wait("488", |view| view.answers("INVITE").contains(&488).then_some(()));
     for (method, sdp, status) in
@@ -205,7 +227,7 @@ fn a_revoked_token_rings_nobody() {
     let Some(mut lab) = Lab::start("a_revoked_token_rings_nobody") else { return };
     let (alice, bob) = (lab.opensips.phone("alice"), lab.opensips.phone("bob"));
     alice.behave(|b| b.follow_after = Duration::from_millis(500));
-    lab.started("cp-t-0-7", &op(1));
+    lab.started(&alice, "cp-t-0-7", &op(1));
     assert_eq!(lab.refer("cp-t-0-7", "callee", "bob", &op(2)), Ok(202));
     let key = format!("cpr_{}", op(2));
     let revoke = json!({"system": "local", "attr": key});
@@ -222,7 +244,7 @@ fn a_revoked_token_rings_nobody() {
 fn a_token_works_once_and_only_if_it_was_given() {
     let Some(mut lab) = Lab::start("a_token_works_once_and_only_if_it_was_given") else { return };
     let [alice, bob, mallory] = ["alice", "bob", "mallory"].map(|user| lab.opensips.phone(user));
-    lab.started("cp-t-0-8", &op(1));
+    lab.started(&alice, "cp-t-0-8", &op(1));
     assert_eq!(lab.refer("cp-t-0-8", "callee", "bob", &op(2)), Ok(202));
     let call = lab.events.wait_kind("referred", &op(2)).text("callid").to_owned();
     lab.events.wait_state(&call, 4);
@@ -246,11 +268,93 @@ fn a_token_works_once_and_only_if_it_was_given() {
 }
 
 #[test]
+fn what_was_never_sent_leaves_nothing_in_memory() {
+    let Some(mut lab) = Lab::start("what_was_never_sent_leaves_nothing_in_memory") else { return };
+    let (bob, mallory) = (lab.opensips.phone("bob"), lab.opensips.phone("mallory"));
+    for number in 1..=20 {
+        let target = format!("{};cpt={}", lab.opensips.uri("bob"), op(number));
+        let call = mallory.call(&target);
+        let refused = mallory.wait_phase(&call, Phase::Ended);
+        assert_eq!(refused.ended_by, Some(EndedBy::Refused(603)));
+    }
+    assert_eq!(lab.stored(), Vec::<String>::new());
+    assert_eq!(bob.received("INVITE"), 0);
+    lab.all_over(&[&bob, &mallory]);
+}
+
+#[test]
+fn marks_that_ran_out_give_their_memory_back() {
+    let options = Options { mark_life: 1, ..Options::default() };
+    let Some(mut lab) = Lab::start_with("marks_that_ran_out_give_their_memory_back", options)
+    else {
+        return;
+    };
+    let alice = lab.opensips.phone("alice");
+    lab.started(&alice, "cp-t-0-10", &op(1));
+    lab.end("cp-t-0-10");
+    wait_until("no mark is left", || lab.stored().is_empty().then_some(()));
+    lab.all_over(&[&alice]);
+}
+
+/// callplane concludes from a missing mark that nothing was sent, and relies on the second INVITE of
+/// an operation being refused: both must hold as long as a command can run. And no longer: each mark
+/// takes shared memory.
+#[test]
+fn a_mark_outlives_every_command_and_no_more() {
+    let lives: Vec<u64> = include_str!("../docs/opensips/opensips.cfg")
+        .lines()
+        .filter(|line| line.contains("cache_store(") || line.contains("cache_add("))
+        .filter(|line| !line.contains("cp_cfg_version"))
+        .map(|line| {
+            let numbers = line.split([',', ')']).filter_map(|word| word.trim().parse().ok());
+            numbers.max().unwrap_or_else(|| panic!("for ever: {line}"))
+        })
+        .collect();
+    let mark = Duration::from_secs(900);
+    assert_eq!(lives.len(), 6, "{lives:?}");
+    assert!(lives.iter().all(|life| *life <= mark.as_secs()), "{lives:?}");
+    // The script's `fr_timeout` and the one that callplane takes for granted.
+    for fr_timeout in [5, 30] {
+        let longest = longest_start(Duration::from_secs(fr_timeout + 1));
+        assert!(longest < mark, "{longest:?}");
+    }
+}
+
+/// How long a start may run whose phones ring as long as a client may ask for.
+fn longest_start(silence: Duration) -> Duration {
+    let request = Request::Start(StartRequest {
+        caller: SipAddress::parse("sip:alice@127.0.0.1").unwrap(),
+        callee: SipAddress::parse("sip:bob@127.0.0.1").unwrap(),
+        ring_timeout: Some(Duration::from_secs(60)),
+        display: None,
+        auto_answer: false,
+        ringing: false,
+    });
+    let plan = Plan {
+        stack: StackId::new("a"),
+        capabilities: Capabilities {
+            start_is_safe: true,
+            referral_tokens: true,
+            persists_dialogs: false,
+            hold: HoldBy::ReInvite,
+            refer: ReferBy::Sequential,
+        },
+        times: Times { silence, ..Times::default() },
+        install: Install::default(),
+        partition: 0,
+        one_start_per_caller: true,
+    };
+    let now = Now { at: StoreTime(0), nonce: Nonce(7), pod: PodId::new("p") };
+    let state = Command::begin(&request, Arc::new(plan), &now).state;
+    state.begun.until(state.deadline)
+}
+
+#[test]
 fn the_token_travels_in_referred_by_too() {
     let Some(mut lab) = Lab::start("the_token_travels_in_referred_by_too") else { return };
     let (alice, bob) = (lab.opensips.phone("alice"), lab.opensips.phone("bob"));
     alice.behave(|b| b.copies_parameters = false);
-    lab.started("cp-t-0-9", &op(1));
+    lab.started(&alice, "cp-t-0-9", &op(1));
     assert_eq!(lab.refer("cp-t-0-9", "callee", "bob", &op(2)), Ok(202));
     let call = lab.events.wait_kind("referred", &op(2)).text("callid").to_owned();
     bob.wait_phase(&call, Phase::Up);
@@ -270,7 +374,7 @@ fn true_codes_of_a_failed_target() {
     {
         bob.behave(|b| b.answer = Some(answer));
         let (call_id, number) = (format!("cp-t-1-{number}"), number as u32 * 2 + 1);
-        lab.started(&call_id, &op(number));
+        lab.started(&alice, &call_id, &op(number));
         assert_eq!(lab.refer(&call_id, "callee", user, &op(number + 1)), Ok(202));
         assert_eq!(lab.events.wait_kind("failed", &op(number + 1)).text("info"), code);
         lab.end(&call_id);
@@ -285,7 +389,7 @@ fn a_silent_phone_and_a_target_that_is_gone_time_out() {
     };
     let (alice, bob) = (lab.opensips.phone("alice"), lab.opensips.phone("bob"));
     bob.behave(|b| b.dead = true);
-    lab.started("cp-t-2-1", &op(1));
+    lab.started(&alice, "cp-t-2-1", &op(1));
     assert_eq!(lab.refer("cp-t-2-1", "callee", "bob", &op(2)), Ok(202));
     assert_eq!(lab.events.wait_kind("failed", &op(2)).text("info"), "408");
     alice.behave(|b| b.refer = None);
@@ -302,7 +406,7 @@ fn a_phone_may_hang_up_and_still_dial() {
         b.hang_up = HangUp::AfterTheAnswer;
         b.follow_after = Duration::from_millis(300);
     });
-    lab.started("cp-t-3-1", &op(1));
+    lab.started(&alice, "cp-t-3-1", &op(1));
     assert_eq!(lab.refer("cp-t-3-1", "callee", "bob", &op(2)), Ok(202));
     let call = lab.events.wait_kind("referred", &op(2)).text("callid").to_owned();
     bob.wait_phase(&call, Phase::Up);
@@ -360,8 +464,8 @@ fn an_attended_transfer_replaces_the_consultation() {
     carol.wait_phase(&b, Phase::Ended);
     lab.end(&a);
     lab.opensips.wait_only(&[&call]);
+    alice.wait_idle();
     assert_eq!(carol.live().len(), 1);
-    assert_eq!(alice.live().len(), 0);
     lab.end(&call);
     lab.all_over(&[&alice, &bob, &carol]);
 }
@@ -459,7 +563,7 @@ fn without_callplane_the_first_leg_ends_by_itself() {
     };
     let (alice, bob) = (lab.opensips.phone("alice"), lab.opensips.phone("bob"));
     let call = bob.talk_to(&alice);
-    lab.started("cp-t-4-1", &op(1));
+    lab.started(&alice, "cp-t-4-1", &op(1));
     assert_eq!(alice.wait_phase("cp-t-4-1", Phase::Ended).ended_by, Some(EndedBy::Them));
     lab.opensips.wait_only(&[&call]);
     lab.end(&call);

@@ -469,6 +469,12 @@ fn a_token_lets_one_referred_call_in() {
     b.pass(SECOND);
     assert_eq!(code(&b.by_callid(&refused)), 404);
     assert_eq!(b.transfers(), Vec::<String>::new());
+    // Never sent: refused, and nothing is stored for it.
+    let invented = b.world.place_call(b.now, "carol", "sip:bob@127.0.0.1:5060;cpt=no").unwrap();
+    b.pass(SECOND);
+    assert_eq!(code(&b.by_callid(&invented)), 404);
+    let stored = MiRequest::new("cache_fetch").text("system", "local").text("attr", "cpu_no");
+    assert_eq!(b.ask(stored), MiAnswer::error(400, "Value not found"));
     // Revoked before the phone dials: 603, no call.
     b.start("carol", "dave", "s2");
     b.pass(SECOND);

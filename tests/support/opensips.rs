@@ -72,13 +72,21 @@ pub struct Options {
     pub fr_inv_timeout: u32,
     /// Seconds after which callplane's own dialogs end (reference script).
     pub dead_man: u32,
+    /// Seconds that a mark lives, and how often they are swept then (reference script).
+    pub mark_life: u32,
     /// `callops` mode of the stock script.
     pub callops_mode: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { fr_timeout: 2, fr_inv_timeout: 8, dead_man: 180, callops_mode: "param" }
+        Options {
+            fr_timeout: 2,
+            fr_inv_timeout: 8,
+            dead_man: 180,
+            mark_life: 900,
+            callops_mode: "param",
+        }
     }
 }
 
@@ -319,7 +327,7 @@ impl OpenSips {
 
     /// The shipped script as a reader would adapt it: each place must be there as often as expected.
     fn render_reference(&self) -> String {
-        let Options { fr_timeout, fr_inv_timeout, dead_man, .. } = self.options;
+        let Options { fr_timeout, fr_inv_timeout, dead_man, mark_life, .. } = self.options;
         let door = self.callplane_socket();
         let mut text = REFERENCE.to_owned();
         let mut change = |from: &str, to: &str, times: usize| {
@@ -334,6 +342,9 @@ impl OpenSips {
         change("\"fr_timeout\", 5", &format!("\"fr_timeout\", {fr_timeout}"), 1);
         change("\"fr_inv_timeout\", 120", &format!("\"fr_inv_timeout\", {fr_inv_timeout}"), 1);
         change("$DLG_timeout = 180", &format!("$DLG_timeout = {dead_man}"), 1);
+        change("\"$ci\", 900)", &format!("\"$ci\", {mark_life})"), 1);
+        change("1, 900, $var(n)", &format!("1, {mark_life}, $var(n)"), 2);
+        change("_period\", 60", &format!("_period\", {}", mark_life.min(60)), 1);
         change("/usr/lib/x86_64-linux-gnu/opensips/modules/", &self.modules_path(), 1);
         change("stderror_enabled=no", "stderror_enabled=yes", 1);
         change("syslog_enabled=yes", "syslog_enabled=no", 1);

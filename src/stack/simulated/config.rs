@@ -112,7 +112,7 @@ impl Default for WorldConfig {
             fr_inv_timeout: Duration::from_secs(60),
             dialog_timeout: Duration::from_secs(12 * 3600),
             dead_man: Duration::from_secs(180),
-            mark_life: Duration::from_secs(86_400),
+            mark_life: Duration::from_secs(900),
             linger: Duration::from_millis(5200),
             hop: Duration::from_millis(1),
             persist_dialogs: false,

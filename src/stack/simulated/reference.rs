@@ -64,13 +64,17 @@ impl World {
         };
         let (op, callid) = (op.to_owned(), call.callid.clone());
         let (from, ruri) = (call.from_uri.clone(), call.requested.clone());
+        // What callplane never sent leaves nothing behind.
+        if self.cache_get(&format!("cps_{op}")).is_none() {
+            return Redeemed::Refused;
+        }
         let first = self.first_use(&format!("cpu_{op}"));
         let user = format!("cpc_{op}");
         if !first && self.cache_get(&user) != Some(&*callid) {
             return Redeemed::Refused;
         }
         let Some(old_callid) = self.cache_get(&format!("cpr_{op}")).map(str::to_owned) else {
-            if first && self.cache_get(&format!("cps_{op}")).is_some() {
+            if first {
                 let revoked = Callplane::Failed { code: 603 };
                 let event = events::callplane(&revoked, &callid, &op, &from, &ruri);
                 self.raise(event);
