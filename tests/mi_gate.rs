@@ -23,7 +23,7 @@ use callplane::core::time::StoreTime;
 use callplane::stack::SipStack;
 use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
-use callplane::stack::opensips::settings::StackSettings;
+use callplane::stack::opensips::settings::{GradeSetting, StackSettings};
 use callplane::stack::opensips::{OpenSips, Surroundings, Timer};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -139,6 +139,8 @@ fn done() -> MiAnswer {
 
 fn stack(fake: &Fake, change: impl FnOnce(&mut StackSettings)) -> OpenSips<Fake> {
     let mut settings = StackSettings::new(StackId::new("fake"), "127.0.0.1:1");
+    // Nothing to ask for.
+    settings.grade = GradeSetting::Stock;
     change(&mut settings);
     let surroundings = Surroundings {
         clock: Arc::clone(&fake.time) as Arc<dyn Clock>,
@@ -286,6 +288,99 @@ async fn a_once_act_whose_preparation_failed_was_not_sent() {
         fake.then("dlg_push_var", Does::Fails(failure));
         assert_eq!(stack.perform(&op(&fake, act)).await, UNREACHABLE);
     }
+}
+
+fn invite() -> Act {
+    let address = |user: &str| SipAddress::parse(&format!("sip:{user}@here.example")).unwrap();
+    Act::Invite {
+        call: call(),
+        caller: address("alice"),
+        callee: address("bob"),
+        display: None,
+        auto_answer: false,
+    }
+}
+
+fn graded(value: &str) -> MiAnswer {
+    MiAnswer::Result(json!({"key": "cp_cfg_version", "value": value}))
+}
+
+#[tokio::test]
+async fn an_invite_waits_until_the_grade_is_known() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |s| s.grade = GradeSetting::Auto));
+    fake.then("version", Does::Answers(done()));
+    let (grade, waits) = oneshot::channel();
+    fake.then("cache_fetch", Does::Waits(waits));
+    fake.then("t_uac_dlg", Does::Answers(MiAnswer::Result(json!({"Status": "486 Busy Here"}))));
+    let connecting = {
+        let stack = Arc::clone(&stack);
+        tokio::spawn(async move { stack.connect().await })
+    };
+    while !fake.asked().contains(&"cache_fetch".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    assert!(stack.is_reachable(), "requests pass already");
+    let inviting = {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, invite()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    // Its last moments: the reply's and the INVITE's.
+    while fake.time.sleeping() < 2 {
+        tokio::task::yield_now().await;
+    }
+    grade.send(graded("1 udp:127.0.0.1:5066 5 120")).unwrap();
+    assert!(matches!(inviting.await.unwrap(), Reply::Refused { code: 486, .. }));
+    assert!(connecting.await.unwrap().unwrap().script.is_some());
+    let asked = fake.asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(asked.params.text("socket"), Some("udp:127.0.0.1:5066"));
+    assert_eq!(fake.asked(), ["uptime", "version", "cache_fetch", "t_uac_dlg"], "asked once");
+}
+
+#[tokio::test]
+async fn an_invite_asks_for_the_grade_itself_and_never_leaves_without() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |s| s.grade = GradeSetting::Reference));
+    assert!(!stack.capabilities().start_is_safe, "what nobody has confirmed is not promised");
+    let (_never, waits) = oneshot::channel();
+    fake.then("version", Does::Answers(done()));
+    fake.then("cache_fetch", Does::Waits(waits));
+    let inviting = {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, invite()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    while !fake.asked().contains(&"cache_fetch".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    fake.time.pass(Duration::from_millis(500));
+    assert_eq!(inviting.await.unwrap(), UNREACHABLE);
+    assert!(!fake.asked().contains(&"t_uac_dlg".to_owned()));
+    // A call can be ended meanwhile.
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Done(Facts::Nothing));
+
+    fake.then("version", Does::Answers(done()));
+    fake.then("cache_fetch", Does::Answers(graded("1 udp:127.0.0.1:5066 5 120")));
+    stack.introduced().await;
+    assert!(stack.capabilities().start_is_safe);
+}
+
+#[tokio::test]
+async fn another_life_of_the_stack_is_asked_for_its_grade_again() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |s| s.grade = GradeSetting::Auto);
+    fake.then("version", Does::Answers(done()));
+    fake.then("cache_fetch", Does::Answers(MiAnswer::error(400, "Value not found")));
+    assert!(stack.connect().await.unwrap().script.is_none());
+    fake.then("uptime", Does::Answers(up("later")));
+    fake.then("version", Does::Fails(MiFailure::Silent));
+    assert!(stack.connect().await.is_err(), "it went away again");
+    fake.then("version", Does::Answers(done()));
+    fake.then("cache_fetch", Does::Answers(graded("1 udp:127.0.0.1:5066 5 120")));
+    fake.then("t_uac_dlg", Does::Answers(MiAnswer::Result(json!({"Status": "486 Busy Here"}))));
+    stack.perform(&op(&fake, invite())).await;
+    let asked = fake.asked.lock().unwrap().last().unwrap().clone();
+    assert_eq!(asked.params.text("socket"), Some("udp:127.0.0.1:5066"));
 }
 
 #[tokio::test]

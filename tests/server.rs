@@ -70,6 +70,22 @@ async fn each_command_succeeds_on_both_grades_of_script() {
     }
 }
 
+/// A client that is faster than the first words with the proxy: its command is of the proxy's grade
+/// all the same (at a stock one a phone is not asked to answer by itself).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_at_the_first_moment_is_of_the_proxys_grade() {
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    proxy.faults(json!({"delay_replies": {"min_ms": 80, "max_ms": 80}})).await;
+    let site = Site::start(proxy.mi).await;
+    let mut client = site.client().await;
+    let params = json!({"caller": sip("alice"), "callee": sip("bob"), "auto_answer": true});
+    let events = client.run("CallStart", params).await;
+    assert_eq!(events.last().unwrap()["outcome"], "success", "{events:#?}");
+    drop(client);
+    assert!(site.stop().await);
+    proxy.stop().await;
+}
+
 /// Every failure is one `Error` directly before one `Ended`, with the old text and the new words.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_failure_is_told_once_and_ends() {

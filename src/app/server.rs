@@ -26,7 +26,7 @@ use crate::engine::{Engine, Parts};
 use crate::events;
 use crate::leadership::Standalone;
 use crate::metrics::Metrics;
-use crate::stack::Reports;
+use crate::stack::{Reports, Stacks as _};
 use crate::store::memory::MemoryStore;
 use crate::telemetry::LogLevels;
 
@@ -58,6 +58,7 @@ pub struct Server {
     control_address: SocketAddr,
     client: Arc<ServerClient>,
     store: Arc<Store>,
+    stacks: Arc<ConfiguredStacks>,
     readiness: Readiness,
     drain: crate::config::Drain,
     stop_clients: CancellationToken,
@@ -106,7 +107,7 @@ impl Server {
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
         let parts = Parts {
             store: Arc::clone(&store),
-            stacks,
+            stacks: Arc::clone(&stacks),
             clock: Arc::clone(&dyn_clock),
             nonces: Arc::clone(&dyn_nonces),
             host: Arc::clone(&host) as _,
@@ -156,6 +157,7 @@ impl Server {
             control_address,
             client,
             store,
+            stacks,
             readiness,
             drain: config.drain.clone(),
             stop_clients,
@@ -180,6 +182,15 @@ impl Server {
     #[must_use]
     pub fn control_address(&self) -> SocketAddr {
         self.control_address
+    }
+
+    /// Waits until every stack that answers sends its events here.
+    pub async fn joined(&self) {
+        for name in self.stacks.names() {
+            if let Some(stack) = self.stacks.get(name) {
+                stack.joined().await;
+            }
+        }
     }
 
     /// Runs until [`Readiness`] is told to drain and the drain is over. Returns whether everything

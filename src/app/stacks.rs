@@ -50,6 +50,10 @@ impl SipStack for ConfiguredStack {
         self.0.capabilities()
     }
 
+    async fn introduced(&self) {
+        self.0.introduced().await;
+    }
+
     async fn perform(&self, op: &Op) -> Reply {
         self.0.perform(op).await
     }
@@ -91,6 +95,17 @@ impl ConfiguredStacks {
             all.domains.push(stack.domains.iter().map(|d| d.as_str().to_owned()).collect());
         }
         Ok(all)
+    }
+}
+
+impl ConfiguredStack {
+    /// Waits until its events flow, unless it is away.
+    pub async fn joined(&self) {
+        self.0.introduced().await;
+        if self.0.is_reachable() {
+            // A stack that refuses the subscription never joins.
+            let _ = tokio::time::timeout(JOINING, self.0.joined()).await;
+        }
     }
 }
 
@@ -144,6 +159,9 @@ pub async fn sink_of(connector: &RealOpenSips) -> Result<Sink, StackError> {
     let opened = Sink::open(&connector.settings().events, from).await;
     opened.map_err(|why| StackError::Events { stack: connector.id().clone(), why })
 }
+
+/// How long a stack that answers may take to have our subscription.
+const JOINING: Duration = Duration::from_secs(2);
 
 /// How often a stack is asked since when it has been up.
 const CHECK: Duration = Duration::from_secs(2);

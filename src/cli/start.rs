@@ -141,6 +141,8 @@ pub async fn run(arguments: Run, mut config: Config) -> Result<Exit, String> {
     let levels = LogLevels::detached(config.log.level.clone());
     let readiness = Readiness::starting();
     let server = start(&config, &Hints::default(), levels, readiness.clone()).await?;
+    // A command that begins before would miss its first events.
+    server.joined().await;
     let url = format!("ws://{}{path}", server.client_address());
     let command = async {
         let Run { asking, command, .. } = arguments;

@@ -84,6 +84,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// [`Refusal`] says why it does not begin.
     pub async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Begun, Refusal> {
         let stack = self.stack_of(&begin).await?;
+        if let Some(adapter) = self.stacks.get(&stack) {
+            // The plan is made once, of what the stack can.
+            adapter.introduced().await;
+        }
         loop {
             match self.try_begin(&begin, &stack).await {
                 Ok(Verdict::Applied { first_seq, record, overtaken, .. }) => {

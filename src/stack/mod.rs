@@ -20,6 +20,12 @@ pub trait SipStack: Send + Sync + 'static {
     /// What it can, as far as is known now. Changes when the stack is first reached.
     fn capabilities(&self) -> Capabilities;
 
+    /// Waits until [`Self::capabilities`] are those of the stack and not a guess; at most half a
+    /// second for a stack that does not answer.
+    fn introduced(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Performs one operation and says what came of it. Checks `send_before` directly before the
     /// act's last request; answers [`Reply::Silent`] by `reply_by` at the latest.
     fn perform(&self, op: &Op) -> impl Future<Output = Reply> + Send;

@@ -38,6 +38,7 @@ pub const DOMAIN: &str = "sim.example";
 /// A simulated proxy and how to stop it.
 pub struct Proxy {
     pub mi: SocketAddr,
+    control: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
 }
@@ -45,8 +46,12 @@ pub struct Proxy {
 impl Proxy {
     pub async fn start(script: Script, mi: SocketAddr) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config =
-            SimulateConfig { mi_udp: mi, mi_http: Some(any), control: None, ..Default::default() };
+        let mut config = SimulateConfig {
+            mi_udp: mi,
+            mi_http: Some(any),
+            control: Some(any),
+            ..Default::default()
+        };
         config.world.script = script;
         config.world.domain = DOMAIN.to_owned();
         for phone in &mut config.world.phones {
@@ -54,12 +59,25 @@ impl Proxy {
             phone.behaviour.ring_ms = phone.behaviour.ring_ms.min(20);
         }
         let simulated = Simulated::bind(config).await.unwrap();
-        let mi = simulated.addresses().mi_udp;
+        let at = simulated.addresses();
+        let (mi, control) = (at.mi_udp, at.control.unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(simulated.run(async {
             let _ = stopped.await;
         }));
-        Self { mi, stop: Some(stop), running }
+        Self { mi, control, stop: Some(stop), running }
+    }
+
+    /// Makes the network to it bad (docs/simulated-opensips.md).
+    pub async fn faults(&self, faults: Value) {
+        let body = faults.to_string();
+        let request = format!(
+            "PATCH /faults HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.control,
+            body.len()
+        );
+        assert_eq!(Site::http(self.control, &request).await.0, 200);
     }
 
     pub async fn stop(mut self) -> SocketAddr {

@@ -154,6 +154,15 @@ impl<M: Mi> Gate<M> {
         Limits { send_before: reply_by, reply_by }
     }
 
+    /// Whether nothing is even tried now.
+    pub fn is_shut(&self) -> bool {
+        match self.breaker().state {
+            Breaking::Closed => false,
+            Breaking::Trying => true,
+            Breaking::Open { until } => self.now() < until,
+        }
+    }
+
     /// Whether requests pass.
     pub fn is_open(&self) -> bool {
         self.breaker().state == Breaking::Closed

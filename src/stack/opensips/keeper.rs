@@ -93,6 +93,7 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
     tracing::info!(stack = %id, release = ?connected.release, reference = connected.script.is_some(), socket, "subscribed to the stack's events");
     stack.meter().subscribed();
     reports.report(id, StackReport::Joined);
+    stack.joined.cancel();
 
     let refresh_every = events.expiry / 3;
     let mut refresh_at = Instant::now() + refresh_every;

@@ -38,6 +38,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use self::gate::{Answer, Failed, Gate, Limits};
 pub use self::gate::{Timer, TokioTimer};
@@ -51,10 +53,11 @@ use self::udp::UdpMi;
 use super::mi::{Mi, MiAnswer, MiEvent, MiRequest};
 use super::{Away, SipStack, Snapshot};
 use crate::clock::Clock;
-use crate::core::act::{Act, Op, Refuser, Reply};
+use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
 use crate::core::plan::{Capabilities, HoldBy};
 use crate::core::stack_event::StackEvent;
+use crate::core::time::StoreTime;
 
 /// A list may take this long when nobody waits for an operation's reply.
 const WHOLE_LIST: Duration = Duration::from_secs(10);
@@ -65,6 +68,9 @@ const YOUNG: Duration = Duration::from_secs(2);
 /// How soon it is asked for it again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long a command waits for the grade of a stack that does not answer.
+const INTRODUCTION: Duration = Duration::from_millis(400);
+
 /// One OpenSIPS. `M` carries requests, `L` large lists.
 pub struct OpenSips<M, L = M> {
     settings: StackSettings,
@@ -72,6 +78,10 @@ pub struct OpenSips<M, L = M> {
     lists: Lists<L>,
     named: Named,
     known: RwLock<Known>,
+    /// Held while the stack is asked who it is.
+    connecting: Mutex<()>,
+    /// Its events flow, or have flowed.
+    joined: CancellationToken,
 }
 
 /// What was learned of the stack.
@@ -79,6 +89,8 @@ struct Known {
     capabilities: Capabilities,
     script: Option<Script>,
     boot: Option<Boot>,
+    /// Whether `script` was asked for in this life of the stack.
+    graded: bool,
 }
 
 /// What a connector runs on, beside its transports.
@@ -137,12 +149,20 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     #[must_use]
     pub fn new(settings: StackSettings, mi: M, lists: L, surroundings: Surroundings) -> Self {
         let Surroundings { clock, timer, meter } = surroundings;
-        let capabilities = script::before_connecting(&settings);
+        let known = Known {
+            // What nobody has confirmed is not promised.
+            capabilities: script::capabilities(&settings, None),
+            script: None,
+            boot: None,
+            graded: settings.grade == GradeSetting::Stock,
+        };
         Self {
             gate: Gate::new(mi, &settings, clock, timer, meter),
             lists: Lists::new(lists),
             named: Named::default(),
-            known: RwLock::new(Known { capabilities, script: None, boot: None }),
+            known: RwLock::new(known),
+            connecting: Mutex::new(()),
+            joined: CancellationToken::new(),
             settings,
         }
     }
@@ -194,7 +214,18 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// # Errors
     /// [`Away`] when it does not answer.
     pub async fn connect(&self) -> Result<Connected, Away> {
+        let _turn = self.connecting.lock().await;
+        self.introduce().await
+    }
+
+    /// Returns once its events have been subscribed to for the first time.
+    pub async fn joined(&self) {
+        self.joined.cancelled().await;
+    }
+
+    async fn introduce(&self) -> Result<Connected, Away> {
         let boot = self.check().await?;
+        self.forget_grade_of_another_life(&boot);
         let release = match self.ask_own(MiRequest::new("version")).await? {
             MiAnswer::Result(answer) => script::release(&answer),
             MiAnswer::Error { .. } => None,
@@ -212,8 +243,45 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         known.capabilities = script::capabilities(&self.settings, found.as_ref());
         known.script.clone_from(&found);
         known.boot.get_or_insert_with(|| boot.clone());
+        known.graded = true;
         drop(known);
         Ok(Connected { boot, release, script: found })
+    }
+
+    /// After a restart another script may run.
+    fn forget_grade_of_another_life(&self, boot: &Boot) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if self.settings.grade != GradeSetting::Stock && known.boot.as_ref() != Some(boot) {
+            known.graded = false;
+        }
+    }
+
+    /// Waits until the grade is known: an INVITE of the wrong grade goes around the one worker
+    /// that keeps OpenSIPS alive (sip-outcomes F1), and carries no mark.
+    async fn graded(&self) -> Result<(), Away> {
+        if self.known().graded {
+            return Ok(());
+        }
+        let _turn = self.connecting.lock().await;
+        if self.known().graded {
+            return Ok(());
+        }
+        if self.gate.is_shut() {
+            return Err(Away::Unreachable);
+        }
+        self.introduce().await.map(drop)
+    }
+
+    /// The same, as far as there is time.
+    async fn graded_before(&self, at: StoreTime) -> Result<(), Away> {
+        if self.known().graded {
+            return Ok(());
+        }
+        let left = self.gate.timer.sleep(self.gate.now().until(at));
+        match select(pin!(self.graded()), left).await {
+            Either::Left((graded, _)) => graded,
+            Either::Right(((), _)) => Err(Away::Unreachable),
+        }
     }
 
     /// What the script says of itself.
@@ -300,6 +368,9 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     async fn act(&self, op: &Op) -> Reply {
         let limits = Limits::of(op);
+        if goes_by_grade(&op.act) && self.graded_before(limits.send_before).await.is_err() {
+            return Reply::NotSent(NotSent::Unreachable);
+        }
         match &op.act {
             Act::Invite { .. } => self.invite(op, limits).await,
             Act::CancelInvite { call } => self.cancel_invite(call, limits).await,
@@ -323,6 +394,20 @@ impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
         self.known().capabilities
     }
 
+    async fn introduced(&self) {
+        if self.known().graded {
+            return;
+        }
+        let graded = pin!(self.graded());
+        match select(graded, self.gate.timer.sleep(INTRODUCTION)).await {
+            // It answers, but has not told its grade yet.
+            Either::Right(((), graded)) if self.is_reachable() => {
+                select(graded, self.gate.timer.sleep(Duration::from_secs(YOUNG))).await;
+            }
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+
     async fn perform(&self, op: &Op) -> Reply {
         let left = self.gate.now().until(op.reply_by);
         match select(pin!(self.act(op)), self.gate.timer.sleep(left)).await {
@@ -334,6 +419,19 @@ impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
     async fn list(&self) -> Result<Snapshot, Away> {
         let list = self.lists.full(&self.gate, WHOLE_LIST).await?;
         Ok(Snapshot::clone(&list))
+    }
+}
+
+/// Whether the script decides what is sent. The others are the same on every script, and a call
+/// must be ended also while nobody knows which one it is.
+fn goes_by_grade(act: &Act) -> bool {
+    match act {
+        Act::Invite { .. } | Act::Refer { .. } | Act::ReInvite { .. } | Act::Revoke { .. } => true,
+        Act::CancelInvite { .. }
+        | Act::StackHold { .. }
+        | Act::Mark { .. }
+        | Act::End { .. }
+        | Act::Look { .. } => false,
     }
 }
 
@@ -361,6 +459,6 @@ fn preparing_failed(failed: Failed) -> Reply {
     match failed {
         Failed::NotSent(why) => Reply::NotSent(why),
         Failed::NotParsed => refused_by_stack(400, "Parse error"),
-        Failed::TooLarge | Failed::Silent => Reply::NotSent(crate::core::act::NotSent::Unreachable),
+        Failed::TooLarge | Failed::Silent => Reply::NotSent(NotSent::Unreachable),
     }
 }

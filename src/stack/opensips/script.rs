@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::settings::{GradeSetting, StackSettings};
+use super::settings::StackSettings;
 use crate::core::plan::Capabilities;
 
 /// What the reference script says of itself.
@@ -63,17 +63,6 @@ pub(super) fn capabilities(settings: &StackSettings, script: Option<&Script>) ->
         persists_dialogs: settings.persists_dialogs,
         hold: settings.hold,
         refer: settings.refer,
-    }
-}
-
-/// What can be said before the stack was first reached: what the configuration promises, and
-/// nothing more.
-pub(super) fn before_connecting(settings: &StackSettings) -> Capabilities {
-    let promised = settings.grade == GradeSetting::Reference;
-    Capabilities {
-        start_is_safe: promised,
-        referral_tokens: promised,
-        ..capabilities(settings, None)
     }
 }
 
