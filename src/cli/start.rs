@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::admin::Readiness;
 use crate::app::{self, Server};
 use crate::client::console::Hints;
+use crate::clock::{Nonces as _, SystemNonces};
 use crate::config::{Config, HostPort, Install};
+use crate::core::ids::Epoch;
 use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
 
@@ -124,13 +126,15 @@ pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<(), S
 }
 
 /// Runs one command straight at a stack: a server of its own, for this one command, on a free
-/// loopback port, under the install name that is reserved for it.
+/// loopback port, under an install name of its own: it ends no other process's legs, and nobody ends
+/// its. A leg that it leaves behind when it is killed is ended by the reference script after its
+/// dead man's timeout, on a stock script by the phone.
 ///
 /// # Errors
 ///
 /// One clear line: a stack's address that can't be looked up.
 pub async fn run(arguments: Run, mut config: Config) -> Result<Exit, String> {
-    config.install = Install::run();
+    config.install = Install::of_run(Epoch::derive(SystemNonces::new().nonce()).as_str());
     config.listen.address = HostPort::loopback(0);
     config.listen.console = false;
     config.admin.listen = HostPort::loopback(0);

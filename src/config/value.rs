@@ -343,11 +343,11 @@ impl Scalar for WebOrigin {
 pub struct Install(String);
 
 impl Install {
-    const RUN: &'static str = "run";
-
-    /// The name that `callplane run` uses, and nobody else may.
-    pub fn run() -> Install {
-        Install(Install::RUN.to_owned())
+    /// A name for one process of `callplane run`, from the plain characters of what was drawn at
+    /// random: two of one name would end each other's legs as nobody's.
+    pub fn of_run(drawn: &str) -> Install {
+        let plain = drawn.bytes().rev().filter(|b| is_plain(*b)).take(7).map(char::from);
+        Install(std::iter::once('r').chain(plain).collect())
     }
 
     /// The default name.
@@ -361,12 +361,13 @@ impl Install {
     }
 }
 
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
 impl Scalar for Install {
     fn from_text(text: &str) -> Result<Self, String> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        if text == Install::RUN {
-            Err("`run` is reserved for the command `callplane run`".to_owned())
-        } else if (1..=8).contains(&text.len()) && text.bytes().all(plain) {
+        if (1..=8).contains(&text.len()) && text.bytes().all(is_plain) {
             Ok(Install(text.to_owned()))
         } else {
             Err(format!("`{text}` is not 1 to 8 lower-case letters and digits"))
@@ -530,7 +531,9 @@ mod tests {
         for bad in ["10.0.0.5", "sip:a b@x", "sip:x\r\nX-Evil: 1", "sip:x?Subject=1", "sip:%0d@x"] {
             assert!(SipUri::from_text(bad).is_err(), "{bad:?}");
         }
-        assert!(Install::from_text("run").is_err());
+        for run in [Install::of_run("0a9zz3kq71x"), Install::of_run("AB-")] {
+            assert_eq!(Install::from_text(run.as_str()), Ok(run));
+        }
         assert!(Install::from_text("Prod").is_err());
         assert!(Install::from_text("prod1").is_ok());
     }

@@ -1,0 +1,97 @@
+//! `callplane run` at a simulated stack: one command, several processes at a time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use callplane::stack::simulated::Script;
+use callplane::stack::simulated::server::{SimulateConfig, Simulated};
+use serde_json::{Value, json};
+use tokio::net::UdpSocket;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Nothing here takes this long.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A simulated proxy of the reference grade, until the test is over.
+async fn proxy() -> SocketAddr {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config =
+        SimulateConfig { mi_udp: any, mi_http: None, control: None, ..Default::default() };
+    config.world.script = Script::Reference;
+    let simulated = Simulated::bind(config).await.unwrap();
+    let mi = simulated.addresses().mi_udp;
+    tokio::spawn(simulated.run(std::future::pending()));
+    mi
+}
+
+fn run(mi: SocketAddr, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .arg("run")
+        .args(arguments)
+        .env_clear()
+        .env("CALLPLANE_STACKS__0__MI", format!("udp:{mi}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// All dialogs that the proxy has.
+async fn dialogs(mi: SocketAddr) -> Vec<Value> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": "dlg_list_ctx"}).to_string();
+    socket.send_to(request.as_bytes(), mi).await.unwrap();
+    let mut buffer = vec![0; 65_536];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let answer: Value = serde_json::from_slice(&buffer[..length]).unwrap();
+    answer["result"]["Dialogs"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn two_processes_at_one_stack_never_share_an_install_name() {
+    let mi = proxy().await;
+    // erin's phone rings for ever: both legs are there at a time.
+    let start = ["start", "sip:erin@127.0.0.1:5060", "sip:bob@127.0.0.1:5060"];
+    let running = [run(mi, &start), run(mi, &start)];
+    let legs = timeout(DEADLINE, async {
+        loop {
+            let legs = dialogs(mi).await;
+            if legs.len() == 2 {
+                return legs;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let legs = legs.await.expect("two legs");
+    let install = |leg: &Value| {
+        let call = leg["callid"].as_str().unwrap();
+        call.strip_prefix("cp-").unwrap().split('-').next().unwrap().to_owned()
+    };
+    assert_ne!(install(&legs[0]), install(&legs[1]));
+    for leg in &legs {
+        // The first INVITE already carried what the reference script asks for.
+        assert!(leg["context"].to_string().contains("cp_op"), "{leg}");
+    }
+    drop(running);
+}
+
+#[tokio::test]
+async fn a_command_runs_to_its_end() {
+    let mi = proxy().await;
+    let start = ["start", "sip:alice@127.0.0.1:5060", "sip:bob@127.0.0.1:5060"];
+    let ended = timeout(DEADLINE, run(mi, &start).wait_with_output()).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert_eq!(ended.status.code(), Some(0), "{text}");
+    assert!(text.contains("CalleeAnswered"), "{text}");
+}
