@@ -13,8 +13,7 @@
 
 mod client_support;
 
-use callplane::client::Settings;
-use client_support::{Script, Server, request};
+use client_support::{Script, Server, request, settings};
 use serde_json::{Value, json};
 
 /// Removes `error.data`, after checking that it names the kind.
@@ -82,7 +81,7 @@ async fn the_examples_of_the_specification() {
             None,
         ),
     ];
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     for (n, (sent, answer)) in (100..).zip(examples) {
         peer.send_text(sent).await;
@@ -105,7 +104,7 @@ async fn the_examples_of_the_specification() {
 
 #[tokio::test]
 async fn hostile_frames_are_answered_and_the_connection_stays() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let wide = format!("[{}1]", "1,".repeat(20_000));
@@ -136,7 +135,7 @@ async fn hostile_frames_are_answered_and_the_connection_stays() {
 
 #[tokio::test]
 async fn a_batch_is_one_array_in_its_order_and_its_notifications_follow() {
-    let server = Server::start(Script::Whole, Settings::default()).await;
+    let server = Server::start(Script::Whole, settings()).await;
     let mut peer = server.connect().await;
     peer.send(&json!([
         request(1, "CallHold", json!({"callid": "a", "cmd_id": "h1"})),

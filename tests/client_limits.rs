@@ -17,7 +17,7 @@ use callplane::client::close::Close;
 use callplane::client::origin::Origins;
 use callplane::core::failure::Outcome;
 use callplane::core::notice::{Data, Event, Notice};
-use client_support::{PATIENCE, Script, Server, ended, hold, progress, request};
+use client_support::{PATIENCE, Script, Server, ended, hold, progress, request, settings};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,7 +32,7 @@ fn in_memory(script: Script, settings: Settings) -> Server {
 
 #[tokio::test]
 async fn a_message_may_have_64_kib_and_no_more() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let frame = |bytes: usize| {
         let empty = request(1, "Echo", json!({"x": ""})).to_string().len();
@@ -45,8 +45,16 @@ async fn a_message_may_have_64_kib_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_too_long_is_told_the_limit_that_is_configured() {
+    let settings = Settings { message_bytes: 2_000, ..settings() };
+    let server = Server::start(Script::Silent, settings).await;
+    let (status, text) = server.http("POST /call-api HTTP/1.1", &"x".repeat(2_001)).await;
+    assert_eq!((status, text.as_str()), (413, "a frame has at most 2000 bytes\n"));
+}
+
+#[tokio::test]
 async fn a_very_long_message_is_told_its_code_too() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     peer.send_text(&"x".repeat(2 * 1024 * 1024)).await;
     let code = peer.close_code().await;
@@ -55,7 +63,7 @@ async fn a_very_long_message_is_told_its_code_too() {
 
 #[tokio::test]
 async fn bytes_that_are_no_frames_are_told_so() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     // An unmasked text frame, which only a server may send (RFC 6455 section 5.1).
     peer.socket.get_mut().write_all(&[0x81, 0x02, b'{', b'}']).await.unwrap();
@@ -64,7 +72,7 @@ async fn bytes_that_are_no_frames_are_told_so() {
 
 #[tokio::test]
 async fn binary_frames_are_read_as_text() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let text = request(1, "Echo", json!({})).to_string();
     peer.socket.send(Message::binary(text.into_bytes())).await.unwrap();
@@ -76,7 +84,7 @@ async fn binary_frames_are_read_as_text() {
 
 #[tokio::test]
 async fn a_slow_reader_is_closed_and_told_to_resume() {
-    let settings = Settings { outbound_bytes: 64 * 1024, ..Settings::default() };
+    let settings = Settings { outbound_bytes: 64 * 1024, ..settings() };
     let server = in_memory(Script::Silent, settings);
     let mut peer = server.connect_in_memory(1024).await;
     peer.send(&hold(1, "h")).await;
@@ -90,7 +98,7 @@ async fn a_slow_reader_is_closed_and_told_to_resume() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_has_stopped_is_closed_after_the_send_timeout() {
-    let server = in_memory(Script::Silent, Settings::default());
+    let server = in_memory(Script::Silent, settings());
     let mut peer = server.connect_in_memory(256).await;
     peer.send(&hold(1, "h")).await;
     peer.next().await.unwrap();
@@ -102,12 +110,12 @@ async fn a_reader_that_has_stopped_is_closed_after_the_send_timeout() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
-    assert!(begin.elapsed() >= Settings::default().send_timeout);
+    assert!(begin.elapsed() >= callplane::client::SEND_TIMEOUT);
 }
 
 #[tokio::test]
 async fn a_flood_without_reading_is_held_back_and_answered_whole() {
-    let settings = Settings { outbound_bytes: 16 * 1024, ..Settings::default() };
+    let settings = Settings { outbound_bytes: 16 * 1024, ..settings() };
     let server = Server::start(Script::Silent, settings).await;
     let peer = server.connect().await;
     let (mut sink, mut stream) = peer.socket.split();
@@ -137,7 +145,7 @@ async fn a_flood_without_reading_is_held_back_and_answered_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_is_pinged_and_stays_while_it_answers() {
-    let server = in_memory(Script::Silent, Settings::default());
+    let server = in_memory(Script::Silent, settings());
     let mut peer = server.connect_in_memory(64 * 1024).await;
     let begin = Instant::now();
     let mut pings = 0;
@@ -154,7 +162,7 @@ async fn a_silent_client_is_pinged_and_stays_while_it_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_closed() {
-    let server = in_memory(Script::Silent, Settings::default());
+    let server = in_memory(Script::Silent, settings());
     let mut peer = server.connect_in_memory(64 * 1024).await;
     let begin = Instant::now();
     while server.closed() == 0 {
@@ -167,7 +175,7 @@ async fn a_client_that_answers_no_ping_is_closed() {
 
 #[tokio::test]
 async fn draining_closes_sockets_with_going_away_and_refuses_new_ones() {
-    let settings = Settings { drain_spread: Duration::from_millis(50), ..Settings::default() };
+    let settings = Settings { drain_spread: Duration::from_millis(50), ..settings() };
     let server = Server::start(Script::Silent, settings).await;
     let mut peers = Vec::new();
     for _ in 0..5 {
@@ -187,7 +195,7 @@ async fn draining_closes_sockets_with_going_away_and_refuses_new_ones() {
 
 #[tokio::test]
 async fn a_client_that_vanishes_leaves_its_command_running() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     peer.send(&hold(1, "h")).await;
     let session = peer.next().await.unwrap()["result"]["session"].clone();
@@ -218,7 +226,7 @@ async fn opened_from(server: &Server, origin: Option<&str>) -> u16 {
 async fn a_foreign_page_is_refused_on_both_ways_in() {
     let named = vec!["https://crm.example".to_owned()];
     let origins = Origins { named, authenticated: false };
-    let server = Server::start(Script::Silent, Settings { origins, ..Settings::default() }).await;
+    let server = Server::start(Script::Silent, Settings { origins, ..settings() }).await;
     let own = format!("http://{}", server.address);
     for (origin, status) in [
         (None, 101),
@@ -241,7 +249,7 @@ async fn a_foreign_page_is_refused_on_both_ways_in() {
 
 #[tokio::test]
 async fn requests_that_are_no_websocket_are_told_so() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     assert_eq!(server.http("GET /call-api HTTP/1.1", "").await.0, 426);
     let upgrade = "GET /call-api HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket";
     // `Connection` also says close here, which is a list of two words.
@@ -254,7 +262,7 @@ async fn requests_that_are_no_websocket_are_told_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_head_that_never_ends_is_given_up() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(b"GET /call-api HTTP/1.1\r\nHost: x\r\n").await.unwrap();
     let mut answer = Vec::new();
@@ -264,7 +272,7 @@ async fn a_head_that_never_ends_is_given_up() {
 
 #[tokio::test]
 async fn a_post_answers_when_started_or_when_ended() {
-    let server = Server::start(Script::Whole, Settings::default()).await;
+    let server = Server::start(Script::Whole, settings()).await;
     let (status, answer) = server.post("", &hold(7, "one")).await;
     assert_eq!((status, &answer["result"]["event"]), (200, &json!("Started")));
     assert_eq!(answer["result"]["seq"], 1);
@@ -294,7 +302,7 @@ async fn a_post_answers_when_started_or_when_ended() {
 
 #[tokio::test]
 async fn a_post_that_repeats_a_running_command_waits_for_its_end() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     server.post("", &hold(1, "h")).await;
     server.stub.emit("h", progress(Event::CallHolding));
     let hold = hold(2, "h");
@@ -310,7 +318,7 @@ async fn a_post_that_repeats_a_running_command_waits_for_its_end() {
 
 #[tokio::test]
 async fn a_post_may_name_the_session_of_a_socket() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let session = peer.call(1, "Echo", json!({})).await["result"]["session"].clone();
     let (_, _) = (peer.next().await, peer.next().await);
@@ -331,7 +339,7 @@ async fn a_post_may_name_the_session_of_a_socket() {
 
 #[tokio::test]
 async fn one_clients_flood_does_not_reach_another() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let (mut one, mut two) = (server.connect().await, server.connect().await);
     one.send(&hold(1, "h")).await;
     one.next().await.unwrap();

@@ -13,10 +13,9 @@ mod client_support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
-use callplane::client::Settings;
 use callplane::core::failure::Outcome;
 use callplane::core::notice::Event;
-use client_support::{Script, Server, ended, hold, progress, request};
+use client_support::{Script, Server, ended, hold, progress, request, settings};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -142,7 +141,7 @@ async fn life(server: &Server, cut: usize) -> (u64, bool) {
 /// exactly once and in order, none lost, and no command begun twice.
 #[tokio::test]
 async fn a_connection_may_die_at_every_byte() {
-    let server = Server::start(Script::Whole, Settings::default()).await;
+    let server = Server::start(Script::Whole, settings()).await;
     let (whole, _) = life(&server, usize::MAX).await;
     assert!(whole > 1_500, "{whole}");
     // The whole differs by a few digits of a seq from life to life.
@@ -156,7 +155,7 @@ async fn a_connection_may_die_at_every_byte() {
 
 #[tokio::test]
 async fn a_started_that_was_missed_comes_as_a_notification() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let hello = peer.call(1, "Echo", json!({})).await;
     peer.send(&hold(2, "h")).await;
@@ -178,7 +177,7 @@ async fn a_started_that_was_missed_comes_as_a_notification() {
 
 #[tokio::test]
 async fn what_cannot_be_recovered_is_said_with_its_reason() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let started = {
         peer.send(&hold(1, "h")).await;
@@ -212,7 +211,7 @@ async fn what_cannot_be_recovered_is_said_with_its_reason() {
 
 #[tokio::test]
 async fn resume_comes_first_and_alone_or_not_at_all() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     peer.send(&hold(1, "h")).await;
     let session = peer.next().await.unwrap()["result"]["session"].clone();
@@ -228,7 +227,7 @@ async fn resume_comes_first_and_alone_or_not_at_all() {
 
 #[tokio::test]
 async fn a_repeat_on_the_same_connection_is_the_same_command_and_is_not_told_again() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     peer.send(&hold(1, "h")).await;
     peer.send(&hold(2, "h")).await;
@@ -248,7 +247,7 @@ async fn a_repeat_on_the_same_connection_is_the_same_command_and_is_not_told_aga
 
 #[tokio::test]
 async fn a_connection_that_did_not_have_a_command_gets_it_from_its_first_entry_on() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     peer.send(&hold(1, "h")).await;
     let session = peer.next().await.unwrap()["result"]["session"].clone();
@@ -273,7 +272,7 @@ async fn a_connection_that_did_not_have_a_command_gets_it_from_its_first_entry_o
 
 #[tokio::test]
 async fn two_sockets_may_hold_one_session() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut one = server.connect().await;
     let hello = one.call(1, "Echo", json!({})).await;
     let (_, _) = (one.next().await, one.next().await);

@@ -10,11 +10,10 @@
 
 mod client_support;
 
-use callplane::client::Settings;
 use callplane::core::failure::{Code, Failure, Outcome, SipStatus, Up};
 use callplane::core::ids::CallId;
 use callplane::core::notice::{Data, Event, Notice, Remarks};
-use client_support::{Script, Server, ended, failed, hold, progress, request};
+use client_support::{Script, Server, ended, failed, hold, progress, request, settings};
 use serde_json::{Value, json};
 
 /// Removes what the old server did not say, after checking that it is there.
@@ -31,7 +30,7 @@ fn as_of_old(mut message: Value, new: &[&str]) -> Value {
 
 #[tokio::test]
 async fn a_start_looks_as_it_did() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let params = json!({"caller": "sip:a@x", "callee": "sip:b@x", "cmd_id": "st-1"});
     peer.send(&json!({"jsonrpc": "2.0", "id": "req-1", "method": "CallStart", "params": params}))
@@ -67,7 +66,7 @@ async fn a_start_looks_as_it_did() {
 
 #[tokio::test]
 async fn an_error_is_one_string_with_the_details_beside_it_and_ended_follows() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let params =
         json!({"callid": "c", "leg": "callee", "destination": "sip:c@x", "cmd_id": "b-404"});
@@ -101,7 +100,7 @@ async fn an_error_is_one_string_with_the_details_beside_it_and_ended_follows() {
 
 #[tokio::test]
 async fn an_event_without_details_has_no_data() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     peer.send(&hold(1, "h")).await;
     peer.next().await.unwrap();
@@ -113,7 +112,7 @@ async fn an_event_without_details_has_no_data() {
 
 #[tokio::test]
 async fn an_external_id_comes_with_every_event() {
-    let server = Server::start(Script::Whole, Settings::default()).await;
+    let server = Server::start(Script::Whole, settings()).await;
     let mut peer = server.connect().await;
     let params = json!({"callid": "c", "cmd_id": "h", "external_id": "crm \"7\""});
     peer.send(&request(1, "CallHold", params)).await;
@@ -125,7 +124,7 @@ async fn an_external_id_comes_with_every_event() {
 
 #[tokio::test]
 async fn echo_sends_its_params_back_and_touches_no_stream() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let params = json!({"test": "echo", "n": [1, {"a": null}], "cmd_id": "e-1"});
     peer.send(&request(1, "Echo", params.clone())).await;
@@ -150,7 +149,7 @@ async fn echo_sends_its_params_back_and_touches_no_stream() {
 
 #[tokio::test]
 async fn a_request_without_id_gets_no_answer_and_its_events_come() {
-    let server = Server::start(Script::Whole, Settings::default()).await;
+    let server = Server::start(Script::Whole, settings()).await;
     let mut peer = server.connect().await;
     peer.send_text(r#"{"jsonrpc":"2.0","method":"NoSuch"}"#).await;
     peer.send_text(r#"{"jsonrpc":"2.0","method":"CallHold","params":{}}"#).await;
@@ -164,7 +163,7 @@ async fn a_request_without_id_gets_no_answer_and_its_events_come() {
 
 #[tokio::test]
 async fn a_bad_parameter_is_refused_before_anything_begins() {
-    let server = Server::start(Script::Silent, Settings::default()).await;
+    let server = Server::start(Script::Silent, settings()).await;
     let mut peer = server.connect().await;
     let answer = peer.call(1, "CallEnd", json!({"callid": "a\r\nX-Evil: 1"})).await;
     assert_eq!(answer["error"]["code"], -32602);

@@ -689,9 +689,9 @@ async fn every_command_has_a_form() {
             assert_eq!(request["params"]["callid"], "c-1");
             peer.refuse(
                 &request,
-                -32011,
-                "The SIP stack can't be reached",
-                json!({"kind": "stack_unavailable", "retry_after_ms": 1500}),
+                -32010,
+                "The store can't be reached",
+                json!({"kind": "store_unavailable", "retry_after_ms": 1500}),
             );
             page.until_text("#command .form-alert", "Try again in 2 s").await;
         }

@@ -13,20 +13,24 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use callplane::client::close::Close;
+use callplane::client::{HEAD_TIMEOUT, SEND_TIMEOUT};
+use callplane::config::Config;
 use callplane::core::failure::{Failure, Outcome, SipStatus, Up};
 use callplane::core::ids::{CallId, CommandId, Epoch, Scope, SessionId, TenantId};
 use callplane::core::notice::{Data, Event, Notice, Remarks};
 use callplane::core::record::{Entry, Key};
 use callplane::core::request::{Leg, Method as Commanded};
 use callplane::rpc::error::{Kind, Refusal};
-use callplane::rpc::frame::Id;
+use callplane::rpc::frame::{Id, LONGEST_ID};
 use callplane::rpc::method::Method;
 use callplane::rpc::openrpc::{self, FAILURES};
 use callplane::rpc::wire::{self, Ending, Known, Repeated, Standing, Started};
+use callplane::store::memory;
 use serde_json::Value;
 
 fn path(name: &str) -> PathBuf {
@@ -40,6 +44,91 @@ fn hold(name: &str, expected: &str) {
     }
     let found = fs::read_to_string(path(name)).unwrap();
     assert!(found == expected, "docs/{name} differs: CALLPLANE_WRITE_DOCS=1 writes it anew");
+}
+
+/// A time as a reader says it.
+fn spoken(time: Duration) -> String {
+    let seconds = time.as_secs();
+    assert_eq!(Duration::from_secs(seconds), time);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+/// A number of bytes as a reader says it.
+fn sized(bytes: usize) -> String {
+    let (whole, unit) = if bytes < 1 << 20 { (bytes >> 10, "KiB") } else { (bytes >> 20, "MiB") };
+    format!("{whole} {unit}")
+}
+
+fn limits() -> String {
+    let Config { limits, store, .. } = Config::default();
+    let mut table = "| limit | value | key | beyond it |\n|---|---|---|---|\n".to_owned();
+    let mut row = |limit: &str, value: String, key: &str, beyond: &str| {
+        let key = if key.is_empty() { String::new() } else { format!("`{key}`") };
+        writeln!(table, "| {limit} | {value} | {key} | {beyond} |").unwrap();
+    };
+    row(
+        "message",
+        sized(limits.max_message.bytes()),
+        "limits.max_message",
+        "close 4500; 413 for a POST",
+    );
+    row(
+        "requests in a batch",
+        limits.max_batch.to_string(),
+        "limits.max_batch",
+        "one error -32600 for the whole batch",
+    );
+    let commands = limits.commands_in_flight;
+    row(
+        "commands of a session that run at once, `CallEnd` not counted",
+        commands.to_string(),
+        "limits.commands_in_flight",
+        "error -32004",
+    );
+    row(
+        "`CallEnd`s of a session that wait for their answer",
+        commands.to_string(),
+        "limits.commands_in_flight",
+        "error -32004",
+    );
+    row(
+        "commands of all sessions that run at once, `CallEnd` counted",
+        memory::Limits::default().running.to_string(),
+        "",
+        "error -32004",
+    );
+    row(
+        "bytes waiting to be read by a client",
+        sized(limits.outbound_bytes.bytes()),
+        "limits.outbound_bytes",
+        "close 4001. From a quarter of it on the client's requests are not read",
+    );
+    row("written bytes left unread", spoken(SEND_TIMEOUT), "", "close 4001");
+    let (ping, idle) = (spoken(limits.ping_interval), spoken(limits.idle_timeout));
+    row("silence of a client until it is pinged", ping, "limits.ping_interval", "a ping");
+    row("the same until it is closed", idle, "limits.idle_timeout", "close 4002");
+    row("WebSockets of a server", limits.sessions.to_string(), "limits.sessions", "HTTP 503");
+    row("head of an HTTP request", spoken(HEAD_TIMEOUT), "", "the connection is dropped");
+    row("`id` of a request", format!("{LONGEST_ID} bytes"), "", "error -32600");
+    row(
+        "id of an ended start or transfer",
+        spoken(store.keep_starts),
+        "store.keep_starts",
+        "forgotten: `unknown_command`",
+    );
+    row("id of another ended command", spoken(store.keep_others), "store.keep_others", "the same");
+    let kept = format!("{}, {}", spoken(store.keep_notices), sized(store.notices_bytes.bytes()));
+    row(
+        "notifications of all sessions for `Resume` and repeats",
+        kept,
+        "store.keep_notices`, `store.notices_bytes",
+        "`recovered: false`, `trimmed`; `replayed: false`",
+    );
+    table
 }
 
 fn errors() -> String {
@@ -129,9 +218,12 @@ fn the_protocol_page_has_the_tables_of_the_code() {
     let page = fs::read_to_string(path("protocol.md")).unwrap();
     let mut expected = String::new();
     let mut rest = page.as_str();
-    for (mark, table) in
-        [("errors", errors()), ("methods", methods()), ("close codes", close_codes())]
-    {
+    for (mark, table) in [
+        ("limits", limits()),
+        ("errors", errors()),
+        ("methods", methods()),
+        ("close codes", close_codes()),
+    ] {
         let begin = format!("<!-- generated: {mark} -->\n");
         let (before, after) = rest.split_once(&begin).unwrap_or_else(|| panic!("no mark {mark}"));
         let (_, after) = after.split_once("<!-- end -->").unwrap();
@@ -177,6 +269,39 @@ fn the_list_of_failures_is_complete() {
     // The other words of that file are those of Up and Outcome.
     let others: Vec<_> = words.difference(&listed).copied().collect();
     assert_eq!(others, ["failed", "no", "not_started", "success", "unknown", "yes"]);
+}
+
+/// Everything under `src`, without comments and without the tests of a file.
+fn sources(folder: &Path, except: &[&str], text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, except, text);
+        } else if !except.iter().any(|file| path.ends_with(file)) {
+            let file = fs::read_to_string(&path).unwrap();
+            let file = file.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = file.lines().filter(|line| !line.trim_start().starts_with("//"));
+            text.extend(code.flat_map(|line| [line, "\n"]));
+        }
+    }
+}
+
+#[test]
+fn every_documented_error_is_one_that_is_sent() {
+    let mut code = String::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    sources(&src, &["rpc/error.rs", "rpc/openrpc.rs", "core/failure.rs"], &mut code);
+    let named = |name: String| {
+        code.match_indices(&name).any(|(at, _)| {
+            !code[at + name.len()..].starts_with(|next: char| next.is_ascii_alphanumeric())
+        })
+    };
+    for kind in Kind::ALL {
+        assert!(named(format!("Kind::{kind:?}")), "{kind:?} is never answered");
+    }
+    for failure in FAILURES {
+        assert!(named(format!("Code::{failure:?}")), "{failure:?} is never told");
+    }
 }
 
 #[test]

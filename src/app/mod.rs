@@ -6,7 +6,7 @@ mod meter;
 mod observe;
 mod probe;
 mod server;
-mod settings;
+pub mod settings;
 mod stacks;
 
 pub use probe::{Finding, probe};

@@ -75,6 +75,5 @@ pub fn client(config: &Config) -> client::Settings {
         idle_timeout: limits.idle_timeout,
         drain_spread: config.drain.timeout.mul_f32(0.2),
         origins: Origins { named, authenticated: false },
-        ..client::Settings::default()
     }
 }

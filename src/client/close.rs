@@ -93,7 +93,7 @@ impl Close {
             Self::MessageTooLong => (
                 4500,
                 "message too long",
-                "A message had more than 65,536 bytes. The same message would end the next connection too.",
+                "A message was longer than the server takes. The same message would end the next connection too.",
             ),
             Self::Protocol => (
                 4501,

@@ -22,14 +22,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Client;
 use super::commands::Commands;
 use super::one_shot::{self, Reply, Wish};
 use super::socket::converse;
+use super::{Client, HEAD_TIMEOUT};
 use crate::core::ids::SessionId;
-
-/// How long a connection may take to send its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The routes of the protocol at the configured path.
 pub fn router<C: Commands>(client: Arc<Client<C>>) -> Router {
@@ -102,8 +99,8 @@ async fn connection<C: Commands>(
 }
 
 /// Why a request does not become a conversation.
-fn refused(status: StatusCode, why: &'static str) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], why).into_response()
+fn refused(status: StatusCode, why: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], why.into()).into_response()
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
@@ -226,7 +223,9 @@ async fn post<C: Commands>(
     let body: Bytes = match body.collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            return refused(StatusCode::PAYLOAD_TOO_LARGE, "a frame has at most 65536 bytes\n");
+            let most = client.settings.message_bytes;
+            let why = format!("a frame has at most {most} bytes\n");
+            return refused(StatusCode::PAYLOAD_TOO_LARGE, why);
         }
         Err(_) => return refused(StatusCode::BAD_REQUEST, "the body broke off\n"),
     };

@@ -35,10 +35,16 @@ use self::session::Limits;
 use crate::core::ids::Nonce;
 use crate::metrics::SessionMetrics;
 
+/// How long a client may leave written bytes unread.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection may take to send its request's head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Draws fresh randomness for ids.
 pub type Nonces = Arc<dyn Fn() -> Nonce + Send + Sync>;
 
-/// What the client port allows.
+/// What the client port allows. The configuration says it, and has the defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The path of the protocol.
@@ -53,8 +59,6 @@ pub struct Settings {
     pub commands: usize,
     /// Most bytes that wait for one client to read them.
     pub outbound_bytes: usize,
-    /// How long a client may leave written bytes unread.
-    pub send_timeout: Duration,
     /// A client that was silent for so long is pinged.
     pub ping_every: Duration,
     /// A client that was silent for so long, pings notwithstanding, is closed.
@@ -63,24 +67,6 @@ pub struct Settings {
     pub drain_spread: Duration,
     /// Which pages may speak to us.
     pub origins: Origins,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            path: "/call-api".to_owned(),
-            connections: 100_000,
-            message_bytes: 64 * 1024,
-            batch: 100,
-            commands: 256,
-            outbound_bytes: 1024 * 1024,
-            send_timeout: Duration::from_secs(30),
-            ping_every: Duration::from_secs(25),
-            idle_timeout: Duration::from_secs(60),
-            drain_spread: Duration::from_secs(5),
-            origins: Origins::default(),
-        }
-    }
 }
 
 impl Settings {

@@ -18,12 +18,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use super::Client;
 use super::close::Close;
 use super::commands::Commands;
 use super::feed::{Attachment, Taken};
 use super::outbox::Outbox;
 use super::session::{Answer, Ask, Loss, Session, Turn};
+use super::{Client, SEND_TIMEOUT};
 use crate::core::ids::{SessionId, TenantId};
 use crate::metrics::OpenSession;
 
@@ -363,7 +363,7 @@ where
         let now = Instant::now();
         let settings = &self.client.settings;
         let stuck = self.blocked.map(|blocked| now.duration_since(blocked.since));
-        if stuck.is_some_and(|stuck| stuck >= settings.send_timeout) {
+        if stuck.is_some_and(|stuck| stuck >= SEND_TIMEOUT) {
             return Some(Turned::Over(End::Close(Close::Slow)));
         }
         let silent = now.duration_since(self.heard);

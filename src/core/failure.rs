@@ -164,8 +164,6 @@ pub enum Code {
     NotHeld,
     /// The call has no media description to offer.
     NoMedia,
-    /// A leg of ours could not be ended.
-    LegLeftUp,
     /// Given up by the client, or by a `CallEnd`.
     Cancelled,
     /// The command's stated deadline passed without a decision.
@@ -222,7 +220,6 @@ impl Code {
             Self::AlreadyHeld => "already_held",
             Self::NotHeld => "not_held",
             Self::NoMedia => "no_media",
-            Self::LegLeftUp => "leg_left_up",
             Self::Cancelled => "cancelled",
             Self::DeadlinePassed => "deadline_passed",
             Self::StateLost => "state_lost",

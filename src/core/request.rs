@@ -167,7 +167,7 @@ impl Method {
         }
     }
 
-    /// Whether the command places a call or moves one: its id is kept for 24 h, others for 15 min.
+    /// Whether the command places a call or moves one: its id is kept longer then.
     #[must_use]
     pub fn places_calls(self) -> bool {
         match self {

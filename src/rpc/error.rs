@@ -40,8 +40,6 @@ pub enum Kind {
     UnknownStack,
     /// The store can't be reached, so the command may or may not be recorded.
     StoreUnavailable,
-    /// The SIP stack can't be reached, or too much is waiting for it.
-    StackUnavailable,
     /// This process is about to stop and takes no new commands.
     Draining,
 }
@@ -65,7 +63,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them, in the order of the document.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::ParseError,
         Self::InvalidRequest,
         Self::MethodNotFound,
@@ -80,7 +78,6 @@ impl Kind {
         Self::UnknownStack,
         Self::NotCancellable,
         Self::StoreUnavailable,
-        Self::StackUnavailable,
         Self::Draining,
     ];
 
@@ -110,7 +107,7 @@ impl Kind {
             ),
             Self::CallBusy => row(
                 (-32000, "call_busy", "Another command is changing this call", true, 409),
-                "Wait for the `Ended` of the command in `cmd_id`, or end the call: `CallEnd` is never refused.",
+                "Wait for the `Ended` of the command in `cmd_id`. If that came already, phones may still act on what it sent: repeat after a few seconds. Or end the call: `CallEnd` is never refused for this.",
             ),
             Self::CallerBusy => row(
                 (-32001, "caller_busy", "Another start of this caller is running", true, 409),
@@ -122,11 +119,11 @@ impl Kind {
             ),
             Self::UnknownCommand => row(
                 (-32003, "unknown_command", "No such command", false, 404),
-                "Ids are kept 24 h for starts and transfers, 15 min for others, and belong to their session.",
+                "Ids belong to their session and are forgotten some time after the end of their command.",
             ),
             Self::TooManyCommands => row(
                 (-32004, "too_many_commands", "Too many commands are running", true, 429),
-                "Wait for an `Ended`, then repeat. `CallEnd` and `CommandCancel` are not counted.",
+                "Wait for an `Ended`, then repeat. For `CallEnd`: wait for the answer to an earlier one.",
             ),
             Self::ResumeRefused => row(
                 (-32005, "resume_refused", "Resume is not possible here", false, 409),
@@ -143,10 +140,6 @@ impl Kind {
             Self::StoreUnavailable => row(
                 (-32010, "store_unavailable", "The store can't be reached", true, 503),
                 "Repeat with the same `cmd_id`: if the command was recorded after all, you get that one.",
-            ),
-            Self::StackUnavailable => row(
-                (-32011, "stack_unavailable", "The SIP stack can't be reached", true, 503),
-                "Nothing was begun. Repeat after `retry_after_ms`, or later.",
             ),
             Self::Draining => row(
                 (-32012, "draining", "This server is about to stop", true, 503),

@@ -80,7 +80,7 @@ pub struct CallStartParams {
     /// The SIP address that this phone then calls.
     #[schemars(length(min = 1, max = 512))]
     pub callee: String,
-    /// How long each of the two may ring, in whole seconds. The configured time when absent.
+    /// How long each of the two may ring, in whole seconds, 1 to 60. The configured time when absent.
     #[schemars(range(min = 1, max = 60))]
     pub ring_timeout: Option<u64>,
     /// What the caller's phone shows: 1 to 64 bytes without quotes, backslashes and brackets.
@@ -101,7 +101,7 @@ pub struct CallBlindTransferParams {
     /// The SIP Call-ID of the call.
     #[schemars(length(min = 1, max = 256))]
     pub callid: String,
-    /// Who is sent.
+    /// Who is sent: `caller` (the party that sent the INVITE of this call) or `callee`.
     pub leg: LegWord,
     /// The SIP address to send this party to.
     #[schemars(length(min = 1, max = 512))]
@@ -118,12 +118,12 @@ pub struct CallAttendedTransferParams {
     /// The Call-ID of the call whose party is sent.
     #[schemars(length(min = 1, max = 256))]
     pub callidA: String,
-    /// Who is sent.
+    /// Who is sent: `caller` or `callee`.
     pub legA: LegWord,
     /// The Call-ID of the call that is replaced; another one than `callidA`.
     #[schemars(length(min = 1, max = 256))]
     pub callidB: String,
-    /// Its party that stays.
+    /// Its party that stays: `caller` or `callee`.
     pub legB: LegWord,
     /// What every command may carry.
     #[serde(flatten)]
@@ -522,7 +522,7 @@ fn params<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Vec<Value> {
 }
 
 /// Every word that `error.code` of an `Error` event may say.
-pub const FAILURES: [Code; 47] = [
+pub const FAILURES: [Code; 46] = [
     Code::CallerBusy,
     Code::CallerDeclined,
     Code::CallerNotFound,
@@ -566,7 +566,6 @@ pub const FAILURES: [Code; 47] = [
     Code::AlreadyHeld,
     Code::NotHeld,
     Code::NoMedia,
-    Code::LegLeftUp,
     Code::Cancelled,
     Code::DeadlinePassed,
     Code::StateLost,

@@ -254,6 +254,11 @@ impl Commands for Engine {
     }
 }
 
+/// The settings of an empty configuration.
+pub fn settings() -> Settings {
+    callplane::app::settings::client(&callplane::config::Config::default())
+}
+
 /// A listening server.
 pub struct Server {
     pub stub: Arc<Stub>,

@@ -109,11 +109,14 @@ pub fn config_for(mi: SocketAddr) -> Config {
 
 impl Site {
     pub async fn start(mi: SocketAddr) -> Self {
+        Self::of(&config_for(mi)).await
+    }
+
+    pub async fn of(config: &Config) -> Self {
         let readiness = Readiness::starting();
         let levels = LogLevels::detached(LogFilter::info());
-        let config = config_for(mi);
         let server =
-            Server::start(&config, &Hints::default(), levels, readiness.clone()).await.unwrap();
+            Server::start(config, &Hints::default(), levels, readiness.clone()).await.unwrap();
         let (clients, operations) = (server.client_address(), server.admin_address());
         Self { clients, operations, readiness, running: tokio::spawn(server.run()) }
     }
