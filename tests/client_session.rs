@@ -39,13 +39,16 @@ fn session_id() -> SessionId {
 }
 
 fn entry(seq: u64, id: &str, notice: Notice) -> Arc<Entry> {
+    entry_of(Method::CallHold, seq, id, notice)
+}
+
+fn entry_of(method: Method, seq: u64, id: &str, notice: Notice) -> Arc<Entry> {
     let key = Key {
         tenant: TenantId::default(),
         scope: Scope::Session(session_id()),
         id: CommandId::parse(id).unwrap(),
     };
-    let (session, method) = (session_id(), Method::CallHold);
-    Arc::new(Entry { seq, session, key, method, external_id: None, notice })
+    Arc::new(Entry { seq, session: session_id(), key, method, external_id: None, notice })
 }
 
 fn started() -> Notice {
@@ -190,7 +193,7 @@ fn the_same_id_twice_at_once_is_begun_once() {
     desk.send(&hold(3, "a"));
     let begins = desk.begins();
     assert_eq!(begins.len(), 1);
-    desk.answer(Answer::Begun(begins[0].0, Err(Refusal::new(Kind::StackUnavailable))));
+    desk.answer(Answer::Begun(begins[0].0, Err(Refusal::new(Kind::CallBusy))));
     let second = desk.begins();
     assert_eq!(second.len(), 1, "the refused one left nothing behind");
     desk.live(1, "a", started());
@@ -237,6 +240,44 @@ fn running_commands_are_counted_and_an_end_is_never_refused() {
     desk.live(3, "a", ended());
     desk.live(4, "b", ended());
     desk.send(&hold(6, "f"));
+    assert_eq!(desk.begins().len(), 1);
+}
+
+fn end(id: u64, cmd_id: &str) -> Value {
+    let params = json!({"callid": cmd_id, "cmd_id": cmd_id});
+    json!({"jsonrpc": "2.0", "id": id, "method": "CallEnd", "params": params})
+}
+
+#[test]
+fn ends_that_run_leave_room_for_other_commands() {
+    let mut desk = Desk::new();
+    for (seq, id) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+        desk.send(&end(seq, id));
+        let entry = entry_of(Method::CallEnd, seq, id, started());
+        desk.with(|session, turn| session.live(&epoch(), &entry, turn));
+    }
+    desk.begins();
+    desk.send(&hold(5, "e"));
+    assert_eq!(desk.begins().len(), 1, "four running ends are none of its three");
+}
+
+#[test]
+fn ends_that_nobody_answers_are_bounded() {
+    let mut desk = Desk::new();
+    for id in 1..=5 {
+        desk.send(&end(id, &format!("e{id}")));
+    }
+    let begins = desk.begins();
+    assert_eq!(begins.len(), 3);
+    let refused = desk.written();
+    assert_eq!(refused.iter().map(|m| m["id"].as_u64()).collect::<Vec<_>>(), [Some(4), Some(5)]);
+    assert_eq!(refused[0]["error"]["data"]["kind"], "too_many_commands");
+    desk.live(1, "e1", started());
+    desk.answer(Answer::Begun(begins[1].0, Err(Refusal::new(Kind::UnknownStack))));
+    desk.send(&end(6, "e6"));
+    desk.send(&end(7, "e7"));
+    assert_eq!(desk.begins().len(), 2, "an answered one makes room, whatever the answer");
+    desk.send(&hold(8, "h"));
     assert_eq!(desk.begins().len(), 1);
 }
 

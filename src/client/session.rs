@@ -39,7 +39,8 @@ const PAGE: usize = 256;
 pub struct Limits {
     /// Most requests in one batch.
     pub batch: usize,
-    /// Most commands of a session that run at once.
+    /// Most commands of a session that run at once, without its `CallEnd`s; and most `CallEnd`s
+    /// that wait for their answer.
     pub commands: usize,
 }
 
@@ -153,7 +154,7 @@ struct Waiter {
 #[derive(Debug)]
 enum Want {
     /// The `Started` of a command that is being begun.
-    Started { command: CommandId },
+    Started { command: CommandId, method: Commanded },
     /// The rest of a repeated command's entries.
     Replay { summary: Box<Summary>, entries: Vec<Arc<Entry>> },
     /// What is known of a command.
@@ -319,11 +320,8 @@ impl Session {
         if self.draining {
             return self.refuse(id, place, &Refusal::new(Kind::Draining), turn);
         }
-        let begins = self.waiting.values().filter(|w| matches!(w.want, Want::Started { .. }));
-        let busy = self.running.len() + begins.count();
-        if busy >= self.limits.commands && asked.request.method() != Commanded::CallEnd {
-            let refusal = Refusal::new(Kind::TooManyCommands)
-                .because(format!("at most {} commands run at once", self.limits.commands));
+        let method = asked.request.method();
+        if let Some(refusal) = self.too_many(method) {
             return self.refuse(id, place, &refusal, turn);
         }
         let digest = asked.digest();
@@ -339,12 +337,33 @@ impl Session {
             trace,
         });
         let begun_already = self.waits_for(&command).is_some();
-        let ticket = self.wait(id, place, Want::Started { command });
+        let ticket = self.wait(id, place, Want::Started { command, method });
         if begun_already {
             self.deferred.push((ticket, begin));
         } else {
             turn.asks.push(Ask::Begin(ticket, begin));
         }
+    }
+
+    /// Whether one more command would be too many. Calls can be ended whatever runs, so only those
+    /// `CallEnd`s count against each other that have not been answered yet.
+    fn too_many(&self, method: Commanded) -> Option<Refusal> {
+        let ends = |other: Commanded| other == Commanded::CallEnd;
+        let asked = self.waiting.values().filter_map(|waiter| match &waiter.want {
+            Want::Started { method, .. } => Some(*method),
+            Want::Replay { summary, .. } => Some(summary.method),
+            Want::Known { .. } | Want::Cancelled { .. } | Want::Overdue { .. } => None,
+        });
+        let most = self.limits.commands;
+        let (count, why) = if ends(method) {
+            let unanswered = asked.filter(|other| ends(*other)).count();
+            (unanswered, format!("at most {most} CallEnds wait for their answer at once"))
+        } else {
+            let running = self.running.values().filter(|(other, _)| !ends(*other)).count();
+            let begun = asked.filter(|other| !ends(*other)).count();
+            (running + begun, format!("at most {most} commands run at once"))
+        };
+        (count >= most).then(|| Refusal::new(Kind::TooManyCommands).because(why))
     }
 
     fn echo(
@@ -735,7 +754,7 @@ impl Session {
                 other != own
                     && *other != ticket
                     && other < own
-                    && matches!(&waiter.want, Want::Started { command } if *command == begin.key.id)
+                    && matches!(&waiter.want, Want::Started { command, .. } if *command == begin.key.id)
             })
         });
         if let Some(place) = free {
@@ -959,7 +978,7 @@ impl Session {
     fn waits_for(&self, id: &CommandId) -> Option<Ticket> {
         self.waiting
             .iter()
-            .find(|(_, w)| matches!(&w.want, Want::Started { command } if command == id))
+            .find(|(_, w)| matches!(&w.want, Want::Started { command, .. } if command == id))
             .map(|(ticket, _)| *ticket)
     }
 
