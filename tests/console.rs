@@ -898,6 +898,55 @@ async fn a_lost_connection_is_taken_up_where_it_was() {
 }
 
 #[tokio::test]
+async fn after_a_refused_resume_nothing_is_repeated() {
+    in_browser!("after_a_refused_resume_nothing_is_repeated", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        start_call(&page, ALICE, BOB).await;
+        let answered = peer.expect("CallStart").await;
+        let answered = peer.started(&answered, 1);
+        page.until_text(".call .pill", "Calling alice").await;
+        start_call(&page, CAROL, BOB).await;
+        let unanswered = peer.expect("CallStart").await;
+        peer.cut();
+
+        // In another session the id would be a new one, and the repeat a second call.
+        let mut peer = server.accept().await;
+        let resume = peer.expect("Resume").await;
+        peer.refuse(&resume, -32005, "no", json!({"kind": "resume_refused"}));
+        for id in [&json!(answered), &unanswered["params"]["cmd_id"]] {
+            let get = peer.expect("CommandGet").await;
+            assert_eq!(&get["params"]["cmd_id"], id);
+            peer.refuse(&get, -32003, "No such command", json!({"kind": "unknown_command"}));
+        }
+        page.until_text(".notice", "could not be taken up again").await;
+        page.until(
+            "[...document.querySelectorAll('.command .word')].every(w => w.textContent === 'unknown')",
+        )
+        .await;
+        page.until("document.querySelectorAll('.call[data-state=unknown]').length === 2").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
+async fn without_a_session_nothing_is_repeated() {
+    in_browser!("without_a_session_nothing_is_repeated", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        // The stand-in for the heartbeat's answer names no session, as an old server's.
+        start_call(&page, ALICE, BOB).await;
+        peer.expect("CallStart").await;
+        peer.cut();
+        let mut peer = server.accept().await;
+        let get = peer.expect("CommandGet").await;
+        peer.refuse(&get, -32601, "Method not found", json!({"kind": "method_not_found"}));
+        page.until_text(".command .word", "unknown").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
 async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
     in_browser!(
         "a_gap_is_said_plainly_and_running_commands_are_looked_up",

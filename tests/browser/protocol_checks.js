@@ -58,6 +58,15 @@
   const already = [ended, ...hold("h"), told("CallHold", "h", "Error", { data: "480 Both dialog legs are on hold" }), told("CallHold", "h", "Ended", { outcome: "failed" })];
   is("already", p.holdOf(from(already).calls[0]), "both");
 
+  const doubted = [...half, told("CallHold", "h", "Error", { data: "timeout", error: { code: "reply_lost", up: "yes" } }), told("CallHold", "h", "Ended", { outcome: "unknown", up: "yes" })];
+  is("in doubt", p.callState(from(doubted).calls[0], from(doubted)), { name: "unknown", words: "May be held" });
+  const resumed = [...doubted, ...hold("u", "CallUnhold"), told("CallUnhold", "u", "Ended", { outcome: "success" })];
+  is("and out of it", p.callState(from(resumed).calls[0], from(resumed)), { name: "talking", words: "Talking" });
+  const notHeld = [...doubted, ...hold("u", "CallUnhold"), told("CallUnhold", "u", "Error", { data: "480 No dialog legs are on hold", error: { code: "not_held", up: "yes" } }), told("CallUnhold", "u", "Ended", { outcome: "failed" })];
+  is("not held after all", p.callState(from(notHeld).calls[0], from(notHeld)).words, "Talking");
+  const gone = [...half, told("CallHold", "h", "Ended", { outcome: "unknown", up: "no" })];
+  is("and over", from(gone).calls[0].state, "ended");
+
   // A failed transfer keeps its call and drops the one it tried to make.
   const transfer = [ended, ask(9, "CallBlindTransfer", { cmd_id: "t", callid: "c", leg: "caller", destination: "sip:d@x" }), ok(9, "t"), told("CallBlindTransfer", "t", "TransferStart", { data: { callid: "n", destination: "sip:d@9" } })];
   is("two calls", from(transfer).calls.map((call) => call.state), ["talking", "ringing-callee"]);
@@ -90,6 +99,21 @@
   const unanswered = run(start(1, "s"), { type: "lost", at: 5 });
   is("unanswered", unanswered.commands.s.status, "unanswered");
   is("no heartbeat", run(ask(1, "Echo", { cmd_id: `${p.HEARTBEAT}1` })).order, []);
+
+  // The refusal of a repeat tells of the command only when the server has looked for its id.
+  const no = (id, kind) => got({ jsonrpc: "2.0", id, error: { code: -32004, message: "no", data: { kind } } });
+  const repeat = [start(1, "s"), { type: "lost", at: 5 }, start(2, "s")];
+  is("repeat in doubt", run(...repeat, no(2, "too_many_commands")).commands.s.status, "unanswered");
+  is("its call stays", run(...repeat, no(2, "draining")).calls.length, 1);
+  is("repeat refused", run(...repeat, no(2, "caller_busy")).commands.s.status, "refused");
+  is("first refused", run(start(1, "s"), no(1, "too_many_commands")).commands.s.status, "refused");
+  const lookUp = ask(3, "CommandGet", { cmd_id: "s" });
+  is("no answer", run(start(1, "s"), ok(1, "s"), lookUp, no(3, "store_unavailable")).commands.s.status, "running");
+  is("no record", run(start(1, "s"), ok(1, "s"), lookUp, no(3, "unknown_command")).commands.s.outcome, "unknown");
+
+  // After a refused Resume the connection is another session.
+  const elsewhereNow = run(ok(1, "s"), { type: "sent", at: 1, frame: p.request(1, "Echo", {}) }, ok(1, "x", { session: "S", epoch: "e", seq: 4 }), { type: "sent", at: 2, frame: p.request(2, "Resume", { session: "S", epoch: "e", seq: 4 }) });
+  is("resume refused", [p.reduce(elsewhereNow, no(2, "resume_refused")).session, p.reduce(elsewhereNow, no(2, "store_unavailable")).session], [null, "S"]);
 
   // Begun on another connection of the session.
   const elsewhere = run(told("CallStart", "z", "Started", { epoch: "e", seq: 1 }), told("CallStart", "z", "CallerAnswered", { epoch: "e", seq: 2, data: { caller: "sip:a@x", callee: "sip:b@x" } }));

@@ -110,7 +110,8 @@ function callCard(first, world) {
       const busy = commandById(model, call.busy);
       const over = isGone(call);
       const established = !over && call.callid !== undefined && (call.state === "talking" || call.state === "unknown");
-      const held = call.held.caller || call.held.callee;
+      // In doubt the button that lets people talk again: it also finds out.
+      const held = call.held.caller || call.held.callee || call.holdDoubt;
       root.dataset.state = state.name;
       caller.update(call.caller, call.held.caller, call.callid);
       callee.update(call.callee, call.held.callee, call.callid);

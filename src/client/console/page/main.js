@@ -206,48 +206,61 @@ function freshId() {
 // The connection
 
 async function opened() {
-  if (model.session !== null && model.position !== null && !(await resumed())) return;
+  const session = await takeUp();
+  if (session === "lost") return;
   ready = true;
-  repeatUnanswered();
+  if (session === "same") repeatUnanswered();
+  else lookUp(runningCommands(model));
   heartbeat();
 }
 
-/** Takes the session up again; false when the connection was lost over it. */
-async function resumed() {
+/**
+ * Takes the session up again: "same" when nothing was missed, "other" when ids of before may mean
+ * nothing here, so that a repeated start would be a second call; "lost" when the connection was.
+ */
+async function takeUp() {
+  if (model.session === null || model.position === null) return "other";
   const { result, error, lost } = await transmit(resumeRequest(nextId++, model));
-  if (lost) return false;
-  if (result?.recovered === false) await lookBack();
-  else if (result) notify("good", "Connected again. Nothing was missed.");
-  else {
-    const refusal = refusalOf(error);
-    notify("bad", `The session could not be taken up again. ${refusalText(refusal)}`);
-    if (refusal.kind === "store_unavailable") {
-      // The one refusal after which the same may be asked on the same connection.
-      await new Promise((later) => setTimeout(later, refusal.retryAfter ?? 1000));
-      return resumed();
-    }
+  if (lost) return "lost";
+  if (result?.recovered === false) {
+    if (given.demo === true && model.gap.reason === "restarted") dispatch({ type: "phones-gone", at: Date.now() });
+    notify("bad", `${gapText(model.gap)} ${stillRunning()}`);
+    return "other";
   }
-  return true;
+  if (result) {
+    notify("good", "Connected again. Nothing was missed.");
+    return "same";
+  }
+  const refusal = refusalOf(error);
+  const words = `The session could not be taken up again. ${refusalText(refusal)}`;
+  if (refusal.kind !== "store_unavailable") {
+    notify("bad", `${words} ${stillRunning()}`);
+    return "other";
+  }
+  notify("bad", words);
+  // The one refusal after which the same may be asked on the same connection.
+  await new Promise((later) => setTimeout(later, refusal.retryAfter ?? 1000));
+  return takeUp();
 }
 
-/** After a gap each command that still ran is asked for; what nobody knows any more is unknown. */
-async function lookBack() {
-  if (given.demo === true && model.gap.reason === "restarted") dispatch({ type: "phones-gone", at: Date.now() });
-  const open = runningCommands(model);
-  const one = open.length === 1 ? "1 command was" : `${open.length} commands were`;
-  notify("bad", `${gapText(model.gap)} ${open.length ? `${one} still running; their outcome is being looked up.` : ""}`);
-  await Promise.all(open.map((command) => transmit(request(nextId++, "CommandGet", { cmd_id: command.id }))));
+function stillRunning() {
+  const open = runningCommands(model).length;
+  if (open === 0) return "";
+  const one = open === 1 ? "1 command was" : `${open} commands were`;
+  return `${one} still running; their outcome is being looked up.`;
+}
+
+/** What nobody knows any more is unknown. */
+function lookUp(commands) {
+  for (const command of commands) transmit(request(nextId++, "CommandGet", { cmd_id: command.id }));
 }
 
 function repeatUnanswered() {
   const now = Date.now();
-  for (const command of runningCommands(model)) {
-    if (command.status !== "unanswered") continue;
-    const young = now - command.at < REPEAT_WITHIN_MS;
-    transmit(
-      young ? request(nextId++, command.method, command.params) : request(nextId++, "CommandGet", { cmd_id: command.id }),
-    );
-  }
+  const unanswered = runningCommands(model).filter((command) => command.status === "unanswered");
+  const young = (command) => now - command.at < REPEAT_WITHIN_MS;
+  for (const command of unanswered.filter(young)) transmit(request(nextId++, command.method, command.params));
+  lookUp(unanswered.filter((command) => !young(command)));
 }
 
 function lost() {

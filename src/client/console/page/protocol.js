@@ -116,7 +116,7 @@ export function emptyModel() {
     order: [],
     /** Calls this session has seen, oldest first. */
     calls: [],
-    /** Requests without an answer yet: `{method, params, at, commandId}` by request id. */
+    /** Requests without an answer yet: `{method, params, at, commandId, repeated}` by request id. */
     waiting: {},
   };
 }
@@ -155,9 +155,10 @@ export function reduce(model, action) {
 function sent(model, frame, at) {
   const { id, method, params = {} } = frame;
   const commandId = isCommand(method) ? params.cmd_id : undefined;
-  let next = { ...model, waiting: { ...model.waiting, [id]: { method, params, at, commandId } } };
+  const known = own(model.commands, commandId);
+  const asked = { method, params, at, commandId, repeated: known !== undefined };
+  let next = { ...model, waiting: { ...model.waiting, [id]: asked } };
   if (!commandId || isHeartbeat(commandId)) return next;
-  const known = own(next.commands, commandId);
   if (known) return setCommand(next, { ...known, status: known.status === "unanswered" ? "sending" : known.status });
   next = addCommand(next, newCommand(commandId, method, params, at));
   return startCalls(next, next.commands[commandId], at);
@@ -213,10 +214,16 @@ function answered(model, asked, result, at) {
   return result.outcome ? ended(next, next.commands[id], result, at) : next;
 }
 
+/** Refusals that may hide a command which is recorded and runs, when it was asked for before. */
+const SAYS_NOTHING = new Set(["too_many_commands", "draining", "store_unavailable", "internal_error"]);
+
 function refused(model, asked, error, at) {
-  if (asked.method === "CommandGet") return notFound(model, asked.params.cmd_id, at);
+  const inDoubt = SAYS_NOTHING.has(refusalOf(error).kind);
+  if (asked.method === "Resume") return inDoubt ? model : { ...model, session: null, position: null };
+  if (asked.method === "CommandGet") return inDoubt ? model : notFound(model, asked.params.cmd_id, at);
   const command = own(model.commands, asked.commandId);
   if (!command || isOver(command)) return model;
+  if (asked.repeated && inDoubt) return setCommand(model, { ...command, status: "unanswered" });
   const next = setCommand(model, { ...command, status: "refused", endedAt: at, refusal: refusalOf(error) });
   return withdrawCalls(next, next.commands[command.id]);
 }
@@ -406,7 +413,7 @@ export function isCancellable(command) {
 
 // Calls. One is `{key, callid, caller, callee, state, ...}`; `state` is one of:
 //   calling (the caller's phone is asked), ringing-caller, ringing-callee, talking, ended, unknown;
-// `held` says which legs are on hold.
+// `held` says which legs are on hold, `holdDoubt` that it may not be so.
 // `busy` names the command that works on the call just now.
 
 function newCall(key, facts) {
@@ -619,12 +626,18 @@ function settleHold(model, command, at) {
   const { callid } = command.params;
   const hold = command.method === "CallHold";
   if (command.outcome === "success") {
-    return editCall(ensureCall(model, callid, at), byCallid(callid), () => ({ held: hold ? HELD : {}, note: undefined }));
+    return editCall(ensureCall(model, callid, at), byCallid(callid), () => ({
+      held: hold ? HELD : {},
+      holdDoubt: false,
+      note: undefined,
+    }));
   }
   // Told that it is so already: then it is so.
   if (isAlreadySo(command.error)) {
-    return editCall(model, byCallid(callid), () => ({ held: hold ? HELD : {}, note: noteOf(command) }));
+    return editCall(model, byCallid(callid), () => ({ held: hold ? HELD : {}, holdDoubt: false, note: noteOf(command) }));
   }
+  // What was sent may have taken effect on either leg.
+  if (maybeUp(command)) return failedOn(editCall(model, byCallid(callid), () => ({ holdDoubt: true })), command, at);
   // A hold that reached one leg only is undone by the server.
   const restored = editCall(model, byCallid(callid), (call) => ({ held: call.heldBefore ?? call.held }));
   return failedOn(restored, command, at);
@@ -700,6 +713,7 @@ export function callState(call, model) {
   if (busy?.method === "CallEnd") return { name: "ending", words: "Ending" };
   if (busy?.method === "CallHold") return { name: "held", words: "Holding" };
   if (busy?.method === "CallUnhold") return { name: "held", words: "Resuming" };
+  if (call.holdDoubt) return { name: "unknown", words: "May be held" };
   switch (holdOf(call)) {
     case "both":
       return { name: "held", words: "Held" };
