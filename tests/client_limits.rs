@@ -113,6 +113,21 @@ async fn a_reader_that_has_stopped_is_closed_after_the_send_timeout() {
     assert!(begin.elapsed() >= callplane::client::SEND_TIMEOUT);
 }
 
+#[tokio::test(start_paused = true)]
+async fn pings_of_a_client_that_does_not_read_are_not_hoarded() {
+    let server = in_memory(Script::Silent, Settings::default());
+    let mut peer = server.connect_in_memory(4096).await;
+    // The longest control frame, masked with zeros.
+    let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
+    ping.resize(ping.len() + 125, b'p');
+    let mut taken = 0;
+    while taken < 10_000 && peer.socket.get_mut().write_all(&ping).await.is_ok() {
+        taken += 1;
+    }
+    assert!(taken < 500, "{taken} pings were taken");
+    assert_eq!(server.closed(), 1);
+}
+
 #[tokio::test]
 async fn a_flood_without_reading_is_held_back_and_answered_whole() {
     let settings = Settings { outbound_bytes: 16 * 1024, ..settings() };

@@ -76,6 +76,9 @@ struct Socket<S, C: Commands> {
     asked: Option<FuturesUnordered<Asking>>,
     /// Whether something was handed to the stream and not flushed.
     unflushed: bool,
+    /// Whether that is a pong. The stream makes one of each ping and keeps all that the client
+    /// does not read: nothing more is read until they are on their way.
+    pong_owed: bool,
     /// When the client was last heard of.
     heard: Instant,
     blocked: Option<Blocked>,
@@ -146,6 +149,7 @@ where
             asks: Vec::new(),
             asked: None,
             unflushed: false,
+            pong_owed: false,
             heard,
             blocked: None,
             ticking: false,
@@ -231,7 +235,7 @@ where
 
     /// A client that does not read its answers is not read either.
     fn may_read(&self) -> bool {
-        self.out.bytes() < self.client.settings.outbound_bytes / 4
+        !self.pong_owed && self.out.bytes() < self.client.settings.outbound_bytes / 4
     }
 
     fn message(&mut self, message: Message) -> Turned {
@@ -248,7 +252,8 @@ where
                 self.with_turn(|session, turn| session.frame(text, turn));
             }
             Message::Close(_) => return Turned::Over(End::Gone),
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            Message::Ping(_) => (self.unflushed, self.pong_owed) = (true, true),
+            Message::Pong(_) | Message::Frame(_) => {}
         }
         Turned::Worked
     }
@@ -339,7 +344,7 @@ where
         if self.out.is_empty() && self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx)? {
                 Poll::Ready(()) => {
-                    self.unflushed = false;
+                    (self.unflushed, self.pong_owed) = (false, false);
                     self.blocked = None;
                     self.out.rest();
                 }
