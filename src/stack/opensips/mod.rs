@@ -402,7 +402,7 @@ impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
         match select(graded, self.gate.timer.sleep(INTRODUCTION)).await {
             // It answers, but has not told its grade yet.
             Either::Right(((), graded)) if self.is_reachable() => {
-                select(graded, self.gate.timer.sleep(Duration::from_secs(YOUNG))).await;
+                select(graded, self.gate.timer.sleep(YOUNG)).await;
             }
             Either::Left(_) | Either::Right(_) => {}
         }
