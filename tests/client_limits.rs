@@ -115,7 +115,7 @@ async fn a_reader_that_has_stopped_is_closed_after_the_send_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn pings_of_a_client_that_does_not_read_are_not_hoarded() {
-    let server = in_memory(Script::Silent, Settings::default());
+    let server = in_memory(Script::Silent, settings());
     let mut peer = server.connect_in_memory(4096).await;
     // The longest control frame, masked with zeros.
     let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];

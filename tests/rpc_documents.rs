@@ -30,7 +30,6 @@ use callplane::rpc::frame::{Id, LONGEST_ID};
 use callplane::rpc::method::Method;
 use callplane::rpc::openrpc::{self, FAILURES};
 use callplane::rpc::wire::{self, Ending, Known, Repeated, Standing, Started};
-use callplane::store::memory;
 use serde_json::Value;
 
 fn path(name: &str) -> PathBuf {
@@ -97,7 +96,7 @@ fn limits() -> String {
     );
     row(
         "commands of all sessions that run at once, `CallEnd` counted",
-        memory::Limits::default().running.to_string(),
+        callplane::engine::RUNNING.to_string(),
         "",
         "error -32004",
     );

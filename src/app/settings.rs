@@ -10,10 +10,6 @@ use crate::core::plan::Times;
 use crate::engine;
 use crate::store::memory;
 
-/// How many commands of a tenant may run at once. Sessions have a limit of their own; this one
-/// bounds what many of them can do together.
-const RUNNING: usize = 10_000;
-
 /// What the engine is told.
 pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
     let times_at = config
@@ -29,7 +25,7 @@ pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
         keep_calls: config.store.keep_starts,
         keep_others: config.store.keep_others,
         one_start_per_caller: config.commands.caller_busy,
-        running: RUNNING,
+        running: engine::RUNNING,
     }
 }
 

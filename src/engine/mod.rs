@@ -42,6 +42,10 @@ use crate::core::time::Now;
 use crate::stack::{SipStack, Stacks};
 use crate::store::{Away, Commit, Find, Quota, Store, Verdict};
 
+/// How many commands of a tenant may run at once. Sessions have a limit of their own; this one
+/// bounds what many of them can do together.
+pub const RUNNING: usize = 10_000;
+
 /// How long a commit may wait at the store before it must not be applied any more.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
 
