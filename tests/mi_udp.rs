@@ -62,6 +62,27 @@ fn ok(text: &str) -> Result<MiAnswer, MiFailure> {
     Ok(MiAnswer::Result(json!(text)))
 }
 
+/// 128 lists of one call, as large as they are, are more than the system's usual buffer holds.
+#[tokio::test]
+async fn replies_to_many_calls_wait_until_they_are_read() {
+    let (peer, mi) = Peer::new().await;
+    let calls: Vec<_> = (0..128).map(|n| ask(&mi, &n.to_string(), LONG)).collect();
+    let mut requests = Vec::new();
+    for _ in 0..128 {
+        requests.push(peer.receive().await);
+    }
+    let list = json!("x".repeat(1500));
+    for (request, to) in &requests {
+        let reply = json!({"jsonrpc": "2.0", "result": list, "id": request["id"]}).to_string();
+        // Without a wait: nothing else runs in this thread, so nobody reads meanwhile.
+        peer.socket.try_send_to(reply.as_bytes(), *to).unwrap();
+    }
+    for call in calls {
+        let answer = tokio::time::timeout(LONG / 2, call).await.expect("a reply was lost");
+        assert_eq!(answer.unwrap(), Ok(MiAnswer::Result(list.clone())));
+    }
+}
+
 #[tokio::test]
 async fn replies_in_any_order_find_their_calls() {
     let (peer, mi) = Peer::new().await;
