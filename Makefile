@@ -3,7 +3,7 @@
 # Every target first installs what it needs and is not here, and says so (.ci/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench build
+.PHONY: help demo test lint format bench soak build
 
 # rustup's programs, where a shell has not been told of them yet.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -38,6 +38,10 @@ format: ## format the sources
 bench: ## the measurements of docs/performance.md (release build, minutes)
 	@.ci/install build
 	cargo bench --locked
+
+soak: ## ten million Echoes and a million holds: is memory flat? (release build, about 4 minutes)
+	@.ci/install build
+	cargo bench --locked --bench soak -- echoes holds
 
 build: ## the release binary, target/release/callplane
 	@.ci/install build

@@ -9,6 +9,8 @@ mod server;
 pub mod settings;
 mod stacks;
 
+pub use desk::{Desk, FeedListener};
+pub use host::TokioHost;
 pub use probe::{Finding, probe};
 pub use server::{Server, StartError};
 pub use stacks::StackError;
