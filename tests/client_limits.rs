@@ -285,6 +285,18 @@ async fn a_head_that_never_ends_is_given_up() {
     assert!(!answer.starts_with(b"HTTP/1.1 2"), "{answer:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_given_up() {
+    let server = Server::start(Script::Silent, settings()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /call-api HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer));
+    assert!(read.await.is_ok(), "the connection stays open");
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{answer:?}");
+}
+
 #[tokio::test]
 async fn a_post_answers_when_started_or_when_ended() {
     let server = Server::start(Script::Whole, settings()).await;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use callplane::client::close::Close;
-use callplane::client::{HEAD_TIMEOUT, SEND_TIMEOUT};
+use callplane::client::{BODY_TIMEOUT, HEAD_TIMEOUT, SEND_TIMEOUT};
 use callplane::config::Config;
 use callplane::core::failure::{Failure, Outcome, SipStatus, Up};
 use callplane::core::ids::{CallId, CommandId, Epoch, Scope, SessionId, TenantId};
@@ -112,6 +112,7 @@ fn limits() -> String {
     row("the same until it is closed", idle, "limits.idle_timeout", "close 4002");
     row("WebSockets of a server", limits.sessions.to_string(), "limits.sessions", "HTTP 503");
     row("head of an HTTP request", spoken(HEAD_TIMEOUT), "", "the connection is dropped");
+    row("body of a POST", spoken(BODY_TIMEOUT), "", "HTTP 408");
     row("`id` of a request", format!("{LONGEST_ID} bytes"), "", "error -32600");
     row(
         "id of an ended start or transfer",

@@ -25,7 +25,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::commands::Commands;
 use super::one_shot::{self, Reply, Wish};
 use super::socket::converse;
-use super::{Client, HEAD_TIMEOUT};
+use super::{BODY_TIMEOUT, Client, HEAD_TIMEOUT, SEND_TIMEOUT};
 use crate::core::ids::SessionId;
 
 /// The routes of the protocol at the configured path.
@@ -82,6 +82,7 @@ async fn connection<C: Commands>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY was refused");
     }
+    give_up_on_unread(&stream, SEND_TIMEOUT * 2);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -96,6 +97,17 @@ async fn connection<C: Commands>(
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection broke");
     }
+}
+
+/// What is written and not read ends the connection after this time, whatever it carries: HTTP
+/// itself would wait for ever. A WebSocket is closed by itself before that, with a code.
+fn give_up_on_unread(stream: &TcpStream, after: Duration) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(after)) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT was refused");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, after);
 }
 
 /// Why a request does not become a conversation.
@@ -225,14 +237,15 @@ async fn post<C: Commands>(
         Some(Err(_)) => return refused(StatusCode::BAD_REQUEST, "this is no session\n"),
     };
     let body = Limited::new(request.into_body(), client.settings.message_bytes);
-    let body: Bytes = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+    let body: Bytes = match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
+        Err(_) => return refused(StatusCode::REQUEST_TIMEOUT, "the body did not come\n"),
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             let most = client.settings.message_bytes;
             let why = format!("a frame has at most {most} bytes\n");
             return refused(StatusCode::PAYLOAD_TOO_LARGE, why);
         }
-        Err(_) => return refused(StatusCode::BAD_REQUEST, "the body broke off\n"),
+        Ok(Err(_)) => return refused(StatusCode::BAD_REQUEST, "the body broke off\n"),
     };
     client.metrics.message();
     // What is not UTF-8 is not JSON either, and is answered as such.
@@ -275,4 +288,24 @@ async fn preflight<C: Commands>(
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
     Ok(response)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// The kernel's clock decides, so this takes its time: half a second, measured.
+    #[tokio::test]
+    async fn what_nobody_reads_ends_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let reader = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        give_up_on_unread(&stream, Duration::from_millis(100));
+        let flood = async { while stream.write_all(&[0; 4096]).await.is_ok() {} };
+        let ended = tokio::time::timeout(Duration::from_secs(20), flood).await;
+        assert!(ended.is_ok(), "the connection stays open");
+        drop(reader);
+    }
 }

@@ -41,6 +41,9 @@ pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection may take to send its request's head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the body of a `POST` may take.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Draws fresh randomness for ids.
 pub type Nonces = Arc<dyn Fn() -> Nonce + Send + Sync>;
 
