@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use callplane::client::Intake;
 use callplane::client::close::Close;
 use callplane::client::commands::{Begin, Begun, Page, Summary};
 use callplane::client::outbox::Outbox;
@@ -355,8 +356,13 @@ fn entries_lost_during_a_replay_are_read_again_and_later_ones_close_the_socket()
 #[test]
 fn a_draining_process_takes_no_new_commands() {
     let mut desk = Desk::new();
-    desk.session.drain();
-    desk.send(&hold(1, "a"));
-    assert_eq!(desk.written()[0]["error"]["data"]["kind"], "draining");
-    assert!(desk.asks.is_empty());
+    let end = json!({"jsonrpc": "2.0", "id": 2, "method": "CallEnd", "params": {"callid": "c"}});
+    for (intake, taken) in [(Intake::Ends, 1), (Intake::Nothing, 0)] {
+        desk.session.take_in(intake);
+        desk.send(&hold(1, "a"));
+        assert_eq!(desk.written()[0]["error"]["data"]["kind"], "draining");
+        desk.asks.clear();
+        desk.send(&end);
+        assert_eq!(desk.asks.len(), taken, "{intake:?}");
+    }
 }

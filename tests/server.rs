@@ -169,6 +169,41 @@ async fn a_start_is_cancelled_and_its_id_is_idempotent() {
     proxy.stop().await;
 }
 
+/// A server that is about to stop lets commands end and takes no new ones, but for ends of calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_server_takes_no_new_commands_while_it_waits_for_those_that_run() {
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    let site = Site::start(proxy.mi).await;
+    site.joined().await;
+    let mut client = site.client().await;
+    client.send("CallStart", json!({"caller": sip("erin"), "callee": sip("bob")})).await;
+    let running = client.receive().await["result"]["cmd_id"].clone();
+    site.begin_to_stop();
+    // That is another task's work: until it has begun, commands are taken.
+    let refused = loop {
+        client.send("CallHold", json!({"callid": "nope"})).await;
+        let answer = client.receive().await;
+        if answer.get("error").is_some() {
+            break answer;
+        }
+        while client.receive().await["params"]["event"] != "Ended" {}
+    };
+    assert_eq!(refused["error"]["data"]["kind"], "draining");
+    let request =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "CallHold", "params": {"callid": "x"}});
+    assert_eq!(site.post("", &request).await.0, 503);
+    client.send("CallEnd", json!({"callid": "nope"})).await;
+    assert_eq!(client.receive().await["result"]["event"], "Started");
+    client.send("CommandCancel", json!({"cmd_id": running})).await;
+    let mut left = 2;
+    while left > 0 {
+        left -= u32::from(client.receive().await["params"]["event"] == "Ended");
+    }
+    drop(client);
+    assert!(site.stop().await);
+    proxy.stop().await;
+}
+
 /// `POST` waits for the end if asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_one_shot_request_waits_for_the_end() {

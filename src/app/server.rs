@@ -204,7 +204,9 @@ impl Server {
     async fn wind_down(&self) -> bool {
         tracing::info!("draining: no longer ready");
         tokio::time::sleep(self.drain.delay).await;
-        // Commands of this process end with it: they get most of the time to end by themselves.
+        // Commands of this process end with it: no new ones, and those that run get most of the time
+        // to end by themselves.
+        self.client.wind_down();
         let share = self.drain.timeout.mul_f32(0.6);
         let finished = tokio::time::timeout(share, self.commands_ended()).await.is_ok();
         tracing::info!(finished, "closing clients");

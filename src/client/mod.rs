@@ -18,6 +18,7 @@ pub mod session;
 mod socket;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -33,6 +34,7 @@ use self::feed::Feed;
 use self::origin::Origins;
 use self::session::Limits;
 use crate::core::ids::Nonce;
+use crate::core::request::Method;
 use crate::metrics::SessionMetrics;
 
 /// How long a client may leave written bytes unread.
@@ -86,9 +88,34 @@ pub struct Client<C> {
     nonce: Nonces,
     metrics: SessionMetrics,
     shutdown: CancellationToken,
+    /// Set while running commands are waited for, before `shutdown`.
+    winding_down: AtomicBool,
     tasks: TaskTracker,
     places: Arc<Semaphore>,
     start: Instant,
+}
+
+/// Which new commands are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intake {
+    /// All of them.
+    Everything,
+    /// Only those that end calls: the process is about to stop, and a new command might outlive it.
+    Ends,
+    /// None.
+    Nothing,
+}
+
+impl Intake {
+    /// Whether a command of this kind may begin.
+    #[must_use]
+    pub fn takes(self, method: Method) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Ends => method == Method::CallEnd,
+            Self::Nothing => false,
+        }
+    }
 }
 
 impl<C: Commands> Client<C> {
@@ -111,6 +138,7 @@ impl<C: Commands> Client<C> {
             nonce,
             metrics,
             shutdown,
+            winding_down: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             places,
             start: Instant::now(),
@@ -121,6 +149,21 @@ impl<C: Commands> Client<C> {
     #[must_use]
     pub fn metrics(&self) -> &SessionMetrics {
         &self.metrics
+    }
+
+    /// From now on only commands that end calls are taken: the process is about to stop.
+    pub fn wind_down(&self) {
+        self.winding_down.store(true, Ordering::Relaxed);
+    }
+
+    fn intake(&self) -> Intake {
+        if self.shutdown.is_cancelled() {
+            Intake::Nothing
+        } else if self.winding_down.load(Ordering::Relaxed) {
+            Intake::Ends
+        } else {
+            Intake::Everything
+        }
     }
 
     /// Waits until every connection and socket has ended. Bound it with a timeout.

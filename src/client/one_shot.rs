@@ -157,7 +157,7 @@ async fn command<C: Commands>(
     asked: Asked,
     wish: &Wish,
 ) -> Result<BytesMut, Refusal> {
-    if client.shutdown.is_cancelled() {
+    if !client.intake().takes(asked.request.method()) {
         return Err(Refusal::new(Kind::Draining));
     }
     let digest = asked.digest();

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 
+use super::Intake;
 use super::close::Close;
 use super::commands::{Begin, Begun, Page, Summary, Unreadable, Wanted};
 use super::outbox::Outbox;
@@ -118,8 +119,8 @@ pub struct Session {
     introduced: bool,
     /// Whether a request came after which `Resume` would be too late.
     commanded: bool,
-    /// Whether new commands are refused, since this process stops.
-    draining: bool,
+    /// Which new commands are taken: not all, once this process is about to stop.
+    intake: Intake,
     /// Counts entries taken, to tell the older of two across epochs.
     arrivals: u64,
     tickets: u64,
@@ -212,7 +213,7 @@ impl Session {
             older_told: true,
             introduced: false,
             commanded: false,
-            draining: false,
+            intake: Intake::Everything,
             arrivals: 0,
             tickets: 0,
             waiting: BTreeMap::new(),
@@ -232,9 +233,9 @@ impl Session {
         &self.id
     }
 
-    /// Refuses new commands from now on.
-    pub fn drain(&mut self) {
-        self.draining = true;
+    /// Which new commands are taken from now on.
+    pub fn take_in(&mut self, intake: Intake) {
+        self.intake = intake;
     }
 
     /// Whether neither frames nor entries may be handed in until a page has come.
@@ -317,7 +318,7 @@ impl Session {
     }
 
     fn command(&mut self, id: Option<Id<'_>>, place: Place, asked: Asked, turn: &mut Turn<'_>) {
-        if self.draining {
+        if !self.intake.takes(asked.request.method()) {
             return self.refuse(id, place, &Refusal::new(Kind::Draining), turn);
         }
         let method = asked.request.method();

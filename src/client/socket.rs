@@ -111,7 +111,6 @@ where
         let mut stops = None;
         std::future::poll_fn(|cx| {
             if stops.is_none() && stopping.as_mut().poll(cx).is_ready() {
-                socket.session.drain();
                 let wait = socket.client.drain_delay();
                 stops = Some(Box::pin(tokio::time::sleep(wait)));
             }
@@ -243,6 +242,7 @@ where
 
     fn message(&mut self, message: Message) -> Turned {
         self.heard = Instant::now();
+        self.session.take_in(self.client.intake());
         match message {
             Message::Text(text) => {
                 self.client.metrics.message();

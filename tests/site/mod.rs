@@ -165,6 +165,11 @@ impl Site {
         .unwrap();
     }
 
+    /// Asks it to stop, without waiting.
+    pub fn begin_to_stop(&self) {
+        self.readiness.drain();
+    }
+
     pub async fn stop(self) -> bool {
         self.readiness.drain();
         timeout(DEADLINE, self.running).await.unwrap().unwrap()
