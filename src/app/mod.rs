@@ -1,5 +1,6 @@
 //! The composition root: the only place that knows every adapter.
 
+mod descriptors;
 mod desk;
 mod host;
 mod meter;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::descriptors;
 use super::desk::{Desk, FeedListener};
 use super::host::TokioHost;
 use super::observe::EngineMetrics;
@@ -123,14 +124,13 @@ impl Server {
         bus.attach(Arc::new(FeedListener(Arc::clone(&feed))));
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
         let desk = Desk::new(Arc::clone(&engine));
-        let client = Client::new(
-            desk,
-            feed,
-            settings::client(config),
-            draw,
-            metrics.sessions.clone(),
-            stop_clients.clone(),
-        );
+        let allowed = settings::client(config);
+        let allowed = match descriptors::most() {
+            Some(most) => descriptors::within(allowed, most),
+            None => allowed,
+        };
+        let client =
+            Client::new(desk, feed, allowed, draw, metrics.sessions.clone(), stop_clients.clone());
 
         let client_address = address_of(&listener, &config.listen.address)?;
         let admin_address = address_of(&operations, &config.admin.listen)?;

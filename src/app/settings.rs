@@ -63,6 +63,7 @@ pub fn client(config: &Config) -> client::Settings {
     client::Settings {
         path: config.listen.path.as_str().to_owned(),
         connections: limits.sessions,
+        requests: limits.sessions,
         message_bytes: limits.max_message.bytes(),
         batch: limits.max_batch,
         commands: limits.commands_in_flight,

@@ -43,7 +43,7 @@ pub fn router<C: Commands>(client: Arc<Client<C>>) -> Router {
 /// themselves, each after its share of the drain time; [`Client::drained`] waits for them.
 pub async fn serve<C: Commands>(client: Arc<Client<C>>, listener: TcpListener, pages: Router) {
     let router = router(Arc::clone(&client)).merge(pages);
-    let places = Arc::new(Semaphore::new(client.settings.connections));
+    let places = Arc::new(Semaphore::new(client.settings.requests));
     loop {
         let place = Arc::clone(&places).acquire_owned();
         let accepted = async {

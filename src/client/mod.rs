@@ -54,8 +54,10 @@ pub type Nonces = Arc<dyn Fn() -> Nonce + Send + Sync>;
 pub struct Settings {
     /// The path of the protocol.
     pub path: String,
-    /// Most WebSockets at once, and most connections that are not yet one.
+    /// Most WebSockets at once.
     pub connections: usize,
+    /// Most other connections at once, those that are not yet a WebSocket included.
+    pub requests: usize,
     /// Longest message, in bytes.
     pub message_bytes: usize,
     /// Most requests in one batch.

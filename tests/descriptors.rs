@@ -1,0 +1,81 @@
+//! A flood of connections leaves the process the descriptors that it needs itself.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Ended when dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server that may have 200 descriptors; where clients and where probes connect.
+fn start() -> (Server, SocketAddr, SocketAddr) {
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -n 200; exec \"$0\" serve", env!("CARGO_BIN_EXE_callplane")])
+        .env("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0")
+        .env("CALLPLANE_STACKS__0__MI", "udp:127.0.0.1:9")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let server = Server(child);
+    let mut lines = log.lines().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("callplane serves")).expect("it serves");
+    let address = |name: &str| {
+        let rest = line.split(name).nth(1).unwrap_or_else(|| panic!("{name} in {line}"));
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let (clients, operations) = (address(" clients="), address(" operations="));
+    // Whoever logs must not wait for a reader.
+    std::thread::spawn(move || lines.for_each(drop));
+    (server, clients, operations)
+}
+
+fn get(at: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&at, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE / 4))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A connection that is not waited for: the server need not take it.
+fn beginning_to_connect(to: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    // Most likely it says that it is under way.
+    let _ = socket.connect(&to.into());
+    socket
+}
+
+#[test]
+fn probes_are_answered_while_clients_use_up_what_they_may() {
+    let (_server, clients, operations) = start();
+    let flood: Vec<_> = (0..400).map(|_| beginning_to_connect(clients)).collect();
+    let answer = get(operations, "/livez").expect("a probe is answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(flood);
+}
