@@ -425,6 +425,37 @@ fn a_call_that_was_only_overlooked_is_referred_once() {
     }
 }
 
+/// The stack's own hold raises its events before it answers. To end before the answer would leave
+/// the call claimed, and the client's next command would be refused.
+#[test]
+fn a_hold_by_the_stack_that_has_ended_claims_nothing_any_more() {
+    let events = || {
+        [Leg::Caller, Leg::Callee].map(|leg| {
+            let (call, hold, state) = (call("A"), true, HoldState::Ok);
+            Input::Happened(StackEvent::Hold { call, leg, hold, state })
+        })
+    };
+    let begun = || {
+        let request = Request::Hold { call: call("A") };
+        Command::begin(&request, Arc::new(plan(false, true, false)), &now(StoreTime(1), 1)).state
+    };
+    let answer =
+        |command: &Command, reply| Input::Replied { op: command.open()[0].id.clone(), reply };
+    for reply in [Reply::Done(Facts::Nothing), Reply::Silent] {
+        for answer_first in [true, false] {
+            let mut command = begun();
+            let mut inputs = events().to_vec();
+            inputs.insert(if answer_first { 0 } else { 2 }, answer(&command, reply.clone()));
+            for (n, input) in inputs.iter().enumerate() {
+                assert!(command.outcome().is_none(), "{reply:?}: ended before input {n}");
+                command = command.step(input, &now(StoreTime(2), 2)).unwrap().state;
+            }
+            assert_eq!(command.outcome(), Some(&Outcome::Success));
+            assert_eq!(command.claims_linger(), None);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 4000,

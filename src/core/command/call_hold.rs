@@ -315,6 +315,11 @@ impl Hold {
     fn stack_answered(&mut self, reply: &Reply, turn: &mut Turn<'_>) {
         let times = turn.plan().times;
         let Phase::Stack { legs, until } = &mut self.phase else { return };
+        if legs.both_settled() {
+            // The events came first, and they are what it was about.
+            turn.end(legs.verdict());
+            return;
+        }
         match reply {
             Reply::Done(_) => {
                 legs.answered = true;
@@ -364,10 +369,13 @@ impl Hold {
             HoldState::Fail if known(&legs.done) || known(&legs.failed) => {}
             HoldState::Fail => legs.failed.push(leg),
         }
-        if legs.done.len() + legs.failed.len() == 2 {
-            let ending = legs.verdict();
-            turn.end(ending);
-        } else if legs.answered || until.is_some() {
+        if until.is_none() {
+            // The reply is still out. To end before it would leave the call claimed after the end.
+            return;
+        }
+        if legs.both_settled() {
+            turn.end(legs.verdict());
+        } else {
             *until = Some(turn.later(legs.wait(silence)));
         }
     }
@@ -409,6 +417,10 @@ impl Hold {
 }
 
 impl StackLegs {
+    fn both_settled(&self) -> bool {
+        self.done.len() + self.failed.len() == 2
+    }
+
     /// How long more events may come: a leg that has nothing to change raises none (WIRE 5).
     fn wait(&self, silence: Duration) -> Duration {
         let settled = self.done.len() + self.failed.len() == self.started.len();
