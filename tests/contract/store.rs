@@ -484,7 +484,8 @@ async fn claims_of_an_ended_command_linger_until_its_last_once_only_operation<S:
     later.reply_by = last_by;
     begun.record.state.ops.insert(0, later);
     let a = pen.write(begun).await;
-    pen.write(pen.given_up(&a).await).await;
+    // Its record is kept for longer than that.
+    pen.write(Commit { keep: KEEP * 20, ..pen.given_up(&a).await }).await;
     for name in ["A", "B"] {
         let other = pen.beginning(key("b"), hold(name)).await;
         assert_eq!(refused(&pen, other, &["a", "b"]).await, busy(name, "a"));
