@@ -70,14 +70,21 @@ impl Proxy {
 
     /// Makes the network to it bad (docs/simulated-opensips.md).
     pub async fn faults(&self, faults: Value) {
-        let body = faults.to_string();
+        self.control("PATCH", "/faults", &faults).await;
+    }
+
+    /// Asks its control interface; what that answers.
+    pub async fn control(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
         let request = format!(
-            "PATCH /faults HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.control,
             body.len()
         );
-        assert_eq!(Site::http(self.control, &request).await.0, 200);
+        let (status, answer) = Site::http(self.control, &request).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        serde_json::from_str(&answer).unwrap()
     }
 
     pub async fn stop(mut self) -> SocketAddr {
@@ -122,8 +129,7 @@ impl Site {
     }
 
     pub async fn client(&self) -> Client {
-        let url = format!("ws://{}/call-api", self.clients);
-        Client { socket: connect_async(url).await.unwrap().0, next: 0 }
+        Client::connect(&format!("ws://{}/call-api", self.clients)).await
     }
 
     /// One HTTP request, by hand; the status and the body.
@@ -182,6 +188,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub async fn connect(url: &str) -> Self {
+        Self { socket: connect_async(url).await.unwrap().0, next: 0 }
+    }
+
     pub async fn send(&mut self, method: &str, params: Value) -> u64 {
         self.next += 1;
         let request =
