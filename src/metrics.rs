@@ -30,10 +30,21 @@ pub struct Metrics {
     pub commands: CommandMetrics,
     /// The store.
     pub store: StoreMetrics,
-    /// The way from a commit to the sessions.
-    pub bus: BusMetrics,
     stacks: StackFamilies,
     ages: Arc<Mutex<BTreeMap<String, Instant>>>,
+    readings: Readings,
+}
+
+/// What is measured by looking, whenever somebody reads the metrics.
+#[derive(Clone, Default)]
+struct Readings(Arc<Mutex<Vec<Reading>>>);
+
+type Reading = Box<dyn Fn() + Send + Sync>;
+
+impl std::fmt::Debug for Readings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Readings")
+    }
 }
 
 impl Default for Metrics {
@@ -59,9 +70,9 @@ impl Metrics {
             sessions: SessionMetrics::new(&at),
             commands: CommandMetrics::new(&at),
             store: StoreMetrics::new(&at),
-            bus: BusMetrics::new(&at),
             stacks: StackFamilies::new(&at),
             ages: Arc::default(),
+            readings: Readings::default(),
             registry,
         }
     }
@@ -69,6 +80,11 @@ impl Metrics {
     /// The metrics of the stack `name` (a configured name).
     pub fn stack(&self, name: &str) -> StackMetrics {
         StackMetrics::new(&self.stacks, name, self.ages.clone())
+    }
+
+    /// Looks with `read` whenever the metrics are read.
+    pub fn when_read(&self, read: impl Fn() + Send + Sync + 'static) {
+        self.readings.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
     }
 
     /// The text that Prometheus reads (exposition format 0.0.4).
@@ -81,6 +97,9 @@ impl Metrics {
             let age = self.stacks.subscription_age.with_label_values(&[stack]);
             age.set(confirmed.elapsed().as_secs_f64());
         }
+        // One reader at a time: what is read off must not be counted twice.
+        let readings = self.readings.0.lock().unwrap_or_else(PoisonError::into_inner);
+        readings.iter().for_each(|read| read());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(|e| e.to_string())?;
         String::from_utf8(text).map_err(|e| e.to_string())
@@ -94,6 +113,7 @@ pub struct SessionMetrics {
     opened: IntCounter,
     closed: IntCounterVec,
     refused: IntCounterVec,
+    refused_requests: IntCounterVec,
     messages: IntCounter,
     sent_bytes: IntCounter,
     waiting_bytes: IntGauge,
@@ -117,11 +137,16 @@ impl SessionMetrics {
                 "Connections not taken, by reason.",
                 &["reason"],
             ),
+            refused_requests: at.int_counter_vec(
+                "callplane_session_refused_requests_total",
+                "Requests answered with an error, by method (none: no known one) and kind of error.",
+                &["method", "kind"],
+            ),
             messages: at
                 .int_counter("callplane_session_received_messages_total", "Messages of clients."),
             sent_bytes: at.int_counter(
                 "callplane_session_sent_bytes_total",
-                "Bytes of frames written to clients.",
+                "Bytes of frames and answers written to clients.",
             ),
             waiting_bytes: at.int_gauge(
                 "callplane_session_waiting_bytes",
@@ -135,12 +160,17 @@ impl SessionMetrics {
     pub fn opened(&self) -> OpenSession {
         self.open.inc();
         self.opened.inc();
-        OpenSession { metrics: self.clone(), ended: false }
+        OpenSession { metrics: self.clone(), ended: false, waiting: 0 }
     }
 
     /// A connection was not taken (`origin`, `limit`, `draining`, `handshake`).
     pub fn refused(&self, reason: Label) {
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A request was refused.
+    pub fn refused_request(&self, method: Label, kind: Label) {
+        self.refused_requests.with_label_values(&[method, kind]).inc();
     }
 
     /// A message came.
@@ -172,14 +202,21 @@ impl SessionMetrics {
         self.messages.get()
     }
 
+    /// Bytes written so far.
+    #[must_use]
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent_bytes.get()
+    }
+
+    /// Bytes that wait for readers now.
+    #[must_use]
+    pub fn waiting_now(&self) -> i64 {
+        self.waiting_bytes.get()
+    }
+
     /// So many bytes were written.
     pub fn sent(&self, bytes: usize) {
         self.sent_bytes.inc_by(bytes as u64);
-    }
-
-    /// What waits for readers grew by `bytes`; negative when written or dropped.
-    pub fn waiting(&self, bytes: i64) {
-        self.waiting_bytes.add(bytes);
     }
 }
 
@@ -188,9 +225,19 @@ impl SessionMetrics {
 pub struct OpenSession {
     metrics: SessionMetrics,
     ended: bool,
+    waiting: i64,
 }
 
 impl OpenSession {
+    /// So many bytes wait for its client now.
+    pub fn waiting(&mut self, bytes: usize) {
+        let now = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if now != self.waiting {
+            self.metrics.waiting_bytes.add(now - self.waiting);
+            self.waiting = now;
+        }
+    }
+
     /// The connection is being ended; the word of its close code, or `gone` when the client left.
     /// The first word counts.
     pub fn closing(&mut self, code: Label) {
@@ -204,6 +251,7 @@ impl OpenSession {
 impl Drop for OpenSession {
     fn drop(&mut self) {
         self.closing("lost");
+        self.waiting(0);
         self.metrics.open.dec();
     }
 }
@@ -214,7 +262,6 @@ pub struct CommandMetrics {
     running: IntGaugeVec,
     started: IntCounterVec,
     ended: IntCounterVec,
-    refused: IntCounterVec,
     duration: HistogramVec,
 }
 
@@ -236,11 +283,6 @@ impl CommandMetrics {
                 "Commands ended, by method and outcome.",
                 &["method", "outcome"],
             ),
-            refused: at.int_counter_vec(
-                "callplane_command_refused_commands_total",
-                "Requests refused before they became commands, by method and kind of refusal.",
-                &["method", "kind"],
-            ),
             duration: at.histogram_vec(
                 "callplane_command_duration_seconds",
                 "From a command's begin to its end, by method.",
@@ -261,11 +303,6 @@ impl CommandMetrics {
         self.running.with_label_values(&[method]).dec();
         self.ended.with_label_values(&[method, outcome]).inc();
         self.duration.with_label_values(&[method]).observe(took.as_secs_f64());
-    }
-
-    /// A request was refused before it became a command.
-    pub fn refused(&self, method: Label, kind: Label) {
-        self.refused.with_label_values(&[method, kind]).inc();
     }
 }
 
@@ -310,39 +347,6 @@ impl StoreMetrics {
     }
 }
 
-/// The way from a commit to the sessions.
-#[derive(Debug, Clone)]
-pub struct BusMetrics {
-    lag: Histogram,
-    caught_up: IntCounter,
-}
-
-impl BusMetrics {
-    fn new(at: &Registrar<'_>) -> Self {
-        Self {
-            lag: at.histogram(
-                "callplane_bus_lag_seconds",
-                "From an entry's commit to its hand-over to a session.",
-                MI_SECONDS,
-            ),
-            caught_up: at.int_counter(
-                "callplane_bus_caught_up_entries_total",
-                "Entries read from the stream because the bus had lost them.",
-            ),
-        }
-    }
-
-    /// An entry was handed to a session so long after its commit.
-    pub fn delivered(&self, lag: Duration) {
-        self.lag.observe(lag.as_secs_f64());
-    }
-
-    /// So many entries had to be read from the stream.
-    pub fn caught_up(&self, entries: usize) {
-        self.caught_up.inc_by(entries as u64);
-    }
-}
-
 #[derive(Debug, Clone)]
 struct StackFamilies {
     requests: IntCounterVec,
@@ -352,6 +356,7 @@ struct StackFamilies {
     breaker: IntGaugeVec,
     restarts: IntCounterVec,
     events: IntCounterVec,
+    lost: IntCounterVec,
     subscription_age: GaugeVec,
     event_buffer: IntGaugeVec,
 }
@@ -366,6 +371,7 @@ impl StackFamilies {
             breaker: at.int_gauge_vec("callplane_stack_breaker_state", "The circuit breaker: 0 closed, 1 trying, 2 open.", &["stack"]),
             restarts: at.int_counter_vec("callplane_stack_seen_restarts_total", "Restarts of the stack that were noticed.", &["stack"]),
             events: at.int_counter_vec("callplane_event_received_events_total", "Events of the stack, by name and result.", &["stack", "event", "result"]),
+            lost: at.int_counter_vec("callplane_event_lost_events_total", "Events of the stack that the commands were not told of, since too many waited; a list was looked at instead.", &["stack"]),
             subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
             event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
         }
@@ -392,6 +398,7 @@ pub struct StackMetrics {
     health: IntGauge,
     breaker: IntGauge,
     restarts: IntCounter,
+    lost: IntCounter,
     event_buffer: IntGauge,
     ages: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
@@ -409,6 +416,7 @@ impl StackMetrics {
             health: families.health.with_label_values(of),
             breaker: families.breaker.with_label_values(of),
             restarts: families.restarts.with_label_values(of),
+            lost: families.lost.with_label_values(of),
             event_buffer: families.event_buffer.with_label_values(of),
             families: families.clone(),
             ages,
@@ -448,9 +456,14 @@ impl StackMetrics {
         self.restarts.inc();
     }
 
-    /// An event came (result: `applied`, `no_command`, `malformed`, `overflow`).
+    /// An event came (result: `reported`, `ignored`, `malformed`, `overflow`).
     pub fn event(&self, event: Label, result: Label) {
         self.families.events.with_label_values(&[&self.name, event, result]).inc();
+    }
+
+    /// So many events were lost on the way to the commands, since the start.
+    pub fn lost(&self, since_start: u64) {
+        self.lost.inc_by(since_start.saturating_sub(self.lost.get()));
     }
 
     /// The stack confirmed the subscription just now.

@@ -30,6 +30,15 @@ fn in_memory(script: Script, settings: Settings) -> Server {
     Server::quiet(script, settings, "127.0.0.1:1".parse().unwrap())
 }
 
+async fn until(so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it never came to be so");
+}
+
 #[tokio::test]
 async fn a_message_may_have_64_kib_and_no_more() {
     let server = Server::start(Script::Silent, settings()).await;
@@ -94,6 +103,9 @@ async fn a_slow_reader_is_closed_and_told_to_resume() {
         tokio::task::yield_now().await;
     }
     assert_eq!(peer.close_code().await, Some(Close::Slow.row().code));
+    drop(peer);
+    until(|| server.client.metrics().open_now() == 0).await;
+    assert_eq!(server.client.metrics().waiting_now(), 0, "what it did not read is forgotten");
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,6 +272,46 @@ async fn a_foreign_page_is_refused_on_both_ways_in() {
         assert_eq!(asked.0, if status == 101 { 204 } else { 403 }, "{origin:?}");
     }
     assert_eq!(server.client.metrics().refused_for("origin"), 6);
+}
+
+#[tokio::test]
+async fn sockets_that_are_not_taken_are_counted_by_their_reason() {
+    let server = Server::start(Script::Silent, Settings { connections: 1, ..settings() }).await;
+    let refused = |reason| server.client.metrics().refused_for(reason);
+    let upgrade = "GET /call-api HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket";
+    let key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==";
+    let version = "Sec-WebSocket-Version: 13";
+    assert_eq!(server.http(&format!("{upgrade}\r\n{key}"), "").await.0, 400);
+    assert_eq!(server.http(&format!("{upgrade}\r\n{version}"), "").await.0, 400);
+    assert_eq!(refused("handshake"), 2);
+    let _held = server.connect().await;
+    assert_eq!(opened_from(&server, None).await, 503);
+    assert_eq!(refused("limit"), 1);
+    // Our own listener takes no connection any more by then, but one that it had may still ask.
+    server.shutdown.cancel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let late = Server { address: listener.local_addr().unwrap(), ..server };
+    let router = callplane::client::router(std::sync::Arc::clone(&late.client));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    assert_eq!(opened_from(&late, None).await, 503);
+    assert_eq!(late.client.metrics().refused_for("draining"), 1);
+}
+
+#[tokio::test]
+async fn bytes_that_are_written_and_that_wait_are_counted() {
+    let server = in_memory(Script::Silent, settings());
+    let mut peer = server.connect_in_memory(256).await;
+    // More than the WebSocket's own buffer takes.
+    for id in 1..=3 {
+        peer.send(&request(id, "Echo", json!({"pad": "x".repeat(20_000)}))).await;
+    }
+    until(|| server.client.metrics().waiting_now() > 0).await;
+    let mut read = 0;
+    for _ in 0..9 {
+        read += peer.next().await.unwrap().to_string().len() as u64;
+    }
+    until(|| server.client.metrics().waiting_now() == 0).await;
+    assert_eq!(server.client.metrics().bytes_sent(), read);
 }
 
 #[tokio::test]

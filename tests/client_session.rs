@@ -29,6 +29,7 @@ struct Desk {
     asks: Vec<Ask>,
     now: u64,
     drawn: u128,
+    refused: Vec<(&'static str, Kind)>,
 }
 
 fn epoch() -> Epoch {
@@ -74,7 +75,14 @@ impl Desk {
         let head = Position { epoch: epoch(), seq: 0 };
         let limits = Limits { batch: 10, commands: 3 };
         let session = Session::new(TenantId::default(), session_id(), head, limits);
-        Self { session, out: Outbox::default(), asks: Vec::new(), now: 0, drawn: 0 }
+        Self {
+            session,
+            out: Outbox::default(),
+            asks: Vec::new(),
+            now: 0,
+            drawn: 0,
+            refused: Vec::new(),
+        }
     }
 
     fn with<T>(&mut self, work: impl FnOnce(&mut Session, &mut Turn<'_>) -> T) -> T {
@@ -87,6 +95,7 @@ impl Desk {
                 *drawn += 1;
                 Nonce(*drawn)
             },
+            refused: &mut |method, kind| self.refused.push((method, kind)),
         };
         work(&mut self.session, &mut turn)
     }
@@ -351,6 +360,35 @@ fn entries_lost_during_a_replay_are_read_again_and_later_ones_close_the_socket()
     assert!(desk.written().is_empty());
     desk.live(10, "b", holding());
     assert_eq!(desk.session.overflowed(), Loss::Close);
+}
+
+#[test]
+fn every_refusal_is_counted_by_its_method() {
+    let mut desk = Desk::new();
+    let get = json!({"jsonrpc":"2.0","id":3,"method":"CommandGet","params":{"cmd_id":"x"}});
+    for (frame, method, kind) in [
+        (json!([]), "none", Kind::InvalidRequest),
+        (json!([7]), "none", Kind::InvalidRequest),
+        (json!({"jsonrpc":"2.0","id":1,"method":"Wait"}), "none", Kind::MethodNotFound),
+        (json!({"jsonrpc":"2.0","method":"CallEnd"}), "CallEnd", Kind::BadParams),
+        (
+            json!([{"jsonrpc":"2.0","id":2,"method":"Resume","params":{"session":"s","epoch":"e","seq":0}}]),
+            "Resume",
+            Kind::ResumeRefused,
+        ),
+    ] {
+        desk.send(&frame);
+        assert_eq!(desk.refused.pop(), Some((method, kind)), "{frame}");
+    }
+    desk.send(&hold(4, "a"));
+    let (ticket, _) = desk.begins().pop().unwrap();
+    desk.answer(Answer::Begun(ticket, Err(Refusal::new(Kind::CallBusy))));
+    assert_eq!(desk.refused.pop(), Some(("CallHold", Kind::CallBusy)));
+    desk.send(&get);
+    let Some(Ask::Get(ticket, _)) = desk.asks.pop() else { panic!() };
+    desk.answer(Answer::Known(ticket, Ok(None)));
+    assert_eq!(desk.refused.pop(), Some(("CommandGet", Kind::UnknownCommand)));
+    assert_eq!(desk.refused, []);
 }
 
 #[test]

@@ -8,35 +8,40 @@
     reason = "a test fails by panicking"
 )]
 
+mod site;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use callplane::metrics::{BreakerState, Metrics};
+use callplane::stack::simulated::Script;
+use serde_json::json;
+use site::{Proxy, Site, a_call, any_port, config_for, sip};
 
 /// Metrics on which everything has happened once.
 fn used() -> Metrics {
     let metrics = Metrics::new();
     let second = Duration::from_secs(1);
-    drop(metrics.sessions.opened());
+    let mut open = metrics.sessions.opened();
+    open.waiting(50);
+    drop(open);
     metrics.sessions.refused("origin");
     metrics.sessions.message();
     metrics.sessions.sent(100);
-    metrics.sessions.waiting(50);
+    metrics.sessions.refused_request("CallStart", "call_busy");
     metrics.commands.started("CallStart");
     metrics.commands.ended("CallStart", "success", second);
-    metrics.commands.refused("CallStart", "call_busy");
     metrics.store.commit("applied", second);
     metrics.store.kept(1, 2);
-    metrics.bus.delivered(second);
-    metrics.bus.caught_up(3);
     let stack = metrics.stack("east");
     stack.sent("dlg_list");
     stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
     stack.healthy(true);
     stack.breaker(BreakerState::Open);
     stack.restarted();
-    stack.event("E_CALL_TRANSFER", "applied");
+    stack.event("E_CALL_TRANSFER", "reported");
+    stack.lost(1);
     stack.subscription_confirmed();
     stack.event_buffer(212_992);
     metrics
@@ -79,6 +84,57 @@ fn the_list_of_metrics_is_the_documented_one() {
     assert_eq!(listed(&text).join("\n"), expected.trim());
 }
 
+/// What only moves when something goes wrong, or at a moment that a reader hardly meets.
+const QUIET: [&str; 5] = [
+    "callplane_event_lost_events_total",
+    "callplane_mi_in_flight_requests",
+    "callplane_session_waiting_bytes",
+    "callplane_stack_breaker_state",
+    "callplane_stack_seen_restarts_total",
+];
+
+/// A metric that a server shows and never moves says that nothing happens where nobody looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_moves_in_a_server_that_works() {
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    let site = Site::of(&config_for(proxy.mi)).await;
+    site.joined().await;
+    let mut client = site.client().await;
+    a_call(&mut client).await;
+    client.send("CallHold", json!({})).await;
+    assert_eq!(client.receive().await["error"]["code"], -32602);
+    let foreign = "GET /call-api HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\
+                   Origin: https://evil.example\r\n\r\n";
+    assert_eq!(Site::http(site.clients, foreign).await.0, 403);
+    // Something is under way at the stack and in the server: a phone rings.
+    let erin = json!({"caller": sip("erin"), "callee": sip("bob"), "cmd_id": "erin"});
+    client.send("CallStart", erin).await;
+    assert_eq!(client.receive().await["result"]["event"], "Started");
+    let mut other = site.client().await;
+    other.send("Echo", json!({})).await;
+    other.receive().await;
+    drop(other);
+    let mut still = listed(&used().render().unwrap());
+    still.retain(|line| !QUIET.iter().any(|quiet| line.starts_with(quiet)));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !still.is_empty() {
+        assert!(Instant::now() < deadline, "never moved: {still:#?}");
+        let text = site.metrics().await;
+        still.retain(|line| {
+            let name = line.split(' ').next().unwrap();
+            !text.lines().filter(|sample| sample.starts_with(name)).any(|sample| {
+                let (_, value) = sample.rsplit_once(' ').unwrap();
+                value.parse::<f64>().unwrap() > 0.0
+            })
+        });
+    }
+    client.send("CommandCancel", json!({"cmd_id": "erin"})).await;
+    while client.receive().await["params"]["event"] != "Ended" {}
+    drop(client);
+    site.stop().await;
+    proxy.stop().await;
+}
+
 #[test]
 fn names_say_area_thing_and_unit() {
     let units = [
@@ -89,7 +145,6 @@ fn names_say_area_thing_and_unit() {
         "seconds",
         "commits",
         "records",
-        "entries",
         "requests",
         "state",
         "restarts",

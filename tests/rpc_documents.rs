@@ -30,6 +30,7 @@ use callplane::rpc::frame::{Id, LONGEST_ID};
 use callplane::rpc::method::Method;
 use callplane::rpc::openrpc::{self, FAILURES};
 use callplane::rpc::wire::{self, Ending, Known, Repeated, Standing, Started};
+use callplane::store::memory;
 use serde_json::Value;
 
 fn path(name: &str) -> PathBuf {
@@ -95,10 +96,10 @@ fn limits() -> String {
         "error -32004",
     );
     row(
-        "commands of all sessions that run at once, `CallEnd` counted",
+        "commands of all sessions that run at once",
         callplane::engine::RUNNING.to_string(),
         "",
-        "error -32004",
+        "error -32004, but not for `CallEnd`",
     );
     row(
         "bytes waiting to be read by a client",
@@ -121,6 +122,12 @@ fn limits() -> String {
         "forgotten: `unknown_command`",
     );
     row("id of another ended command", spoken(store.keep_others), "store.keep_others", "the same");
+    row(
+        "ended commands whose ids are kept",
+        memory::Limits::default().ended.to_string(),
+        "",
+        "the oldest holds and ends are forgotten first, then starts and transfers",
+    );
     let kept = format!("{}, {}", spoken(store.keep_notices), sized(store.notices_bytes.bytes()));
     row(
         "notifications of all sessions for `Resume` and repeats",

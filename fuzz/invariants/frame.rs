@@ -259,7 +259,13 @@ impl Conversation {
             *drawn += 1;
             Nonce(*drawn)
         };
-        let mut turn = Turn { out: &mut self.out, asks: &mut asks, now: 0, nonce: &mut nonce };
+        let mut turn = Turn {
+            out: &mut self.out,
+            asks: &mut asks,
+            now: 0,
+            nonce: &mut nonce,
+            refused: &mut |_, _| {},
+        };
         take(&mut self.session, &mut turn);
         asks
     }

@@ -1,12 +1,16 @@
-//! The engine's work, counted.
+//! The engine's and the store's work, counted.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::core::act::Reply;
 use crate::core::failure::Outcome;
+use crate::core::ids::{PodId, TenantId};
+use crate::core::record::{Position, Record};
 use crate::core::request::Method;
 use crate::engine::Observer;
-use crate::metrics::CommandMetrics;
+use crate::metrics::{CommandMetrics, StoreMetrics};
+use crate::store::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
 
 /// Counts commands. Operations are counted where they are requests, at the stacks.
 pub struct EngineMetrics(pub CommandMetrics);
@@ -24,5 +28,63 @@ impl Observer for EngineMetrics {
     fn performed(&self, verb: &'static str, reply: &Reply, took: Duration) {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(verb, reply = reply.word(), took_ms = took, "operation answered");
+    }
+}
+
+/// A store whose commits are counted.
+pub struct CountedStore<S> {
+    store: Arc<S>,
+    metrics: StoreMetrics,
+}
+
+impl<S> CountedStore<S> {
+    /// Counts the commits of this store.
+    pub fn new(store: Arc<S>, metrics: StoreMetrics) -> Self {
+        Self { store, metrics }
+    }
+}
+
+impl<S: Store> Store for CountedStore<S> {
+    async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
+        let begin = Instant::now();
+        let answer = self.store.commit(commit).await;
+        self.metrics.commit(word_of(&answer), begin.elapsed());
+        answer
+    }
+
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+        self.store.find(by).await
+    }
+
+    async fn read(
+        &self,
+        tenant: &TenantId,
+        after: &Position,
+        max: usize,
+    ) -> Result<Page, Unreadable> {
+        self.store.read(tenant, after, max).await
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
+        self.store.head(tenant).await
+    }
+
+    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
+        self.store.beat(pod).await
+    }
+}
+
+fn word_of(answer: &Result<Verdict, Away>) -> &'static str {
+    match answer {
+        Ok(Verdict::Applied { .. }) => "applied",
+        Ok(Verdict::Exists(_)) => "exists",
+        Ok(Verdict::Stale(_)) => "stale",
+        Ok(Verdict::Busy { .. }) => "busy",
+        Ok(Verdict::Over { .. }) => "over",
+        Ok(Verdict::Late) => "late",
+        Ok(Verdict::Fenced(_)) => "fenced",
+        Ok(Verdict::EpochChanged(_)) => "epoch_changed",
+        Ok(Verdict::Gone) => "gone",
+        Err(Away) => "away",
     }
 }

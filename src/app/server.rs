@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::descriptors;
 use super::desk::{Desk, FeedListener};
 use super::host::TokioHost;
-use super::observe::EngineMetrics;
+use super::observe::{CountedStore, EngineMetrics};
 use super::settings;
 use super::stacks::{ConfiguredStacks, StackError};
 use crate::admin::{self, AdminState, Readiness};
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::core::ids::{Epoch, PodId, StackId};
 use crate::core::record::Position;
 use crate::engine::{Engine, Parts};
-use crate::events;
+use crate::events::{self, Inbox};
 use crate::leadership::Standalone;
 use crate::metrics::Metrics;
 use crate::stack::{Reports, Stacks as _};
@@ -32,7 +32,7 @@ use crate::store::memory::MemoryStore;
 use crate::telemetry::LogLevels;
 
 type Store = MemoryStore<Arc<SystemClock>>;
-type ServerClient = Client<Desk<Store, ConfiguredStacks>>;
+type ServerClient = Client<Desk<CountedStore<Store>, ConfiguredStacks>>;
 
 /// Why a server did not start. Each is one clear line for the person who started it.
 #[derive(Debug, thiserror::Error)]
@@ -100,14 +100,16 @@ impl Server {
         let names: Vec<StackId> =
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
         let (inbox, outlet) = events::inbox(&names);
-        let reports: Arc<dyn Reports> = Arc::new(inbox);
+        let inbox = Arc::new(inbox);
+        read_off(&metrics, Arc::clone(&store), Arc::clone(&inbox), names);
+        let reports: Arc<dyn Reports> = inbox;
         let connecting =
             ConfiguredStacks::connect(config, &metrics, &dyn_clock, reports, &tasks, &stop_rest);
         let stacks = Arc::new(connecting.await?);
         let host = TokioHost::new(tasks.clone());
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
         let parts = Parts {
-            store: Arc::clone(&store),
+            store: Arc::new(CountedStore::new(Arc::clone(&store), metrics.store.clone())),
             stacks: Arc::clone(&stacks),
             clock: Arc::clone(&dyn_clock),
             nonces: Arc::clone(&dyn_nonces),
@@ -225,6 +227,19 @@ impl Server {
         while self.store.size().running > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// What is measured by looking, whenever the metrics are read.
+fn read_off(metrics: &Metrics, store: Arc<Store>, inbox: Arc<Inbox>, stacks: Vec<StackId>) {
+    let kept = metrics.store.clone();
+    metrics.when_read(move || {
+        let size = store.size();
+        kept.kept(size.kept, size.entry_bytes);
+    });
+    for stack in stacks {
+        let (counts, inbox) = (metrics.stack(stack.as_str()), Arc::clone(&inbox));
+        metrics.when_read(move || counts.lost(inbox.lost(&stack)));
     }
 }
 

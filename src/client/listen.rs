@@ -12,6 +12,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
+use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::server::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -156,9 +157,11 @@ async fn upgrade<C: Commands>(State(client): State<Arc<Client<C>>>, request: Req
         return refused(StatusCode::FORBIDDEN, "this Origin is not allowed\n");
     }
     if client.shutdown.is_cancelled() {
+        client.metrics.refused("draining");
         return refused(StatusCode::SERVICE_UNAVAILABLE, "this server is about to stop\n");
     }
     if text(headers, header::SEC_WEBSOCKET_VERSION) != Some("13") {
+        client.metrics.refused("handshake");
         let mut response = refused(StatusCode::BAD_REQUEST, "WebSocket version 13 is needed\n");
         response
             .headers_mut()
@@ -170,9 +173,11 @@ async fn upgrade<C: Commands>(State(client): State<Arc<Client<C>>>, request: Req
         .map(|key| derive_accept_key(key.as_bytes()))
         .and_then(|accept| HeaderValue::try_from(accept).ok())
     else {
+        client.metrics.refused("handshake");
         return refused(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n");
     };
     let Ok(place) = Arc::clone(&client.places).try_acquire_owned() else {
+        client.metrics.refused("limit");
         return refused(StatusCode::SERVICE_UNAVAILABLE, "too many sessions\n");
     };
     let upgraded = hyper::upgrade::on(request);
@@ -252,6 +257,7 @@ async fn post<C: Commands>(
     let frame = std::str::from_utf8(&body).unwrap_or("\u{0}");
     let wish = Wish { until_ended, session };
     let Reply { status, body } = one_shot::answer(&client, frame, wish).await;
+    client.metrics.sent(body.as_ref().map_or(0, BytesMut::len));
     let mut response =
         Response::new(body.map_or_else(Body::empty, |body| Body::from(body.freeze())));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);

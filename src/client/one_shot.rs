@@ -9,12 +9,13 @@ use futures_util::future::join_all;
 use super::Client;
 use super::commands::{Begin, Begun, Commands, Summary, Wanted};
 use super::feed::{Attachment, Taken};
+use super::session::NO_METHOD;
 use crate::core::ids::{CommandId, Epoch, Scope, SessionId, TenantId};
 use crate::core::notice::Notice;
 use crate::core::record::{Entry, Key, Position};
 use crate::rpc::error::{Kind, Refusal};
-use crate::rpc::frame::{self, Frame, Id, Item};
-use crate::rpc::method::{self, Asked, Call};
+use crate::rpc::frame::{self, Frame, Id, Item, Request};
+use crate::rpc::method::{self, Asked, Call, Method};
 use crate::rpc::wire::{self, Ending, Repeated, Standing, Started};
 
 /// How long after a command's stated deadline its `Ended` is still waited for.
@@ -46,6 +47,7 @@ pub(super) async fn answer<C: Commands>(client: &Arc<Client<C>>, text: &str, wis
     let mut body = BytesMut::new();
     match frame::parse(text, client.settings.batch) {
         Frame::Refused(refusal) => {
+            client.metrics.refused_request(NO_METHOD, refusal.kind.row().word);
             wire::error(&mut body, Id::NULL, &refusal);
             Reply { status: refusal.kind.row().http, body: Some(body) }
         }
@@ -93,13 +95,29 @@ fn id_of<'a>(item: &Item<'a>) -> Option<Id<'a>> {
     }
 }
 
-/// The result object of one request.
+/// The result object of one request. A refusal is counted.
 async fn carry_out<C: Commands>(
     client: &Arc<Client<C>>,
     item: Item<'_>,
     wish: &Wish,
 ) -> Result<BytesMut, Refusal> {
-    let request = item.map_err(|invalid| invalid.refusal)?;
+    let known = item.as_ref().ok().and_then(|request| Method::of(&request.method));
+    let done = match item {
+        Ok(request) => request_of(client, request, wish).await,
+        Err(invalid) => Err(invalid.refusal),
+    };
+    if let Err(refusal) = &done {
+        let method = known.map_or(NO_METHOD, Method::as_str);
+        client.metrics.refused_request(method, refusal.kind.row().word);
+    }
+    done
+}
+
+async fn request_of<C: Commands>(
+    client: &Arc<Client<C>>,
+    request: Request<'_>,
+    wish: &Wish,
+) -> Result<BytesMut, Refusal> {
     let mut out = BytesMut::new();
     match method::parse(&request)? {
         Call::Command(asked) => return command(client, *asked, wish).await,

@@ -25,8 +25,8 @@ use crate::core::notice::{Notice, Remarks};
 use crate::core::record::{Entry, Key, Position};
 use crate::core::request::Method as Commanded;
 use crate::rpc::error::{Kind, Refusal};
-use crate::rpc::frame::{self, Frame, Id, Item};
-use crate::rpc::method::{self, Asked, Call, Resume};
+use crate::rpc::frame::{self, Frame, Id, Invalid, Item};
+use crate::rpc::method::{self, Asked, Call, Method, Resume};
 use crate::rpc::wire::{self, Repeated, Standing, Started};
 
 /// How long after a command's stated deadline the store is asked what became of it, in ms.
@@ -34,6 +34,9 @@ const PAST_DUE: u64 = 5_000;
 
 /// Entries per page of a replay.
 const PAGE: usize = 256;
+
+/// What a refused request is counted as that names no method of ours.
+pub const NO_METHOD: &str = "none";
 
 /// What one client may do at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,8 @@ pub struct Turn<'t> {
     pub now: u64,
     /// Draws randomness for ids that the client did not give.
     pub nonce: &'t mut dyn FnMut() -> Nonce,
+    /// Is told of every refused request: its method, or [`NO_METHOD`], and why.
+    pub refused: &'t mut dyn FnMut(&'static str, Kind),
 }
 
 /// What is to be done about entries that were lost on the way to this socket.
@@ -164,6 +169,19 @@ enum Want {
     Cancelled { command: CommandId },
     /// What became of a command whose deadline has passed.
     Overdue { command: CommandId },
+}
+
+impl Want {
+    /// The name of the method that asked for it.
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Started { method, .. } => method.as_str(),
+            Self::Replay { summary, .. } => summary.method.as_str(),
+            Self::Known { .. } => Method::CommandGet.as_str(),
+            Self::Cancelled { .. } => Method::CommandCancel.as_str(),
+            Self::Overdue { .. } => NO_METHOD,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,6 +281,7 @@ impl Session {
         match frame::parse(text, self.limits.batch) {
             Frame::One(item) => self.item(item, Place::Alone, turn),
             Frame::Refused(refusal) => {
+                (turn.refused)(NO_METHOD, refusal.kind);
                 turn.out.write(|out| wire::error(out, Id::NULL, &refusal));
             }
             Frame::Batch(items) => self.batch(items, turn),
@@ -285,11 +304,16 @@ impl Session {
     fn item(&mut self, item: Item<'_>, place: Place, turn: &mut Turn<'_>) {
         let request = match item {
             Ok(request) => request,
-            Err(invalid) => return self.refuse(Some(invalid.id), place, &invalid.refusal, turn),
+            Err(Invalid { id, refusal }) => {
+                return self.refuse(NO_METHOD, Some(id), place, &refusal, turn);
+            }
         };
         let id = request.id;
         match method::parse(&request) {
-            Err(refusal) => self.refuse(id, place, &refusal, turn),
+            Err(refusal) => {
+                let method = Method::of(&request.method).map_or(NO_METHOD, Method::as_str);
+                self.refuse(method, id, place, &refusal, turn);
+            }
             Ok(Call::Command(asked)) => {
                 self.commanded = true;
                 self.command(id, place, *asked, turn);
@@ -318,12 +342,13 @@ impl Session {
     }
 
     fn command(&mut self, id: Option<Id<'_>>, place: Place, asked: Asked, turn: &mut Turn<'_>) {
-        if !self.intake.takes(asked.request.method()) {
-            return self.refuse(id, place, &Refusal::new(Kind::Draining), turn);
-        }
         let method = asked.request.method();
+        if !self.intake.takes(method) {
+            let refusal = Refusal::new(Kind::Draining);
+            return self.refuse(method.as_str(), id, place, &refusal, turn);
+        }
         if let Some(refusal) = self.too_many(method) {
-            return self.refuse(id, place, &refusal, turn);
+            return self.refuse(method.as_str(), id, place, &refusal, turn);
         }
         let digest = asked.digest();
         let Asked { cmd_id, request, external_id, stack, trace } = asked;
@@ -417,7 +442,8 @@ impl Session {
             turn.asks.push(Ask::Attach(session));
             return;
         };
-        self.refuse(id, place, &Refusal::new(Kind::ResumeRefused).because(why), turn);
+        let refusal = Refusal::new(Kind::ResumeRefused).because(why);
+        self.refuse(Method::Resume.as_str(), id, place, &refusal, turn);
     }
 
     /// The entries of the session come in from now on; everything up to `head` came before.
@@ -473,8 +499,8 @@ impl Session {
                 self.stand_at_head(resuming.head);
                 self.commanded = false;
                 let refusal = Refusal::new(Kind::StoreUnavailable);
-                let id = resuming.answer_to;
-                self.refuse(id.as_deref().and_then(Id::of), Place::Alone, &refusal, turn);
+                let id = resuming.answer_to.as_deref().and_then(Id::of);
+                self.refuse(Method::Resume.as_str(), id, Place::Alone, &refusal, turn);
                 None
             }
             Err(why @ (Unreadable::Restarted | Unreadable::Trimmed | Unreadable::Ahead)) => {
@@ -881,12 +907,13 @@ impl Session {
     ) -> Option<Close> {
         let Waiter { id, place, want } = self.waiting.remove(&ticket)?;
         let id = id.as_deref().and_then(Id::of);
+        let method = want.method();
         match (want, known) {
             (Want::Overdue { command }, known) => return self.overdue_known(command, known, turn),
-            (_, Err(refusal)) => self.refuse(id, place, &refusal, turn),
+            (_, Err(refusal)) => self.refuse(method, id, place, &refusal, turn),
             (Want::Known { command } | Want::Cancelled { command }, Ok(None)) => {
                 let refusal = Refusal::new(Kind::UnknownCommand).of(command);
-                self.refuse(id, place, &refusal, turn);
+                self.refuse(method, id, place, &refusal, turn);
             }
             (Want::Known { .. }, Ok(Some(summary))) => {
                 self.reply(id, place, turn, |out| wire::known(out, &summary.known()));
@@ -996,14 +1023,23 @@ impl Session {
     }
 
     /// Writes an error, alone or into its batch. A notification gets none.
-    fn refuse(&mut self, id: Option<Id<'_>>, place: Place, refusal: &Refusal, turn: &mut Turn<'_>) {
+    fn refuse(
+        &mut self,
+        method: &'static str,
+        id: Option<Id<'_>>,
+        place: Place,
+        refusal: &Refusal,
+        turn: &mut Turn<'_>,
+    ) {
+        (turn.refused)(method, refusal.kind);
         let Some(id) = id else { return };
         self.respond(place, turn, |out| wire::error(out, id, refusal));
     }
 
     fn refuse_waiter(&mut self, ticket: Ticket, refusal: &Refusal, turn: &mut Turn<'_>) {
-        if let Some(Waiter { id, place, .. }) = self.waiting.remove(&ticket) {
-            self.refuse(id.as_deref().and_then(Id::of), place, refusal, turn);
+        if let Some(Waiter { id, place, want }) = self.waiting.remove(&ticket) {
+            let id = id.as_deref().and_then(Id::of);
+            self.refuse(want.method(), id, place, refusal, turn);
             self.complete_batches(turn);
         }
     }

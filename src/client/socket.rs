@@ -119,7 +119,9 @@ where
             {
                 return Poll::Ready(End::Close(Close::GoingAway));
             }
-            socket.poll(cx)
+            let polled = socket.poll(cx);
+            socket.open.waiting(socket.out.bytes());
+            polled
         })
         .await
     };
@@ -267,6 +269,9 @@ where
             asks: &mut self.asks,
             now: self.client.now(),
             nonce: &mut || (self.client.nonce)(),
+            refused: &mut |method, kind| {
+                self.client.metrics.refused_request(method, kind.row().word);
+            },
         };
         work(&mut self.session, &mut turn);
     }
@@ -333,6 +338,7 @@ where
             self.blocked = self.blocked.filter(|blocked| !blocked.full);
             let Some(message) = self.out.pop() else { break };
             self.unflushed = true;
+            self.client.metrics.sent(message.len());
             Pin::new(&mut self.stream).start_send(Message::Text(text(message)))?;
         }
         Ok(())
