@@ -1,4 +1,4 @@
-//! `callplane run` at a simulated stack: one command, several processes at a time.
+//! Processes at a simulated stack: `callplane run`, and how `callplane serve` stops.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +14,7 @@ use std::time::Duration;
 use callplane::stack::simulated::Script;
 use callplane::stack::simulated::server::{SimulateConfig, Simulated};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::UdpSocket;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -94,4 +95,57 @@ async fn a_command_runs_to_its_end() {
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert_eq!(ended.status.code(), Some(0), "{text}");
     assert!(text.contains("CalleeAnswered"), "{text}");
+}
+
+/// The value of `name=` in a line of the log.
+fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let rest = line.split_once(&format!("{name}="))?.1;
+    rest.split(' ').next()
+}
+
+#[tokio::test]
+async fn a_drain_that_cuts_commands_off_fails() {
+    let mi = proxy().await;
+    let mut server = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .arg("serve")
+        .env_clear()
+        .env("CALLPLANE_STACKS__0__MI", format!("udp:{mi}"))
+        .env("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0")
+        .env("CALLPLANE_DRAIN__TIMEOUT", "1s")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let clients = timeout(DEADLINE, async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it serves");
+            if let Some(clients) = value(&line, "clients") {
+                return clients.to_owned();
+            }
+        }
+    });
+    let clients = clients.await.expect("its address");
+    let reading = tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    // erin's phone rings longer than the drain may take.
+    let mut start = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["call", "--server", &format!("ws://{clients}/call-api")])
+        .args(["start", "sip:erin@127.0.0.1:5060", "sip:bob@127.0.0.1:5060"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(start.stdout.take().unwrap()).lines();
+    let started = timeout(DEADLINE, told.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(started.contains("Started"), "{started}");
+    let pid = server.id().unwrap().to_string();
+    assert!(Command::new("kill").arg(&pid).status().await.unwrap().success());
+    let stopped = timeout(DEADLINE, server.wait()).await.unwrap().unwrap();
+    assert_eq!(stopped.code(), Some(1));
+    reading.await.unwrap();
 }

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// The command was done; the server stopped in order; the configuration is good.
     Success,
-    /// The command failed, or the server could not start or go on.
+    /// The command failed; the server could not start or go on, or a drain was too short for the
+    /// commands that ran.
     Failed,
     /// The arguments or the configuration are wrong. Nothing was started.
     Usage,
@@ -62,7 +63,9 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Exit::Success => "success",
-            Exit::Failed => "failed, or the server could not start",
+            Exit::Failed => {
+                "failed; the server could not start, or cut commands off when it stopped"
+            }
             Exit::Usage => "wrong arguments or configuration; nothing was started",
             Exit::Cancelled => "cancelled",
             Exit::Unknown => "unknown: look at the call before repeating",

@@ -127,7 +127,7 @@ fn with_log(config: &Config, then: impl FnOnce(LogLevels) -> Exit) -> Exit {
 /// Runs what `begin` starts; the first signal drains it, the second one ends the process.
 fn until_stopped<F>(begin: impl FnOnce(Readiness) -> F) -> Exit
 where
-    F: Future<Output = Result<(), String>>,
+    F: Future<Output = Result<Exit, String>>,
 {
     let readiness = Readiness::starting();
     let stop = readiness.clone();
@@ -141,7 +141,7 @@ where
             tracing::info!("draining; a second signal forces");
             stop.drain();
         }));
-        running.await.map_or_else(failed, |()| Exit::Success)
+        running.await.unwrap_or_else(failed)
     })
 }
 

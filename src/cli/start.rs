@@ -22,7 +22,11 @@ use super::exit::Exit;
 /// # Errors
 ///
 /// One clear line: a busy port, a stack's address that can't be looked up.
-pub async fn serve(config: Config, levels: LogLevels, readiness: Readiness) -> Result<(), String> {
+pub async fn serve(
+    config: Config,
+    levels: LogLevels,
+    readiness: Readiness,
+) -> Result<Exit, String> {
     let path = config.listen.path.as_str().to_owned();
     let hints = Hints { call_api: Some(path), ..Hints::default() };
     let server = start(&config, &hints, levels, readiness).await?;
@@ -32,8 +36,8 @@ pub async fn serve(config: Config, levels: LogLevels, readiness: Readiness) -> R
         control = %server.control_address(),
         "callplane serves"
     );
-    server.run().await;
-    Ok(())
+    // Commands that were cut off are no stop in order.
+    Ok(if server.run().await { Exit::Success } else { Exit::Failed })
 }
 
 async fn start(
@@ -53,7 +57,7 @@ const DEMO_DOMAIN: &str = "demo.callplane";
 /// # Errors
 ///
 /// One clear line: a busy port.
-pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<(), String> {
+pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut simulate = SimulateConfig {
         mi_udp: any,
@@ -91,8 +95,9 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<(), String> {
         super::say(&format!("phones        http://{control}/ (docs/simulated-opensips.md)"));
     }
     super::say(&format!("phones: {} at {DEMO_DOMAIN}; Ctrl-C ends", names.join(", ")));
+    // What the visitor left running is of no account.
     tokio::join!(server.run(), stack.run(async move { stopped.drained().await }));
-    Ok(())
+    Ok(Exit::Success)
 }
 
 /// Is a simulated OpenSIPS until `readiness` is told to drain.
@@ -100,7 +105,7 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<(), String> {
 /// # Errors
 ///
 /// One clear line: an address that is none, a busy port.
-pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<(), String> {
+pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<Exit, String> {
     let address = |text: &str| {
         text.parse::<SocketAddr>()
             .map_err(|_| format!("`{text}` is not an address like 127.0.0.1:8080"))
@@ -122,7 +127,7 @@ pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<(), S
         super::say(&format!("control               http://{control}/"));
     }
     stack.run(async move { readiness.drained().await }).await;
-    Ok(())
+    Ok(Exit::Success)
 }
 
 /// Runs one command straight at a stack: a server of its own, for this one command, on a free
