@@ -29,7 +29,9 @@ pub fn main() -> ExitCode {
     let exit = match action {
         Action::Serve(file) => serve(&file),
         Action::Demo(demo) => {
-            with_log(&Config::default(), |_| until_stopped(|ready| start::demo(demo, ready)))
+            with_log(&Config::default(), |levels| {
+                until_stopped(|ready| start::demo(demo, levels, ready))
+            })
         }
         Action::SimulateOpensips(simulate) => with_log(&Config::default(), |_| {
             until_stopped(|ready| start::simulate(simulate, ready))
@@ -71,8 +73,8 @@ fn run_once(run: Run) -> Exit {
     if quiet.log.level == config::LogFilter::info() {
         quiet.log.level = config::LogFilter::warn();
     }
-    with_log(&quiet, |_| {
-        on_runtime(async move { start::run(run, config).await.unwrap_or_else(failed) })
+    with_log(&quiet, |levels| {
+        on_runtime(async move { start::run(run, config, levels).await.unwrap_or_else(failed) })
     })
 }
 

@@ -57,7 +57,11 @@ const DEMO_DOMAIN: &str = "demo.callplane";
 /// # Errors
 ///
 /// One clear line: a busy port.
-pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String> {
+pub async fn demo(
+    arguments: Demo,
+    levels: LogLevels,
+    readiness: Readiness,
+) -> Result<Exit, String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut simulate = SimulateConfig {
         mi_udp: any,
@@ -85,7 +89,6 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
         demo: true,
         call_api: None,
     };
-    let levels = LogLevels::detached(crate::config::LogFilter::info());
     let stopped = readiness.clone();
     let server = start(&config, &hints, levels, readiness).await?;
     super::say(&format!("console       http://{}/", server.client_address()));
@@ -138,7 +141,7 @@ pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<Exit,
 /// # Errors
 ///
 /// One clear line: a stack's address that can't be looked up.
-pub async fn run(arguments: Run, mut config: Config) -> Result<Exit, String> {
+pub async fn run(arguments: Run, mut config: Config, levels: LogLevels) -> Result<Exit, String> {
     config.install = Install::of_run(Epoch::derive(SystemNonces::new().nonce()).as_str());
     config.listen.address = HostPort::loopback(0);
     config.listen.console = false;
@@ -147,7 +150,6 @@ pub async fn run(arguments: Run, mut config: Config) -> Result<Exit, String> {
     config.drain.delay = Duration::ZERO;
     config.drain.timeout = Duration::from_secs(1);
     let path = config.listen.path.as_str().to_owned();
-    let levels = LogLevels::detached(config.log.level.clone());
     let readiness = Readiness::starting();
     let server = start(&config, &Hints::default(), levels, readiness.clone()).await?;
     // A command that begins before would miss its first events.
