@@ -10,6 +10,7 @@
 
 mod support;
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ use serde_json::json;
 use support::events::Events;
 use support::mi::{Mi, MiError};
 use support::opensips::{OpenSips, Options, Script, installation, invite, refer};
-use support::phone::{EndedBy, HangUp, Phase, Phone};
-use support::sip::Direction;
+use support::phone::{EndedBy, HangUp, Notify, Phase, Phone};
+use support::sip::{Direction, Message};
 use support::wait_until;
 
 const NAMES: [&str; 3] = ["E_CALLPLANE", "E_CALL_TRANSFER", "E_DLG_STATE_CHANGED"];
@@ -534,6 +535,120 @@ fn holding_by_reinvites_and_its_mark() {
     }
     lab.end(&call);
     lab.all_over(&[&alice, &bob]);
+}
+
+/// A request written by hand, from a socket of its own; the final answer's code.
+fn by_hand(lab: &Lab, method: &str, uri: &str, headers: &[(&str, &str)]) -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let me = socket.local_addr().unwrap();
+    let mut text = format!(
+        "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {me};branch=z9hG4bK{}\r\n\
+         Max-Forwards: 70\r\nCall-ID: by-hand-{}\r\nCSeq: 1 {method}\r\n",
+        me.port(),
+        me.port()
+    );
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("Content-Length: 0\r\n\r\n");
+    socket.send_to(text.as_bytes(), lab.opensips.sip()).unwrap();
+    let mut buffer = [0; 8192];
+    loop {
+        let length = socket.recv(&mut buffer).expect("a final answer");
+        let answer = Message::parse(&buffer[..length]).unwrap();
+        if answer.status() >= 200 {
+            return answer.status();
+        }
+    }
+}
+
+#[test]
+fn a_phone_cannot_lead_calls_to_callplanes_door() {
+    let Some(lab) = Lab::start("a_phone_cannot_lead_calls_to_callplanes_door") else { return };
+    let (alice, bob) = (lab.opensips.phone("alice"), lab.opensips.phone("bob"));
+    // mallory says that her phone is where callplane's INVITEs come in, and bob beyond it.
+    let aor = format!("<{}>", lab.opensips.uri("mallory"));
+    let headers = [
+        ("From", format!("{aor};tag=m")),
+        ("To", aor.clone()),
+        ("Contact", format!("<sip:bob@{}>", lab.opensips.callplane_socket())),
+        ("Expires", "600".to_owned()),
+    ];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let registrar = format!("sip:{}", lab.opensips.sip());
+    assert_eq!(by_hand(&lab, "REGISTER", &registrar, &headers), 200);
+    for spelling in ["X-CP-Op", "x-cp-op ", "X-Cp-OP"] {
+        let call = alice.call_with(&lab.opensips.uri("mallory"), &[(spelling, "forged")]);
+        let refused = alice.wait_phase(&call, Phase::Ended);
+        assert_eq!(refused.ended_by, Some(EndedBy::Refused(403)), "{spelling}");
+    }
+    let call = format!("<{}>", lab.opensips.uri("mallory"));
+    let headers = [("From", "<sip:x@127.0.0.1>;tag=x"), ("To", call.as_str())];
+    assert_eq!(by_hand(&lab, "MESSAGE", &lab.opensips.uri("mallory"), &headers), 403);
+    assert_eq!(bob.received("INVITE") + bob.received("MESSAGE"), 0);
+    lab.all_over(&[&alice, &bob]);
+}
+
+#[test]
+fn a_made_up_route_and_tag_are_no_call() {
+    let Some(lab) = Lab::start("a_made_up_route_and_tag_are_no_call") else { return };
+    let bob = lab.opensips.phone("bob");
+    let route = format!("<sip:{};lr>", lab.opensips.sip());
+    let to = format!("<{}>;tag=made-up", bob.contact());
+    let headers = [
+        ("Route", route.as_str()),
+        ("From", "<sip:x@127.0.0.1>;tag=x"),
+        ("To", &to),
+        ("Contact", "<sip:x@127.0.0.1:9>"),
+    ];
+    for method in ["INVITE", "BYE", "MESSAGE", "NOTIFY", "REFER"] {
+        assert_eq!(by_hand(&lab, method, &bob.contact(), &headers), 481, "{method}");
+    }
+    for method in ["INVITE", "BYE", "MESSAGE", "NOTIFY", "REFER"] {
+        assert_eq!(bob.received(method), 0, "{method}");
+    }
+    // Nobody is told of the end of a call that never was.
+    assert!(lab.events.all().iter().all(|event| event.name != "E_CALLPLANE"));
+    lab.all_over(&[&bob]);
+}
+
+#[test]
+fn after_our_transfer_phones_transfer_each_other_undisturbed() {
+    let Some(mut lab) = Lab::start("after_our_transfer_phones_transfer_each_other_undisturbed")
+    else {
+        return;
+    };
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|user| lab.opensips.phone(user));
+    for (number, notify) in [(1, Notify::All), (2, Notify::None)] {
+        let old = alice.talk_to(&bob);
+        lab.events.wait_state(&old, 4);
+        bob.behave(|b| b.notify = notify);
+        carol.behave(|b| b.answer = Some(486));
+        assert_eq!(lab.refer(&old, "callee", "carol", &op(number)), Ok(202));
+        lab.events.wait_kind("failed", &op(number));
+        if notify == Notify::All {
+            lab.events.wait("the last NOTIFY", |event| {
+                event.text("kind") == "notify" && event.text("info").contains("486")
+            });
+        }
+        // Now alice transfers bob herself, and wants to know what becomes of it.
+        bob.behave(|b| b.notify = Notify::All);
+        carol.behave(|b| b.answer = Some(200));
+        let before = alice.received("NOTIFY");
+        let target = format!("<{}>", lab.opensips.uri("carol"));
+        alice.send_in_dialog(&old, "REFER", &[("Refer-To", &target)], "");
+        alice.wait("the last NOTIFY of her own transfer", |view| {
+            let told = &view.received("NOTIFY")[before..];
+            told.iter().any(|m| m.body.contains("200 OK")).then_some(())
+        });
+        let new = carol.wait_new_call(&[], Phase::Up);
+        alice.hang_up(&old);
+        bob.wait_phase(&old, Phase::Ended);
+        bob.hang_up(&new.call_id);
+        lab.opensips.wait_no_dialog();
+    }
+    lab.all_over(&[&alice, &bob, &carol]);
 }
 
 #[test]

@@ -28,11 +28,9 @@ pub fn main() -> ExitCode {
     let Arguments { action } = Arguments::parse();
     let exit = match action {
         Action::Serve(file) => serve(&file),
-        Action::Demo(demo) => {
-            with_log(&Config::default(), |levels| {
-                until_stopped(|ready| start::demo(demo, levels, ready))
-            })
-        }
+        Action::Demo(demo) => with_log(&Config::default(), |levels| {
+            until_stopped(|ready| start::demo(demo, levels, ready))
+        }),
         Action::SimulateOpensips(simulate) => with_log(&Config::default(), |_| {
             until_stopped(|ready| start::simulate(simulate, ready))
         }),
