@@ -9,6 +9,7 @@
 )]
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -171,7 +172,7 @@ impl Kept {
 
 /// Counts what became of events.
 #[derive(Default)]
-struct Counted(Mutex<Vec<EventResult>>);
+struct Counted(Mutex<Vec<EventResult>>, AtomicUsize);
 
 impl Meter for Counted {
     fn sent(&self, _command: &'static str) {}
@@ -181,11 +182,17 @@ impl Meter for Counted {
     fn event(&self, _name: &'static str, result: EventResult) {
         self.0.lock().unwrap().push(result);
     }
-    fn subscribed(&self) {}
+    fn subscribed(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
     fn event_buffer(&self, _bytes: usize) {}
 }
 
 impl Counted {
+    fn confirmed(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+
     fn number(&self, wanted: EventResult) -> usize {
         self.0.lock().unwrap().iter().filter(|result| **result == wanted).count()
     }
@@ -200,6 +207,9 @@ struct StackState {
     away: bool,
     reference: bool,
     forgets: bool,
+    /// Events that it refuses to send.
+    refuses: &'static [&'static str],
+    refused: usize,
     subscribed: Vec<(String, i64)>,
     verified: usize,
     /// How often it was asked while it was away.
@@ -213,6 +223,8 @@ impl Stack {
             away: false,
             reference: true,
             forgets: false,
+            refuses: &[],
+            refused: 0,
             subscribed: Vec::new(),
             verified: 0,
             in_vain: 0,
@@ -240,6 +252,10 @@ impl Mi for Stack {
                 "cache_fetch" => return Ok(MiAnswer::error(400, "Value not found")),
                 "event_subscribe" => {
                     let name = request.params.text("event").unwrap().to_owned();
+                    if state.refuses.contains(&name.as_str()) {
+                        state.refused += 1;
+                        return Ok(MiAnswer::error(400, "Bad parameter value"));
+                    }
                     let expire = request.params.get("expire").and_then(Value::as_i64).unwrap();
                     state.subscribed.push((name, expire));
                     json!("OK")
@@ -326,6 +342,33 @@ async fn a_subscription_that_was_gone_makes_everybody_look_again() {
     work.until("joined", |work| work.kept.joined() == 1).await;
     work.stack.with(|s| s.forgets = true);
     work.until("joined again", |work| work.kept.joined() == 2).await;
+}
+
+#[tokio::test]
+async fn a_refused_subscription_is_not_joined_and_is_tried_again() {
+    for refuses in [&["E_CALLPLANE"], &["E_DLG_STATE_CHANGED"]] {
+        let stack = Stack::new();
+        stack.with(|s| s.refuses = refuses);
+        let work = Work::begin(stack);
+        work.until("tried again", |work| work.stack.with(|s| s.refused > 2)).await;
+        assert_eq!((work.kept.all(), work.counted.confirmed()), (vec![], 0));
+        work.stack.with(|s| s.refuses = &[]);
+        work.until("joined", |work| work.kept.joined() == 1).await;
+        // Refused later on: it is no longer confirmed, until it is there again.
+        work.stack.with(|s| s.refuses = refuses);
+        let refused = work.stack.with(|s| s.refused);
+        work.until("refused again", |work| work.stack.with(|s| s.refused > refused + 1)).await;
+        let confirmed = work.counted.confirmed();
+        work.until("refused again", |work| work.stack.with(|s| s.refused > refused + 3)).await;
+        assert_eq!((work.kept.joined(), work.counted.confirmed()), (1, confirmed));
+        work.stack.with(|s| s.refuses = &[]);
+        work.until("joined again", |work| work.kept.joined() == 2).await;
+    }
+    // Without these, commands come to their end all the same.
+    let stack = Stack::new();
+    stack.with(|s| s.refuses = &["E_CALL_HOLD", "E_CALL_TRANSFER"]);
+    let work = Work::begin(stack);
+    work.until("joined", |work| work.kept.joined() == 1).await;
 }
 
 #[tokio::test]

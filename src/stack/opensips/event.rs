@@ -27,7 +27,10 @@ pub enum Meaning {
 }
 
 /// The events that are subscribed to on every script.
-pub const EVENTS: [&str; 3] = ["E_DLG_STATE_CHANGED", "E_CALL_TRANSFER", "E_CALL_HOLD"];
+pub const EVENTS: [&str; 3] = [DIALOG_EVENT, "E_CALL_TRANSFER", "E_CALL_HOLD"];
+
+/// How calls stand.
+pub const DIALOG_EVENT: &str = "E_DLG_STATE_CHANGED";
 
 /// The event of the reference script.
 pub const OWN_EVENT: &str = "E_CALLPLANE";

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::event::{EVENTS, Meaning, OWN_EVENT, label};
+use super::event::{DIALOG_EVENT, EVENTS, Meaning, OWN_EVENT, label};
 use super::meter::EventResult;
 use super::sink::Sink;
 use super::{Connected, OpenSips};
@@ -89,11 +89,11 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
     let id = stack.id();
     let connected = stack.connect().await?;
     restarted(stack, &connected, reports);
-    subscribe(stack, socket, seconds(events.expiry)).await?;
-    tracing::info!(stack = %id, release = ?connected.release, reference = connected.script.is_some(), socket, "subscribed to the stack's events");
-    stack.meter().subscribed();
-    reports.report(id, StackReport::Joined);
-    stack.joined.cancel();
+    let mut subscribed = subscribe(stack, socket, seconds(events.expiry)).await?;
+    if subscribed {
+        tracing::info!(stack = %id, release = ?connected.release, reference = connected.script.is_some(), socket, "subscribed to the stack's events");
+        joined(stack, reports);
+    }
 
     let refresh_every = events.expiry / 3;
     let mut refresh_at = Instant::now() + refresh_every;
@@ -123,19 +123,28 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
             tracing::warn!(stack = %id, lost, "events were lost: the queue was full");
         }
         if Instant::now() >= refresh_at {
-            let there = still_subscribed(stack, socket).await?;
-            subscribe(stack, socket, seconds(events.expiry)).await?;
-            stack.meter().subscribed();
-            if !there {
+            let was_there = subscribed && still_subscribed(stack, socket).await?;
+            subscribed = subscribe(stack, socket, seconds(events.expiry)).await?;
+            if subscribed && was_there {
+                stack.meter().subscribed();
+            } else if subscribed {
                 tracing::warn!(stack = %id, "the event subscription was gone; events may have been missed");
+                look_again = false;
+                joined(stack, reports);
             }
-            look_again |= !there;
             refresh_at = Instant::now() + refresh_every;
         }
         if look_again {
             reports.report(id, StackReport::Joined);
         }
     }
+}
+
+/// The stack has taken the subscription, the first one or one after a gap.
+fn joined<M: Mi, L: Mi>(stack: &OpenSips<M, L>, reports: &dyn Reports) {
+    stack.meter().subscribed();
+    reports.report(stack.id(), StackReport::Joined);
+    stack.joined.cancel();
 }
 
 async fn wait_for<M: Mi, L: Mi>(stack: &OpenSips<M, L>, every: Duration) {
@@ -152,18 +161,26 @@ fn restarted<M: Mi, L: Mi>(stack: &OpenSips<M, L>, connected: &Connected, report
     }
 }
 
+/// Whether commands are blind without this event: how calls stand, and what the reference script
+/// tells. The others a stack may lack.
+fn is_needed(event: &str) -> bool {
+    event == DIALOG_EVENT || event == OWN_EVENT
+}
+
 /// The events to subscribe to on this stack's script.
 fn wanted<M: Mi, L: Mi>(stack: &OpenSips<M, L>) -> impl Iterator<Item = &'static str> {
     let own = stack.script().is_some().then_some(OWN_EVENT);
     EVENTS.into_iter().chain(own)
 }
 
-/// Subscribes, or refreshes; with `expiry` 0 unsubscribes.
+/// Subscribes, or refreshes; with `expiry` 0 unsubscribes. Says whether the stack took all that is
+/// needed.
 async fn subscribe<M: Mi, L: Mi>(
     stack: &OpenSips<M, L>,
     socket: &str,
     expiry: i64,
-) -> Result<(), Away> {
+) -> Result<bool, Away> {
+    let mut taken = true;
     for event in wanted(stack) {
         let request = MiRequest::new("event_subscribe")
             .text("event", event)
@@ -173,10 +190,11 @@ async fn subscribe<M: Mi, L: Mi>(
             MiAnswer::Result(_) => {}
             MiAnswer::Error { code, message, .. } => {
                 tracing::warn!(stack = %stack.id(), event, code, message, "the stack refuses an event subscription");
+                taken &= !is_needed(event);
             }
         }
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Whether every subscription is still there.
