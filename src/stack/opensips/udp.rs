@@ -61,13 +61,8 @@ struct Waiting {
 /// not matter any more.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// What became of one attempt to send.
-enum Sending {
-    Sent,
-    /// Not this time: wait until the socket can be written, and try again.
-    Again,
-    NotSent(&'static str),
-}
+/// So many words about earlier datagrams may stand before one that is sent.
+const EARLIER: usize = 8;
 
 impl UdpMi {
     /// Opens the socket and points it at the stack. Nothing is sent.
@@ -128,22 +123,14 @@ impl Mi for UdpMi {
         if text.len() > LONGEST {
             return Err(MiFailure::NotSent { reason: "too long" });
         }
-        let answer = async {
-            loop {
-                match self.shared.send(id, text.as_bytes()) {
-                    Sending::Sent => break,
-                    Sending::NotSent(reason) => return Err(MiFailure::NotSent { reason }),
-                    Sending::Again => {
-                        if self.shared.socket.writable().await.is_err() {
-                            return Err(MiFailure::NotSent { reason: "socket" });
-                        }
-                    }
-                }
-            }
-            // The sender side lives in the table until it is answered.
-            reply.await.unwrap_or(Err(MiFailure::Silent))
-        };
-        tokio::time::timeout(timeout, answer).await.unwrap_or(Err(MiFailure::Silent))
+        // At once or not at all: whoever asks has just looked at the clock, and a request that waits
+        // for room would leave after its time.
+        if let Err(reason) = self.shared.send(id, text.as_bytes()) {
+            return Err(MiFailure::NotSent { reason });
+        }
+        // The sender side lives in the table until it is answered.
+        let answer = tokio::time::timeout(timeout, reply).await;
+        answer.unwrap_or(Ok(Err(MiFailure::Silent))).unwrap_or(Err(MiFailure::Silent))
     }
 }
 
@@ -182,25 +169,30 @@ impl Shared {
     /// Sends one datagram. An ICMP "port unreachable" comes back as an error of the socket; who
     /// it was about is not said. On the loopback interface it is there when `send` returns, so
     /// what is found then is about this datagram; the lock keeps the reader from taking it away.
-    fn send(&self, id: u32, datagram: &[u8]) -> Sending {
+    ///
+    /// An error says why it has not left.
+    fn send(&self, id: u32, datagram: &[u8]) -> Result<(), &'static str> {
         let mut table = self.lock();
         if let Ok(Some(error)) = self.socket.take_error() {
             table.trouble(&error);
         }
-        match self.socket.try_send(datagram) {
-            Ok(_) => {}
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => return Sending::Again,
-                io::ErrorKind::ConnectionRefused => {
+        // Not tokio's: that one refuses until its own view of the socket is up to date.
+        let plain = SockRef::from(&self.socket);
+        let mut earlier = 0;
+        while let Err(error) = plain.send(datagram) {
+            match error.kind() {
+                io::ErrorKind::WouldBlock => return Err("no room"),
+                io::ErrorKind::ConnectionRefused if earlier < EARLIER => {
                     // About an earlier datagram; this one has not left.
                     table.trouble(&error);
-                    return Sending::Again;
+                    earlier += 1;
                 }
+                io::ErrorKind::ConnectionRefused => return Err("refused"),
                 io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                    return Sending::NotSent("no route");
+                    return Err("no route");
                 }
-                _ => return Sending::NotSent("socket"),
-            },
+                _ => return Err("socket"),
+            }
         }
         table.traffic.0 = true;
         if let Some(waiting) = table.waiting.get_mut(&id) {
@@ -209,12 +201,12 @@ impl Shared {
         match self.socket.take_error() {
             Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 if table.peer.ip().is_loopback() {
-                    return Sending::NotSent("refused");
+                    return Err("refused");
                 }
                 table.trouble(&error);
-                Sending::Sent
+                Ok(())
             }
-            Ok(_) | Err(_) => Sending::Sent,
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
