@@ -259,6 +259,20 @@ async fn the_proxy_may_come_late_and_restart() {
     proxy.stop().await;
 }
 
+/// A proxy whose name nobody knows yet (a container that comes up later) is one that is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_whose_name_leads_nowhere_yet_is_away() {
+    let mut config = config_for(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let text = "stacks:\n  - name: sim\n    mi: udp:no-such-proxy.invalid:8080\n";
+    config.stacks = callplane::config::parse(text, None, []).unwrap().config.stacks;
+    let levels = LogLevels::detached(LogFilter::info());
+    let readiness = Readiness::starting();
+    let started = Server::start(&config, &Hints::default(), levels, readiness.clone()).await;
+    let running = tokio::spawn(started.unwrap().run());
+    readiness.drain();
+    assert!(tokio::time::timeout(site::DEADLINE, running).await.unwrap().unwrap());
+}
+
 /// A busy port is one clear line that names the address.
 #[tokio::test]
 async fn a_busy_port_is_named() {

@@ -87,9 +87,13 @@ impl ConfiguredStacks {
         let mut all = Self { names: Vec::new(), stacks: Vec::new(), domains: Vec::new() };
         for stack in &config.stacks {
             let connector = Arc::new(open(config, stack, clock, metrics).await?);
-            let sink = sink_of(&connector).await?;
             let (reports, stop) = (Arc::clone(&reports), stop.clone());
-            tasks.spawn(keeper::keep(Arc::clone(&connector), sink, reports, stop));
+            if connector.mi().local_addr().is_ok() {
+                let sink = sink_of(&connector).await?;
+                tasks.spawn(keeper::keep(Arc::clone(&connector), sink, reports, stop));
+            } else {
+                tasks.spawn(keep_when_found(Arc::clone(&connector), reports, stop));
+            }
             all.names.push(connector.id().clone());
             all.stacks.push(ConfiguredStack(connector));
             all.domains.push(stack.domains.iter().map(|d| d.as_str().to_owned()).collect());
@@ -126,6 +130,30 @@ impl Stacks for ConfiguredStacks {
         let at = self.domains.iter().position(serves).unwrap_or_default();
         self.names.get(at).cloned()
     }
+}
+
+/// For a stack whose name leads nowhere yet: which address of ours its events can come to is known
+/// only when it does.
+async fn keep_when_found(
+    connector: Arc<RealOpenSips>,
+    reports: Arc<dyn Reports>,
+    stop: CancellationToken,
+) {
+    let sink = async {
+        connector.mi().found().await;
+        loop {
+            match sink_of(&connector).await {
+                Ok(sink) => return sink,
+                Err(error) => tracing::error!(%error, "no events"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let sink = tokio::select! {
+        () = stop.cancelled() => return,
+        sink = sink => sink,
+    };
+    keeper::keep(Arc::clone(&connector), sink, reports, stop).await;
 }
 
 /// A connector to one stack.

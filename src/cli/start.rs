@@ -21,7 +21,7 @@ use super::exit::Exit;
 ///
 /// # Errors
 ///
-/// One clear line: a busy port, a stack's address that can't be looked up.
+/// One clear line: a busy port, an address for events that can't be used.
 pub async fn serve(
     config: Config,
     levels: LogLevels,
@@ -140,7 +140,7 @@ pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<Exit,
 ///
 /// # Errors
 ///
-/// One clear line: a stack's address that can't be looked up.
+/// One clear line: an address for events that can't be used.
 pub async fn run(arguments: Run, mut config: Config, levels: LogLevels) -> Result<Exit, String> {
     config.install = Install::of_run(Epoch::derive(SystemNonces::new().nonce()).as_str());
     config.listen.address = HostPort::loopback(0);
@@ -170,7 +170,7 @@ pub async fn run(arguments: Run, mut config: Config, levels: LogLevels) -> Resul
 ///
 /// # Errors
 ///
-/// One clear line: a stack's address that can't be looked up.
+/// One clear line: an address for events that can't be used.
 pub async fn probe(config: Config) -> Result<bool, String> {
     let findings = app::probe(&config).await.map_err(|error| error.to_string())?;
     for finding in &findings {

@@ -118,7 +118,7 @@ pub struct Connected {
 /// Why a connector could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The address of the Management Interface.
+    /// The socket to the Management Interface.
     #[error("mi: {0}")]
     Mi(#[source] io::Error),
     /// The URL of the Management Interface over HTTP.
@@ -132,7 +132,7 @@ pub type RealOpenSips = OpenSips<UdpMi, ListMi>;
 /// Opens the sockets to a stack. Nothing is sent yet, and the stack need not be there.
 ///
 /// # Errors
-/// [`OpenError`] when its address can't be looked up or no socket can be made.
+/// [`OpenError`] when no socket can be made.
 pub async fn open(
     settings: StackSettings,
     surroundings: Surroundings,

@@ -7,14 +7,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use socket2::SockRef;
 use tokio::net::{UdpSocket, lookup_host};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::stack::mi::{MAX_ID, Mi, MiAnswer, MiFailure, MiReply, MiRequest};
 
@@ -30,17 +31,23 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 pub struct UdpMi {
     shared: Arc<Shared>,
     reader: JoinHandle<()>,
+    follower: JoinHandle<()>,
 }
 
 struct Shared {
     /// `host:port`, looked up again when nobody answers there any more.
     address: String,
-    socket: UdpSocket,
+    /// Another one takes its place when the stack moves to the other family of addresses.
+    socket: RwLock<Arc<UdpSocket>>,
+    replaced: Notify,
+    /// The name has led somewhere once.
+    found: CancellationToken,
     table: Mutex<Table>,
 }
 
 struct Table {
-    peer: SocketAddr,
+    /// Where the name leads; `None`: nowhere yet.
+    peer: Option<SocketAddr>,
     next: u32,
     waiting: HashMap<u32, Waiting>,
     /// When a call that had been sent was last given up.
@@ -51,6 +58,12 @@ struct Table {
 
 /// How often it is looked whether the stack still answers where its name led.
 const LOST_SIGHT: Duration = Duration::from_secs(5);
+
+/// How often a name is looked up that has led nowhere yet.
+const NOWHERE: Duration = Duration::from_secs(1);
+
+/// How long opening waits for the name.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 struct Waiting {
     tell: oneshot::Sender<Result<MiAnswer, MiFailure>>,
@@ -65,20 +78,35 @@ const ECHO: Duration = Duration::from_secs(2);
 const EARLIER: usize = 8;
 
 impl UdpMi {
-    /// Opens the socket and points it at the stack. Nothing is sent.
+    /// Opens the socket and points it at the stack. Nothing is sent. A name that leads nowhere, or
+    /// not soon, is looked up again and again: until then nothing can be sent.
     ///
     /// # Errors
-    /// When the name can't be looked up or the socket can't be made.
+    /// When the socket can't be made.
     pub async fn open(address: &str) -> io::Result<Self> {
-        let peer = look_up(address).await?;
-        let any: SocketAddr = match peer {
-            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-            SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
+        let peer = match tokio::time::timeout(FIRST_LOOK, look_up(address)).await {
+            Ok(Ok(peer)) => Some(peer),
+            Ok(Err(error)) => {
+                tracing::warn!(address, %error, "the stack's name leads nowhere yet");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(address, "the stack's name is being looked up");
+                None
+            }
         };
-        let socket = UdpSocket::bind(any).await?;
-        // The system may give less; that only loses replies sooner.
-        let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
-        socket.connect(peer).await?;
+        Self::at(address, peer).await
+    }
+
+    async fn at(address: &str, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let socket = match peer {
+            Some(peer) => socket_to(peer).await?,
+            None => UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?,
+        };
+        let found = CancellationToken::new();
+        if peer.is_some() {
+            found.cancel();
+        }
         let table = Table {
             peer,
             next: random_id(),
@@ -87,17 +115,34 @@ impl UdpMi {
             traffic: (false, false),
         };
         let address = address.to_owned();
-        let shared = Arc::new(Shared { address, socket, table: Mutex::new(table) });
+        let shared = Arc::new(Shared {
+            address,
+            socket: RwLock::new(Arc::new(socket)),
+            replaced: Notify::new(),
+            found,
+            table: Mutex::new(table),
+        });
         let reader = tokio::spawn(read(Arc::clone(&shared)));
-        Ok(Self { shared, reader })
+        // Apart from the reader: a slow lookup must not keep replies waiting.
+        let follower = tokio::spawn(follow(Arc::clone(&shared)));
+        Ok(Self { shared, reader, follower })
+    }
+
+    /// Returns once the stack's name has led somewhere.
+    pub async fn found(&self) {
+        self.shared.found.cancelled().await;
     }
 
     /// Our own address, as the stack sees it where no translation is between.
     ///
     /// # Errors
-    /// When the socket is broken.
+    /// When the socket is broken, or nobody knows yet where the stack is.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shared.socket.local_addr()
+        if self.shared.found.is_cancelled() {
+            self.shared.socket().local_addr()
+        } else {
+            Err(io::ErrorKind::NotConnected.into())
+        }
     }
 
     /// How many calls are waiting for their reply.
@@ -110,6 +155,7 @@ impl UdpMi {
 impl Drop for UdpMi {
     fn drop(&mut self) {
         self.reader.abort();
+        self.follower.abort();
     }
 }
 
@@ -154,6 +200,10 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn socket(&self) -> Arc<UdpSocket> {
+        Arc::clone(&self.socket.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn enter(&self) -> (u32, oneshot::Receiver<Result<MiAnswer, MiFailure>>) {
         let (tell, reply) = oneshot::channel();
         let mut table = self.lock();
@@ -173,11 +223,13 @@ impl Shared {
     /// An error says why it has not left.
     fn send(&self, id: u32, datagram: &[u8]) -> Result<(), &'static str> {
         let mut table = self.lock();
-        if let Ok(Some(error)) = self.socket.take_error() {
+        let Some(peer) = table.peer else { return Err("no address") };
+        let socket = self.socket();
+        if let Ok(Some(error)) = socket.take_error() {
             table.trouble(&error);
         }
         // Not tokio's: that one refuses until its own view of the socket is up to date.
-        let plain = SockRef::from(&self.socket);
+        let plain = SockRef::from(&*socket);
         let mut earlier = 0;
         while let Err(error) = plain.send(datagram) {
             match error.kind() {
@@ -198,9 +250,9 @@ impl Shared {
         if let Some(waiting) = table.waiting.get_mut(&id) {
             waiting.sent = true;
         }
-        match self.socket.take_error() {
+        match socket.take_error() {
             Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                if table.peer.ip().is_loopback() {
+                if peer.ip().is_loopback() {
                     return Err("refused");
                 }
                 table.trouble(&error);
@@ -216,14 +268,20 @@ impl Shared {
             let mut table = self.lock();
             (table.peer, std::mem::take(&mut table.traffic))
         };
-        if !sent || heard {
+        if was.is_some() && (!sent || heard) {
             return;
         }
         let Ok(peer) = look_up(&self.address).await else { return };
-        if peer != was && self.socket.connect(peer).await.is_ok() {
-            self.lock().peer = peer;
-            tracing::info!(address = %self.address, %peer, "the stack has moved");
+        if was == Some(peer) {
+            return;
         }
+        // Of its own for each place: a socket keeps the source address of its first connect.
+        let Ok(socket) = socket_to(peer).await else { return };
+        *self.socket.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
+        self.replaced.notify_one();
+        self.lock().peer = Some(peer);
+        self.found.cancel();
+        tracing::info!(address = %self.address, %peer, "the stack's name leads elsewhere now");
     }
 
     fn answered(&self, datagram: &[u8]) {
@@ -267,18 +325,27 @@ impl Table {
     }
 }
 
+/// Looks after the stack's name for ever.
+async fn follow(shared: Arc<Shared>) {
+    loop {
+        let wait = if shared.found.is_cancelled() { LOST_SIGHT } else { NOWHERE };
+        tokio::time::sleep(wait).await;
+        shared.follow().await;
+    }
+}
+
 /// Reads replies for ever.
 async fn read(shared: Arc<Shared>) {
     let mut buffer = vec![0; 65_536];
-    let mut sight = tokio::time::interval(LOST_SIGHT);
     loop {
+        let socket = shared.socket();
         tokio::select! {
-            ready = shared.socket.readable() => if ready.is_err() { return },
-            _ = sight.tick() => shared.follow().await,
+            ready = socket.readable() => if ready.is_err() { return },
+            () = shared.replaced.notified() => continue,
         }
         loop {
             let table = shared.lock();
-            let got = shared.socket.try_recv(&mut buffer);
+            let got = socket.try_recv(&mut buffer);
             drop(table);
             match got {
                 Ok(length) => shared.answered(buffer.get(..length).unwrap_or_default()),
@@ -287,6 +354,19 @@ async fn read(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// A socket of the peer's family that hears nobody else.
+async fn socket_to(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match peer {
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    // The system may give less; that only loses replies sooner.
+    let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+    socket.connect(peer).await?;
+    Ok(socket)
 }
 
 async fn look_up(address: &str) -> io::Result<SocketAddr> {
@@ -308,6 +388,28 @@ fn after(id: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_stack_whose_name_leads_nowhere_yet_is_found_later() {
+        let stack = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = stack.local_addr().unwrap().to_string();
+        let mi = UdpMi::at(&address, None).await.unwrap();
+        assert!(mi.local_addr().is_err());
+        let long = Duration::from_secs(20);
+        let early = mi.call(MiRequest::new("uptime"), long).await;
+        assert_eq!(early, Err(MiFailure::NotSent { reason: "no address" }));
+        tokio::time::timeout(long, mi.found()).await.unwrap();
+        assert!(mi.local_addr().unwrap().ip().is_loopback());
+        let answering = async {
+            let mut buffer = [0; 1000];
+            let (length, from) = stack.recv_from(&mut buffer).await.unwrap();
+            let request: serde_json::Value = serde_json::from_slice(&buffer[..length]).unwrap();
+            let reply = format!(r#"{{"jsonrpc":"2.0","result":"OK","id":{}}}"#, request["id"]);
+            stack.send_to(reply.as_bytes(), from).await.unwrap();
+        };
+        let (asked, ()) = tokio::join!(mi.call(MiRequest::new("uptime"), long), answering);
+        assert_eq!(asked, Ok(MiAnswer::Result("OK".into())));
+    }
 
     #[test]
     fn ids_stay_within_31_bits() {
