@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use callplane::clock::SystemClock;
+use callplane::clock::{Clock as _, SystemClock};
 use callplane::core::act::DialogState;
 use callplane::core::failure::SipStatus;
 use callplane::core::ids::{CallId, DialogId, OpId, StackId};
@@ -383,12 +383,14 @@ async fn a_restart_is_reported_before_everybody_looks_again() {
     });
     work.until("joined again", |work| work.kept.joined() == 2).await;
     let reports = work.kept.all();
-    let restarted = |report: &StackReport| {
-        matches!(report, StackReport::Event(StackEvent::Restarted { boot })
-            if boot.as_str() == "second life")
-    };
     assert_eq!(reports.len(), 3);
-    assert!(restarted(&reports[1]), "{reports:?}");
+    let StackReport::Event(StackEvent::Restarted { boot, since }) = &reports[1] else {
+        panic!("{reports:?}");
+    };
+    assert_eq!(boot.as_str(), "second life");
+    // It says that it has been up for 99 s.
+    let up = since.until(SystemClock::new().now()).as_secs();
+    assert!((98..150).contains(&up), "{up}");
     assert!(work.stack.with(|s| s.subscribed.iter().all(|(name, _)| name != "E_CALLPLANE")));
 }
 

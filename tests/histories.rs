@@ -81,7 +81,8 @@ fn missing(of: &CallId) -> Reply {
 }
 
 fn restarted() -> StackEvent {
-    StackEvent::Restarted { boot: Boot::new("second life") }
+    let since = BEGUN.after(Duration::from_millis(1));
+    StackEvent::Restarted { boot: Boot::new("second life"), since }
 }
 
 /// A command that is led through a history by hand.
@@ -237,6 +238,39 @@ mod ending_a_call {
 
 mod starting {
     use super::*;
+
+    /// A stock script: a restart is the end of every dialog.
+    fn stock() -> Plan {
+        let mut plan = reference();
+        plan.capabilities.start_is_safe = false;
+        plan.capabilities.referral_tokens = false;
+        plan.capabilities.persists_dialogs = false;
+        plan
+    }
+
+    /// A restart is noticed some seconds late, and a start began in between.
+    #[test]
+    fn a_restart_ends_only_what_began_before_it() {
+        let boot = Boot::new("second life");
+        let since = |at| StackEvent::Restarted { boot: boot.clone(), since: StoreTime(at) };
+        let mut run = start(stock());
+        run.happens(since(BEGUN.0 - 2_000));
+        assert_eq!(run.command.outcome(), None, "it runs in the new life");
+        run.happens(since(BEGUN.0 + 1));
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::StackRestarted, Up::Unknown);
+    }
+
+    /// The same, of an operation: it may well be answered by the new life.
+    #[test]
+    fn a_restart_takes_the_replies_only_of_what_was_asked_before_it() {
+        let mut run = start(reference());
+        run.at = run.at.after(Duration::from_secs(5));
+        run.step(&Input::Cancel);
+        let since = BEGUN.after(Duration::from_secs(3));
+        run.happens(StackEvent::Restarted { boot: Boot::new("second life"), since });
+        assert!(run.asks("cancel_invite"));
+        assert!(!run.asks("invite"));
+    }
 
     fn start(plan: Plan) -> Run {
         let sip = |text| SipAddress::parse(text).unwrap();

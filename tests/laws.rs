@@ -386,7 +386,10 @@ fn event(kind: u8, at: &CallId, token: Option<OpId>, state: u8, code: u16) -> Op
             hold: !code.is_multiple_of(5),
             state: [HoldState::Start, HoldState::Ok, HoldState::Fail][usize::from(state % 3)],
         },
-        _ if code == 603 => StackEvent::Restarted { boot: Boot::new("next") },
+        _ if code == 603 => StackEvent::Restarted {
+            boot: Boot::new("next"),
+            since: StoreTime(if state == 0 { 999_000 } else { 1_000_001 }),
+        },
         _ => return None,
     })
 }

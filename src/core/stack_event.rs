@@ -11,6 +11,7 @@ use super::act::DialogState;
 use super::failure::SipStatus;
 use super::ids::{Boot, CallId, DialogId, OpId};
 use super::request::Leg;
+use super::time::StoreTime;
 
 /// One fact that a stack reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,8 @@ pub enum StackEvent {
     Restarted {
         /// The new life.
         boot: Boot,
+        /// When it began, to about a second. What began later runs in it.
+        since: StoreTime,
     },
 }
 

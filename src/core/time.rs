@@ -21,6 +21,12 @@ impl StoreTime {
         Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// This much earlier.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// How long until `later`; zero if it has passed.
     #[must_use]
     pub fn until(self, later: Self) -> Duration {

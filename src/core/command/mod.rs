@@ -194,13 +194,19 @@ impl Command {
                 }
                 progress.apply(&Fact::Reply(&op, &Reply::Silent), &mut turn);
             }
-            Input::Happened(event @ StackEvent::Restarted { boot }) => {
+            Input::Happened(event @ StackEvent::Restarted { boot, since }) => {
+                // A restart is noticed late: what began in the new life did not live through it.
+                if *since <= self.begun {
+                    return None;
+                }
                 if state.boot.replace(boot.clone()).as_ref() == Some(boot) {
                     return None;
                 }
                 if plan.capabilities.persists_dialogs {
                     // The dialogs are there still; what was under way gets no reply any more.
-                    progress.lose(turn.take_all(|_| true), &mut turn);
+                    let before = since.after(plan.times.send);
+                    let lost = turn.take_all(|op| op.send_before < before);
+                    progress.lose(lost, &mut turn);
                 }
                 progress.apply(&Fact::Event(event), &mut turn);
             }

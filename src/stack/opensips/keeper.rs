@@ -154,7 +154,7 @@ async fn wait_for<M: Mi, L: Mi>(stack: &OpenSips<M, L>, every: Duration) {
 }
 
 fn restarted<M: Mi, L: Mi>(stack: &OpenSips<M, L>, connected: &Connected, reports: &dyn Reports) {
-    if let Some(event) = stack.has_restarted(&connected.boot) {
+    if let Some(event) = stack.has_restarted(connected) {
         tracing::warn!(stack = %stack.id(), boot = %connected.boot, "the stack has restarted");
         stack.meter().restarted();
         reports.report(stack.id(), StackReport::Event(event));

@@ -109,6 +109,8 @@ pub struct Surroundings {
 pub struct Connected {
     /// Which life of the stack this is.
     pub boot: Boot,
+    /// When it began, to about a second.
+    pub since: StoreTime,
     /// Its release, such as (3, 6).
     pub release: Option<(u32, u32)>,
     /// The reference script's word; `None`: a stock script.
@@ -224,7 +226,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     }
 
     async fn introduce(&self) -> Result<Connected, Away> {
-        let boot = self.check().await?;
+        let (boot, since) = self.life().await?;
         self.forget_grade_of_another_life(&boot);
         let release = match self.ask_own(MiRequest::new("version")).await? {
             MiAnswer::Result(answer) => script::release(&answer),
@@ -245,7 +247,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         known.boot.get_or_insert_with(|| boot.clone());
         known.graded = true;
         drop(known);
-        Ok(Connected { boot, release, script: found })
+        Ok(Connected { boot, since, release, script: found })
     }
 
     /// After a restart another script may run.
@@ -327,8 +329,18 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// # Errors
     /// [`Away`] when it does not answer.
     pub async fn check(&self) -> Result<Boot, Away> {
+        self.life().await.map(|(boot, _)| boot)
+    }
+
+    /// Which life of the stack this is, and when it began.
+    async fn life(&self) -> Result<(Boot, StoreTime), Away> {
         match self.gate.check(MiRequest::new("uptime")).await {
-            Ok(MiAnswer::Result(uptime)) => lists::boot_of(&uptime).ok_or(Away::Unreachable),
+            Ok(MiAnswer::Result(uptime)) => {
+                let boot = lists::boot_of(&uptime).ok_or(Away::Unreachable)?;
+                // Where it does not say, everything that runs counts as older.
+                let up = script::up_time(&uptime).unwrap_or_default();
+                Ok((boot, self.gate.now().before(up)))
+            }
             Ok(MiAnswer::Error { .. }) | Err(_) => Err(Away::Unreachable),
         }
     }
@@ -348,12 +360,13 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     }
 
     /// Notes that the stack runs since another moment. Says whether that is news.
-    fn has_restarted(&self, boot: &Boot) -> Option<StackEvent> {
+    fn has_restarted(&self, connected: &Connected) -> Option<StackEvent> {
+        let (boot, since) = (&connected.boot, connected.since);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let before = known.boot.replace(boot.clone());
         drop(known);
         let restarted = before.is_some_and(|before| before != *boot);
-        restarted.then(|| StackEvent::Restarted { boot: boot.clone() })
+        restarted.then(|| StackEvent::Restarted { boot: boot.clone(), since })
     }
 
     fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
