@@ -85,6 +85,10 @@ fn restarted() -> StackEvent {
     StackEvent::Restarted { boot: Boot::new("second life"), since }
 }
 
+fn taken() -> Reply {
+    Reply::Done(Facts::Referred { code: 202, transferee: Arc::from("sip:b@x.example") })
+}
+
 /// A command that is led through a history by hand.
 struct Run {
     command: Command,
@@ -317,6 +321,25 @@ mod starting {
         run.answer("look", Reply::Done(Facts::Looked(nothing())));
         assert!(!run.asks("invite"));
     }
+
+    /// The callee's phone rings, and nothing of that gets through to us.
+    #[test]
+    fn a_start_that_can_not_be_followed_does_not_say_that_nothing_is_up() {
+        let mut run = start(reference());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
+        run.dialog(&setup, DialogState::Confirmed);
+        run.answer("refer", taken());
+        run.due();
+        let call = Some(dialog(&setup, DialogState::Confirmed));
+        let unlisted = Sighting { call, full: false, ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(unlisted))));
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.answer("end", Reply::Done(Facts::Nothing));
+        run.dialog(&setup, DialogState::Deleted);
+        run.due();
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
+    }
 }
 
 mod transferring {
@@ -332,10 +355,6 @@ mod transferring {
         let (call, consult) = (call("A"), call("B"));
         let (leg, consult_leg) = (Leg::Callee, Leg::Callee);
         Run::begin(&Request::AttendedTransfer { call, leg, consult, consult_leg }, plan)
-    }
-
-    fn taken() -> Reply {
-        Reply::Done(Facts::Referred { code: 202, transferee: Arc::from("sip:b@x.example") })
     }
 
     /// A `CallEnd` overtakes the transfer; the call is seen to end before that is told.
@@ -413,5 +432,31 @@ mod transferring {
     fn unmarked() -> Reply {
         let call = Some(dialog(&call("A"), DialogState::Confirmed));
         Reply::Done(Facts::Looked(Box::new(Sighting { call, ..*nothing() })))
+    }
+
+    fn no_list() -> Box<Sighting> {
+        let call = Some(dialog(&call("A"), DialogState::Confirmed));
+        Box::new(Sighting { call, full: false, ..*nothing() })
+    }
+
+    /// The token's events were lost, and so many calls are up that no list can be read.
+    #[test]
+    fn a_phone_is_not_said_to_ignore_a_refer_where_no_list_was_read() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.due();
+        run.answer("look", Reply::Done(Facts::Looked(no_list())));
+        run.answer("look", Reply::Done(Facts::Looked(no_list())));
+        run.ended(Outcome::Unknown { up: Up::Yes }, Code::ReplyLost, Up::Yes);
+    }
+
+    #[test]
+    fn a_phone_ignored_a_refer_where_a_complete_list_shows_no_call() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.due();
+        run.answer("look", unmarked());
+        run.answer("look", unmarked());
+        run.ended(Outcome::Failed, Code::ReferIgnored, Up::Yes);
     }
 }

@@ -131,3 +131,29 @@ async fn a_mark_that_is_there_counts_always() {
     let sent = Sent { op: op_id(), since: place.ago(7000) };
     assert_eq!(place.look(None, Some(sent)).await.sent, Some(true));
 }
+
+fn up_call() -> MiAnswer {
+    MiAnswer::Result(json!({"Dialog": {
+        "ID": "1a.2b", "state": 4, "callid": "call@here", "timestart": 0,
+        "from_uri": "sip:alice@here.example", "to_uri": "sip:bob@here.example",
+        "CALLEES": [], "context": {}
+    }}))
+}
+
+/// Which list was read decides whether a referred call that is not shown is not there.
+#[tokio::test]
+async fn a_look_for_a_referred_call_says_whether_a_complete_list_was_read() {
+    for complete in [true, false] {
+        let place = Place::new(move |request| match &*request.method {
+            "dlg_list_ctx" if asks_for(request, "callid") => Some(up_call()),
+            "dlg_list_ctx" if complete => Some(MiAnswer::Result(json!({"Dialogs": []}))),
+            "dlg_list_ctx" => Some(MiAnswer::error(500, "does not fit")),
+            _ => None,
+        })
+        .await;
+        let sighting = place.look(Some(op_id()), None).await;
+        assert!(sighting.call.is_some() && sighting.referred.is_none());
+        assert_eq!(sighting.full, complete);
+        assert!(!place.look(None, None).await.full, "none was asked for");
+    }
+}

@@ -281,7 +281,8 @@ pub struct Sighting {
     pub call: Option<Box<Dialog>>,
     /// The call that the REFER brought about, if it was asked for and is there.
     pub referred: Option<Box<Dialog>>,
-    /// Whether a complete list was read. Pages prove nothing.
+    /// Whether a complete list was read. Pages prove nothing. Without one, a referred call that is
+    /// not shown may be there all the same.
     pub full: bool,
     /// Which life of the stack was seen.
     pub boot: Boot,

@@ -534,7 +534,7 @@ impl Start {
             }
             Progress::Failed(why) => {
                 let mut legs = if call_over { Vec::new() } else { vec![setup()] };
-                let mut ending = start_failed(&why, call_gone, new_call.as_ref(), turn.plan());
+                let mut ending = start_failed(&why, call_gone, turn.plan());
                 if matches!(why, Why::NoAnswer { ended: false } | Why::Lost) {
                     legs.extend(new_call.clone());
                 }
@@ -676,7 +676,7 @@ fn caller_refused(status: &SipStatus, ringing: bool) -> Failure {
 }
 
 /// The end of a start whose caller was up and whose callee never came to be.
-fn start_failed(why: &Why, call_gone: bool, new_call: Option<&CallId>, plan: &Plan) -> Ending {
+fn start_failed(why: &Why, call_gone: bool, plan: &Plan) -> Ending {
     match why {
         // The phone hung up while the REFER was out, or took it and went away.
         Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
@@ -705,8 +705,7 @@ fn start_failed(why: &Why, call_gone: bool, new_call: Option<&CallId>, plan: &Pl
         Why::Target(status) => Ending::failed(target_failed(status, "callee", Up::No)),
         Why::NoAnswer { .. } => Ending::failed(no_answer("callee", Up::No)),
         Why::Lost => {
-            let up = if new_call.is_some() { Up::Unknown } else { Up::No };
-            Ending::unknown(failure(Code::ReplyLost, "transfer not confirmed", up))
+            Ending::unknown(failure(Code::ReplyLost, "transfer not confirmed", Up::Unknown))
         }
     }
 }

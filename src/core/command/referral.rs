@@ -701,7 +701,10 @@ impl Referral {
             self.life.see(&dialog.id, dialog.state);
         }
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
-        let never_sent = turn.plan().capabilities.referral_tokens
+        // A token shows the call in a complete list; without one only events could tell of it.
+        let tokens = turn.plan().capabilities.referral_tokens;
+        let nothing_came = seen.is_some_and(|sighting| sighting.full || !tokens);
+        let never_sent = tokens
             && !self.marks_void
             && there.is_some_and(|dialog| dialog.last_op.as_ref() != Some(&self.token));
         match taken {
@@ -712,8 +715,8 @@ impl Referral {
                 self.follow(since, until, Taken::Sent { looked: true });
                 Vec::new()
             }
-            // Whether it was taken or never answered: no call came of it.
-            Taken::Yes | Taken::Sent { looked: true } if seen.is_some() => self.fail(Why::Ignored),
+            // It was taken, or sent, and no call came of it.
+            Taken::Yes | Taken::Sent { looked: true } if nothing_came => self.fail(Why::Ignored),
             // The proxy's own mark on the call tells that our REFER never got there.
             Taken::Lost if never_sent => self.fail(Why::NotSent(NotSent::Unreachable)),
             Taken::Yes | Taken::Sent { .. } | Taken::Lost | Taken::Elsewhere => {

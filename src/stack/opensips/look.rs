@@ -121,6 +121,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             };
             if let Ok(list) = list {
                 sighting.referred = lists::of_token(&list, token, call).cloned().map(Box::new);
+                // A call that was found, and can't be read, is not absent.
+                sighting.full |= sighting.call.is_some();
             }
         }
         if let Some(sent) = sent {
