@@ -20,7 +20,7 @@ use callplane::core::ids::{
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
 use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
-use callplane::core::stack_event::StackEvent;
+use callplane::core::stack_event::{StackEvent, TransferState};
 use callplane::core::time::{Now, StoreTime};
 
 const BEGUN: StoreTime = StoreTime(1_000_000);
@@ -49,6 +49,15 @@ fn reference() -> Plan {
         partition: 0,
         one_start_per_caller: true,
     }
+}
+
+/// A stock script: no tokens, and a restart is the end of every dialog.
+fn stock() -> Plan {
+    let mut plan = reference();
+    plan.capabilities.start_is_safe = false;
+    plan.capabilities.referral_tokens = false;
+    plan.capabilities.persists_dialogs = false;
+    plan
 }
 
 fn dialog(of: &CallId, state: DialogState) -> Box<Dialog> {
@@ -242,15 +251,6 @@ mod ending_a_call {
 
 mod starting {
     use super::*;
-
-    /// A stock script: a restart is the end of every dialog.
-    fn stock() -> Plan {
-        let mut plan = reference();
-        plan.capabilities.start_is_safe = false;
-        plan.capabilities.referral_tokens = false;
-        plan.capabilities.persists_dialogs = false;
-        plan
-    }
 
     /// A restart is noticed some seconds late, and a start began in between.
     #[test]
@@ -458,5 +458,112 @@ mod transferring {
         run.answer("look", unmarked());
         run.answer("look", unmarked());
         run.ended(Outcome::Failed, Code::ReferIgnored, Up::Yes);
+    }
+
+    /// A stock script's event of a call that is being transferred: anybody can raise one.
+    fn transfer(new_call: &str, state: TransferState) -> StackEvent {
+        let (call, new_call) = (call("A"), Some(call(new_call)));
+        StackEvent::Transfer { call, new_call, destination: None, state }
+    }
+
+    /// What a look at a call says that is between these.
+    fn between(of: &str, from: &str, to: &str) -> Reply {
+        let (from, to) = (Arc::from(from), Arc::from(to));
+        let dialog = Dialog { from, to, ..*dialog(&call(of), DialogState::Confirmed) };
+        let call = Some(Box::new(dialog));
+        Reply::Done(Facts::Looked(Box::new(Sighting { call, ..*nothing() })))
+    }
+
+    fn unseen() -> Reply {
+        Reply::Done(Facts::Looked(nothing()))
+    }
+
+    /// Somebody's INVITE carries the call's dialog id, is answered and hangs up at once.
+    #[test]
+    fn a_call_that_was_never_seen_is_no_success() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.happens(transfer("forged", TransferState::Start));
+        run.answer("look", unseen());
+        run.happens(transfer("forged", TransferState::Ok));
+        for _ in 0..40 {
+            if run.asks("look") {
+                run.answer("look", unseen());
+            } else if run.command.outcome().is_none() {
+                run.due();
+            }
+            assert!(!run.asks("end"), "somebody's call is ended");
+        }
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
+        assert!(run.ending().remarks.may_still_ring);
+    }
+
+    #[test]
+    fn a_call_that_a_look_finds_late_is_a_success() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.happens(transfer("new", TransferState::Start));
+        run.answer("look", unseen());
+        run.happens(transfer("new", TransferState::Ok));
+        run.answer("look", Reply::Silent);
+        run.due();
+        run.answer("look", between("new", "sip:b@x.example", "sip:c@x.example"));
+        assert!(run.asks("end"), "the old call ends: {:#?}", run.command.progress);
+    }
+
+    #[test]
+    fn a_call_that_was_never_seen_does_not_hide_the_right_one() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.happens(transfer("forged", TransferState::Start));
+        run.answer("look", unseen());
+        run.happens(transfer("new", TransferState::Start));
+        run.answer("look", between("new", "sip:b@x.example", "sip:c@x.example"));
+        run.happens(transfer("new", TransferState::Ok));
+        let Act::End { call: ended } = run.open("end").1 else { panic!() };
+        assert_eq!(ended, call("A"));
+    }
+
+    /// Rung out or cancelled: a call is ended only once it is seen to be between our parties.
+    #[test]
+    fn somebody_elses_call_is_not_ended_with_a_transfer() {
+        for cancelled in [false, true] {
+            for ours in [false, true] {
+                let mut run = blind(stock());
+                run.answer("refer", taken());
+                run.happens(transfer("other", TransferState::Start));
+                run.answer("look", unseen());
+                if cancelled {
+                    run.step(&Input::Cancel);
+                } else {
+                    run.due();
+                }
+                let from = if ours { "sip:b@x.example" } else { "sip:x@x.example" };
+                run.answer("look", between("other", from, "sip:c@x.example"));
+                assert_eq!(run.asks("end"), ours, "{cancelled} {ours}");
+            }
+        }
+    }
+
+    /// The token is armed when the REFER is sent, and that was still to come when it was voided.
+    #[test]
+    fn a_token_counts_as_void_only_once_its_refer_is_out() {
+        for answer in [taken(), Reply::Silent] {
+            let mut run = blind(reference());
+            run.step(&Input::Cancel);
+            let (early, _) = run.open("revoke");
+            run.answer("refer", answer);
+            let again =
+                |op: &&callplane::core::act::Op| op.act.verb() == "revoke" && op.id != early;
+            let again = run.command.open().iter().find(again).expect("voided again").id.clone();
+            run.step(&Input::Replied { op: early, reply: Reply::Done(Facts::Nothing) });
+            run.at = run.at.after(Duration::from_millis(1600));
+            run.step(&Input::Due);
+            assert_eq!(run.command.outcome(), None, "its phone may dial until it is void");
+            run.step(&Input::Replied { op: again, reply: Reply::Done(Facts::Nothing) });
+            run.due();
+            assert_eq!(run.ending().outcome, Outcome::Cancelled);
+            assert!(!run.ending().remarks.may_still_ring);
+        }
     }
 }

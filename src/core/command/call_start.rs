@@ -490,13 +490,13 @@ impl Start {
     fn referring(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &mut self.phase else { return };
         if matches!(fact, Fact::GiveUp { .. }) {
-            let (token, transferred) = (referral.token.clone(), referral.transferred());
-            let new = referral.new.as_ref().map(|new| new.call.clone());
+            let abandoned = referral.abandon();
+            let new = referral.ours().cloned();
             let setup = (!referral.call_over()).then(|| self.setup.clone());
             let legs = setup.into_iter().chain(new.clone()).collect();
             let mut closing = Closing::begin(legs, Ending::cancelled(Up::No), turn);
             if new.is_none() {
-                closing = closing.and_stray(token, transferred, turn);
+                closing = closing.and_stray(abandoned, turn);
             }
             self.phase = Phase::Closing(closing);
             self.finish_closing(turn);
@@ -535,17 +535,18 @@ impl Start {
             Progress::Failed(why) => {
                 let mut legs = if call_over { Vec::new() } else { vec![setup()] };
                 let mut ending = start_failed(&why, call_gone, turn.plan());
+                let ours = referral.ours().cloned();
+                let abandoned = referral.abandon();
+                let may_come = why.may_come() && ours.is_none();
                 if matches!(why, Why::NoAnswer { ended: false } | Why::Lost) {
-                    legs.extend(new_call.clone());
+                    legs.extend(ours);
                 }
-                let (token, transferred) = (referral.token.clone(), referral.transferred());
-                let may_come = why.may_come() && new_call.is_none();
                 let tokens = turn.plan().capabilities.referral_tokens;
                 ending.remarks.may_still_ring = may_come && !tokens;
                 let mut closing = Closing::begin(legs, ending, turn);
                 if may_come && tokens {
                     // A late INVITE is refused by the token.
-                    closing = closing.and_stray(token, transferred, turn);
+                    closing = closing.and_stray(abandoned, turn);
                 }
                 self.phase = Phase::Closing(closing);
                 self.finish_closing(turn);

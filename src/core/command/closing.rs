@@ -7,9 +7,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
+use super::call_start::seen;
+use super::referral::{Abandoned, Parties};
 use super::turn::Turn;
 use super::{Ending, Fact};
-use crate::core::act::{Act, DialogState, Facts, NotSent, Reply};
+use crate::core::act::{Act, DialogState, Facts, NotSent, Op, Reply};
 use crate::core::failure::{Outcome, Up};
 use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::notice::Remarks;
@@ -55,14 +57,34 @@ const MOST_TRIES: u8 = 4;
 struct Stray {
     token: OpId,
     transferred: Vec<CallId>,
-    /// Until when it may still appear; `None` once that time is over.
-    until: Option<StoreTime>,
-    /// When the token is to be voided once more: the stack did not answer.
+    parties: Parties,
+    watch: Watching,
+    /// When the token is to be voided once more, because the stack did not answer; without tokens,
+    /// when the suspects are looked at once more.
     again: Option<StoreTime>,
+    /// Calls that may be it (stock): one that is between the right parties is ended.
+    suspects: Vec<CallId>,
+    /// The request to void the token that counts: one that was sent after the REFER's answer.
+    revoking: Option<OpId>,
     /// Whether the proxy refuses it by now.
     revoked: bool,
     caught: bool,
 }
+
+/// How long a stray is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Watching {
+    /// The REFER has no answer yet. Sending it arms its token, so to void that before means
+    /// nothing.
+    ForTheRefer,
+    /// The phone may call until then.
+    Until(StoreTime),
+    /// Nothing more comes, or nobody waits for it any more.
+    Over,
+}
+
+/// How many calls are suspected at a time. A forger gets no more of our memory than this.
+const MOST_SUSPECTS: usize = 8;
 
 impl Closing {
     /// Starts ending these legs; `ending` is told when all are gone.
@@ -75,17 +97,27 @@ impl Closing {
     }
 
     /// Also voids the token of a REFER and ends the call that may still come of it.
-    pub(crate) fn and_stray(
-        mut self,
-        token: OpId,
-        transferred: Vec<CallId>,
-        turn: &mut Turn<'_>,
-    ) -> Self {
-        let until = Some(turn.later(turn.plan().times.follow));
-        let (revoked, caught) = (false, false);
-        let stray = Stray { token, transferred, until, again: None, revoked, caught };
+    pub(crate) fn and_stray(mut self, referral: Abandoned, turn: &mut Turn<'_>) -> Self {
+        let Abandoned { token, transferred, parties, suspects, unanswered } = referral;
+        let until = turn.later(turn.plan().times.follow);
+        let watch = if unanswered { Watching::ForTheRefer } else { Watching::Until(until) };
+        let (again, revoking, revoked, caught) = (None, None, false, false);
+        let mut stray = Stray {
+            token,
+            transferred,
+            parties,
+            watch,
+            again,
+            suspects,
+            revoking,
+            revoked,
+            caught,
+        };
         if turn.plan().capabilities.referral_tokens {
             stray.revoke(turn);
+        }
+        for suspect in &stray.suspects {
+            turn.open(look_at(suspect.clone()), turn.plan().times.look());
         }
         self.stray = Some(stray);
         self
@@ -101,7 +133,7 @@ impl Closing {
     /// Takes a fact; ends the command when everything is gone.
     pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         match fact {
-            Fact::Reply(op, reply) => self.replied(&op.act, reply, turn),
+            Fact::Reply(op, reply) => self.replied(op, reply, turn),
             Fact::Event(event) => self.happened(event, turn),
             Fact::Due => self.due_now(turn),
             // It is being ended already.
@@ -110,30 +142,32 @@ impl Closing {
         self.finish_if_done(turn);
     }
 
-    fn replied(&mut self, act: &Act, reply: &Reply, turn: &mut Turn<'_>) {
-        match act {
+    fn replied(&mut self, op: &Op, reply: &Reply, turn: &mut Turn<'_>) {
+        match &op.act {
             Act::Invite { call, .. } => self.invite_answered(call, reply, turn),
             Act::Look { call, .. } => self.looked(call, reply, turn),
             Act::Revoke { .. } => {
                 if let Some(stray) = &mut self.stray {
-                    stray.revoke_answered(reply, turn);
+                    stray.revoke_answered(&op.id, reply, turn);
                 }
             }
-            Act::Refer { call, .. } => self.refer_answered(call, reply),
+            Act::Refer { call, .. } => self.refer_answered(call, reply, turn),
             // OK and 404 are both fine; state 5 or the timer decides.
             Act::End { .. } | Act::CancelInvite { .. } => {}
             Act::ReInvite { .. } | Act::StackHold { .. } | Act::Mark { .. } => {}
         }
     }
 
-    /// A refused REFER brings nothing about any more.
-    fn refer_answered(&mut self, call: &CallId, reply: &Reply) {
-        let nothing_comes = match reply {
-            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) => true,
-            Reply::Done(_) | Reply::Silent => false,
+    fn refer_answered(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) {
+        let Some(stray) = self.stray.as_mut().filter(|s| s.transferred.contains(call)) else {
+            return;
         };
-        if nothing_comes && self.stray.as_ref().is_some_and(|s| s.transferred.contains(call)) {
-            self.stray = None;
+        match reply {
+            // A refused REFER brings nothing about any more.
+            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) => {
+                self.stray = None;
+            }
+            Reply::Done(_) | Reply::Silent => stray.refer_is_out(reply, turn),
         }
     }
 
@@ -156,7 +190,9 @@ impl Closing {
     }
 
     fn looked(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) {
-        let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else { return };
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else {
+            return self.looked_at_suspect(call, reply, turn);
+        };
         let LegState::Looking { absence, at } = &mut leg.state else { return };
         let finding = match reply {
             Reply::Done(Facts::Looked(sighting)) => absence.see(sighting, true, turn),
@@ -171,6 +207,24 @@ impl Closing {
             Finding::Present(_) | Finding::Lost | Finding::Unknowable => {
                 leg.state = LegState::LeftUp;
             }
+        }
+    }
+
+    /// On a stock script an event names a call; only its parties tell whether it can be the one.
+    fn looked_at_suspect(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) {
+        let Some(stray) = &mut self.stray else { return };
+        let Some(at) = stray.suspects.iter().position(|suspect| suspect == call) else { return };
+        match seen(reply).and_then(|sighting| sighting.call.as_ref()) {
+            Some(dialog) if dialog.state == DialogState::Deleted || !stray.parties.fit(dialog) => {
+                stray.suspects.remove(at);
+            }
+            Some(_) => {
+                stray.suspects.remove(at);
+                stray.caught = true;
+                self.add(call.clone(), turn);
+            }
+            // Not to be seen proves nothing (F4).
+            None => stray.again = Some(turn.later(turn.plan().times.reply)),
         }
     }
 
@@ -199,7 +253,7 @@ impl Closing {
                         }
                     }
                     if let Some(stray) = &mut self.stray {
-                        (stray.until, stray.again) = (None, None);
+                        stray.give_up();
                     }
                 }
             }
@@ -243,16 +297,26 @@ impl Closing {
             TransferState::Fail(_) if turn.plan().capabilities.referral_tokens => {
                 // The phone dialled and the proxy refused it: nothing rings, nothing more comes.
                 stray.caught = true;
-                (stray.until, stray.again) = (None, None);
+                stray.give_up();
                 false
             }
             // On a stock script an ok may follow a failure.
             TransferState::Fail(_) | TransferState::Notified(_) => false,
         };
         let transferred = stray.transferred.contains(new_call);
-        if comes && !transferred && !self.legs.iter().any(|leg| leg.call == *new_call) {
+        if !comes || transferred || self.legs.iter().any(|leg| leg.call == *new_call) {
+            return;
+        }
+        if turn.plan().capabilities.referral_tokens {
             stray.caught = true;
             self.add(new_call.clone(), turn);
+        } else if stray.watch != Watching::Over
+            && stray.suspects.len() < MOST_SUSPECTS
+            && !stray.suspects.contains(new_call)
+        {
+            // Anybody can raise such an event with somebody else's call (sip-outcomes F8).
+            stray.suspects.push(new_call.clone());
+            turn.open(look_at(new_call.clone()), turn.plan().times.look());
         }
     }
 
@@ -260,12 +324,12 @@ impl Closing {
         let times = turn.plan().times;
         let at = turn.at();
         if let Some(stray) = &mut self.stray {
-            if stray.until.is_some_and(|until| until <= at) {
-                (stray.until, stray.again) = (None, None);
+            if matches!(stray.watch, Watching::Until(until) if until <= at) {
+                stray.give_up();
             }
             if stray.again.is_some_and(|again| again <= at) {
                 stray.again = None;
-                stray.revoke(turn);
+                stray.try_again(turn);
             }
         }
         for leg in &mut self.legs {
@@ -302,7 +366,7 @@ impl Closing {
             LegState::Gone | LegState::LeftUp => None,
         });
         let stray = self.stray.as_ref();
-        legs.chain(stray.and_then(|stray| stray.until))
+        legs.chain(stray.and_then(|stray| stray.watch.until()))
             .chain(stray.and_then(|stray| stray.again))
             .min()
     }
@@ -311,7 +375,7 @@ impl Closing {
     pub(crate) fn watches(&self) -> Vec<Watch> {
         let legs = self.legs.iter().map(|leg| Watch::Call(leg.call.clone()));
         let stray = self.stray.iter().flat_map(|stray| {
-            let calls = stray.transferred.iter().cloned().map(Watch::Call);
+            let calls = stray.transferred.iter().chain(&stray.suspects).cloned().map(Watch::Call);
             calls.chain([Watch::Op(stray.token.clone())])
         });
         legs.chain(stray).collect()
@@ -325,7 +389,7 @@ impl Closing {
     /// Tells the end once nothing is left to wait for.
     pub(crate) fn finish_if_done(&mut self, turn: &mut Turn<'_>) {
         let settled = |leg: &ClosingLeg| matches!(leg.state, LegState::Gone | LegState::LeftUp);
-        let watching = self.stray.as_ref().is_some_and(|stray| stray.until.is_some());
+        let watching = self.stray.as_ref().is_some_and(|stray| stray.watch != Watching::Over);
         if !self.legs.iter().all(settled) || watching {
             return;
         }
@@ -353,22 +417,65 @@ impl Closing {
     }
 }
 
+impl Watching {
+    fn until(self) -> Option<StoreTime> {
+        match self {
+            Self::Until(until) => Some(until),
+            Self::ForTheRefer | Self::Over => None,
+        }
+    }
+}
+
 impl Stray {
-    fn revoke(&self, turn: &mut Turn<'_>) {
-        turn.open(Act::Revoke { token: self.token.clone() }, turn.plan().times.reply);
+    fn revoke(&mut self, turn: &mut Turn<'_>) {
+        let act = Act::Revoke { token: self.token.clone() };
+        let op = turn.open(act, turn.plan().times.reply);
+        self.revoking = (self.watch != Watching::ForTheRefer).then_some(op);
     }
 
-    fn revoke_answered(&mut self, reply: &Reply, turn: &Turn<'_>) {
+    fn give_up(&mut self) {
+        (self.watch, self.again) = (Watching::Over, None);
+        self.suspects.clear();
+    }
+
+    /// From now on the phone may call, and the token can be voided for good.
+    fn refer_is_out(&mut self, reply: &Reply, turn: &mut Turn<'_>) {
+        if let Reply::Done(Facts::Referred { transferee, .. }) = reply {
+            self.parties.asked(transferee);
+        }
+        if self.watch != Watching::ForTheRefer {
+            return;
+        }
+        self.watch = Watching::Until(turn.later(turn.plan().times.follow));
+        if turn.plan().capabilities.referral_tokens {
+            self.revoke(turn);
+        }
+    }
+
+    fn try_again(&mut self, turn: &mut Turn<'_>) {
+        if turn.plan().capabilities.referral_tokens {
+            self.revoke(turn);
+        }
+        for suspect in &self.suspects {
+            turn.open(look_at(suspect.clone()), turn.plan().times.look());
+        }
+    }
+
+    fn revoke_answered(&mut self, op: &OpId, reply: &Reply, turn: &Turn<'_>) {
+        let Watching::Until(until) = self.watch else { return };
+        if self.revoking.as_ref() != Some(op) {
+            return;
+        }
         match reply {
             Reply::Done(_) => {
                 // An INVITE that passed the check just before has told of itself by then.
                 self.revoked = true;
                 let soon = turn.later(turn.plan().times.grace);
-                self.until = self.until.map(|until| until.min(soon));
+                self.watch = Watching::Until(until.min(soon));
             }
             // Safe: asked again, but not in a hurry.
             Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) | Reply::Silent => {
-                self.again = self.until.map(|_| turn.later(turn.plan().times.reply));
+                self.again = Some(turn.later(turn.plan().times.reply));
             }
         }
     }

@@ -35,10 +35,8 @@ pub struct Referral {
     pub call: CallId,
     /// Attended: the call that is to be replaced. Events may name either.
     pub consult: Option<CallId>,
-    /// Blind: whom the new call must be for.
-    target: Option<SipAddress>,
-    /// Who was asked, once known.
-    transferee: Option<Arc<str>>,
+    /// Between whom the new call must be.
+    parties: Parties,
     /// How long the target may ring.
     ring: Duration,
     stage: Stage,
@@ -52,6 +50,8 @@ pub struct Referral {
     told: Told,
     /// What the transferee or the script says the failure really was.
     hint: Option<SipStatus>,
+    /// The transferee said by NOTIFY that it was answered.
+    notified: bool,
     /// The transferred call's dialogs.
     life: Life,
     /// The stack restarted since the REFER was opened: its marks on the call may be gone.
@@ -71,6 +71,47 @@ pub struct NewCall {
     proven: bool,
     /// The newest live dialog of that Call-ID: a challenged INVITE leaves a dead one beside it.
     live: Option<DialogId>,
+}
+
+/// Between whom a referred call must be, as far as that is known. A call between others is not
+/// ours; one between these need not be (sip-outcomes F7, F8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parties {
+    /// Who was asked, once known.
+    transferee: Option<Arc<str>>,
+    /// Whom to call; attended: whoever answers the consultation.
+    target: Option<SipAddress>,
+}
+
+impl Parties {
+    /// This party was asked.
+    pub(crate) fn asked(&mut self, transferee: &Arc<str>) {
+        self.transferee = Some(Arc::clone(transferee));
+    }
+
+    /// Whether this dialog can be the referred call.
+    pub(crate) fn fit(&self, dialog: &Dialog) -> bool {
+        let party = |uri: &str| SipAddress::parse(uri).ok();
+        let from_ok = match (&self.transferee, party(&dialog.from)) {
+            (Some(transferee), Some(from)) => from.is_party(transferee),
+            (None, _) | (_, None) => true,
+        };
+        let to_ok = self.target.as_ref().is_none_or(|target| target.is_party(&dialog.to));
+        from_ok && to_ok
+    }
+}
+
+/// A REFER that is given up, for whoever watches what still comes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Abandoned {
+    pub token: OpId,
+    /// Every call that a transfer event may name.
+    pub transferred: Vec<CallId>,
+    pub parties: Parties,
+    /// Calls that may be the referred one.
+    pub suspects: Vec<CallId>,
+    /// The REFER has no answer yet: its party may still be asked.
+    pub unanswered: bool,
 }
 
 /// A call that may be the referred one.
@@ -104,8 +145,11 @@ enum Stage {
     LookingForCall { since: StoreTime, taken: Taken },
     /// The new INVITE is under way.
     Ringing { until: StoreTime },
-    /// It was answered; on a stock script its parties are looked at.
-    Verifying,
+    /// It was answered; on a stock script its parties are looked at. `at`: the next look; none
+    /// while one is under way.
+    Verifying { at: Option<StoreTime>, until: StoreTime },
+    /// It rang too long; whether it is ours to end is being looked at.
+    RingingOut,
     /// It rang too long and was asked to end. `again`: its answer crossed that.
     RungOut { until: StoreTime, again: bool },
     /// It failed, unless something better comes.
@@ -202,8 +246,7 @@ impl Referral {
             token,
             call: call.clone(),
             consult,
-            target,
-            transferee: None,
+            parties: Parties { transferee: None, target },
             ring,
             stage: Stage::Asking,
             new: None,
@@ -211,6 +254,7 @@ impl Referral {
             strangers: Vec::new(),
             told: Told::default(),
             hint: None,
+            notified: false,
             life: Life::default(),
             marks_void: false,
             call_missing: false,
@@ -231,11 +275,13 @@ impl Referral {
     pub(crate) fn longest(turn: &Turn<'_>, ring: Duration) -> Duration {
         let t = turn.plan().times;
         let look = t.within(t.look());
-        // Asked, followed (once more for a forged call that was believed), rung, ended twice.
+        // Asked, followed (once more for a forged call that was believed), rung, verified, ended
+        // twice.
         let followed = (t.follow.max(t.silence) + look) * 2 + look;
-        let rung = ring * 2 + t.grace + look;
+        let rung = ring * 2 + t.grace + look * 2;
+        let verified = t.follow + look;
         let ended = (t.silence + t.grace) * 2;
-        Self::asking(turn) + followed + rung + ended + look
+        Self::asking(turn) + followed + rung + verified + ended + look
     }
 
     /// Takes a fact; says what became visible, in order.
@@ -297,7 +343,7 @@ impl Referral {
             Reply::Done(facts) => {
                 let mut taken = Taken::Yes;
                 if let Facts::Referred { transferee, code } = facts {
-                    self.transferee = Some(Arc::clone(transferee));
+                    self.parties.asked(transferee);
                     if *code == 0 {
                         taken = Taken::Sent { looked: false };
                     }
@@ -389,7 +435,8 @@ impl Referral {
                 | Stage::Following { .. }
                 | Stage::LookingForCall { .. }
                 | Stage::Ringing { .. }
-                | Stage::Verifying
+                | Stage::Verifying { .. }
+                | Stage::RingingOut
                 | Stage::RungOut { .. }
                 | Stage::Failing { .. }
                 | Stage::CheckingFailure { .. }
@@ -419,7 +466,8 @@ impl Referral {
         if self.names_us(call) || self.strangers.contains(call) {
             return Vec::new();
         }
-        if self.new.is_some() {
+        // One that was not seen yet may be forged, and must not hide the right one.
+        if self.new.as_ref().is_some_and(|new| new.proven || new.call == *call) {
             return self.advanced(call, destination, state, turn);
         }
         if turn.plan().capabilities.referral_tokens {
@@ -503,7 +551,10 @@ impl Referral {
                 Vec::new()
             }
             (Stage::Done, _) | (_, 100..=199) => Vec::new(),
-            (_, 200..=299) => self.answered(turn),
+            (_, 200..=299) => {
+                self.notified = true;
+                self.answered(turn)
+            }
             (_, _) => {
                 self.hint = Some(status.clone());
                 self.failing(status, turn)
@@ -523,7 +574,7 @@ impl Referral {
     fn answered(&mut self, turn: &mut Turn<'_>) -> Vec<Progress> {
         let unproven = self.new.as_ref().filter(|new| !new.proven).map(|new| new.call.clone());
         match (&self.stage, unproven) {
-            (Stage::Verifying | Stage::Done, _) => Vec::new(),
+            (Stage::Verifying { .. } | Stage::Done, _) => Vec::new(),
             // The answer crossed our giving up: what came up is ended, once.
             (Stage::RungOut { again: true, .. }, _) => Vec::new(),
             (Stage::RungOut { again: false, .. }, _) => {
@@ -534,7 +585,8 @@ impl Referral {
             }
             (_, Some(call)) => {
                 turn.open(look_at(call), turn.plan().times.look());
-                self.stage = Stage::Verifying;
+                let until = turn.later(turn.plan().times.follow);
+                self.stage = Stage::Verifying { at: None, until };
                 Vec::new()
             }
             (_, None) => self.decide_answered(),
@@ -557,7 +609,7 @@ impl Referral {
         let (status, until, ring_until) = match &self.stage {
             // We ended it ourselves; its 487 is our doing.
             Stage::RungOut { .. } => return self.fail(Why::NoAnswer { ended: true }),
-            Stage::Verifying | Stage::Done => return Vec::new(),
+            Stage::Verifying { .. } | Stage::Done => return Vec::new(),
             // A stack's own 408 may hide the true code; any other later word refines it.
             Stage::Failing { status: known, until, ring_until } => {
                 (finer(known, status), *until, *ring_until)
@@ -568,6 +620,7 @@ impl Referral {
                 return Vec::new();
             }
             Stage::Ringing { until } => (status.clone(), turn.later(times.grace), *until),
+            Stage::RingingOut => (status.clone(), turn.later(times.grace), turn.at()),
             Stage::Asking | Stage::Following { .. } | Stage::LookingForCall { .. } => {
                 (status.clone(), turn.later(times.grace), turn.later(self.ring))
             }
@@ -631,9 +684,25 @@ impl Referral {
                 Vec::new()
             }
             Stage::Ringing { until } if *until <= at => {
-                self.end_new(turn);
-                let until = turn.later(times.silence + times.grace);
-                self.stage = Stage::RungOut { until, again: false };
+                let unproven = self.new.as_ref().filter(|new| !new.proven);
+                match unproven.map(|new| new.call.clone()) {
+                    Some(call) => {
+                        turn.open(look_at(call), times.look());
+                        self.stage = Stage::RingingOut;
+                    }
+                    None => self.ring_out(turn),
+                }
+                Vec::new()
+            }
+            Stage::Verifying { at: Some(then), until } if *then <= at => {
+                let until = *until;
+                if until <= at {
+                    return self.fail(Why::Lost);
+                }
+                if let Some(new) = &self.new {
+                    turn.open(look_at(new.call.clone()), times.look());
+                }
+                self.stage = Stage::Verifying { at: None, until };
                 Vec::new()
             }
             Stage::RungOut { until, .. } if *until <= at => {
@@ -651,12 +720,20 @@ impl Referral {
             | Stage::Following { .. }
             | Stage::LookingForCall { .. }
             | Stage::Ringing { .. }
-            | Stage::Verifying
+            | Stage::Verifying { .. }
+            | Stage::RingingOut
             | Stage::RungOut { .. }
             | Stage::Failing { .. }
             | Stage::CheckingFailure { .. }
             | Stage::Done => Vec::new(),
         }
+    }
+
+    fn ring_out(&mut self, turn: &mut Turn<'_>) {
+        let times = turn.plan().times;
+        self.end_new(turn);
+        let until = turn.later(times.silence + times.grace);
+        self.stage = Stage::RungOut { until, again: false };
     }
 
     fn looked(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) -> Vec<Progress> {
@@ -680,15 +757,22 @@ impl Referral {
         let there = seen.and_then(|sighting| sighting.call.as_ref());
         let mark = there.and_then(|dialog| dialog.refer.clone());
         let referred = seen.and_then(|sighting| sighting.referred.as_ref());
+        let tokens = turn.plan().capabilities.referral_tokens;
         let placed = match (referred, &mark) {
-            (Some(dialog), _) => Some((dialog.call.clone(), dialog.state)),
-            (None, Some(ReferMark::Placed(call))) => Some((call.clone(), DialogState::Unconfirmed)),
+            (Some(dialog), _) if tokens || self.parties.fit(dialog) => {
+                Some((dialog.call.clone(), dialog.state, true))
+            }
+            (Some(_), _) => None,
+            (None, Some(ReferMark::Placed(call))) => {
+                Some((call.clone(), DialogState::Unconfirmed, false))
+            }
             (None, Some(ReferMark::Out | ReferMark::Refused) | None) => None,
         };
-        if let Some((call, state)) = placed
+        if let Some((call, state, proven)) = placed
             && !self.names_us(&call)
+            && !self.strangers.contains(&call)
         {
-            self.adopt(&call, None, true, turn);
+            self.adopt(&call, None, proven, turn);
             let mut told = self.advanced(&call, None, &TransferState::Start, turn);
             if state == DialogState::Confirmed {
                 told.extend(self.answered(turn));
@@ -702,7 +786,6 @@ impl Referral {
         }
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
         // A token shows the call in a complete list; without one only events could tell of it.
-        let tokens = turn.plan().capabilities.referral_tokens;
         let nothing_came = seen.is_some_and(|sighting| sighting.full || !tokens);
         let never_sent = tokens
             && !self.marks_void
@@ -733,9 +816,15 @@ impl Referral {
     ) -> Vec<Progress> {
         let Candidate { call, destination, reported } = candidate;
         let dialog = seen.and_then(|sighting| sighting.call.as_ref());
-        if dialog.is_some_and(|dialog| !self.is_ours(dialog)) {
+        if dialog.is_some_and(|dialog| !self.parties.fit(dialog)) {
             self.disown(call);
             return Vec::new();
+        }
+        if dialog.is_some()
+            && let Some(other) = self.new.take_if(|new| !new.proven)
+        {
+            // What was believed unseen was not it.
+            self.disown(other.call);
         }
         // Not to be seen proves nothing (F4); its answer is looked at again.
         self.adopt(&call, destination.as_ref(), dialog.is_some(), turn);
@@ -755,9 +844,12 @@ impl Referral {
     fn looked_at_new(&mut self, dialog: Option<&Dialog>, turn: &mut Turn<'_>) -> Vec<Progress> {
         let alive = dialog.filter(|dialog| dialog.state != DialogState::Deleted);
         let confirmed = alive.is_some_and(|dialog| dialog.state == DialogState::Confirmed);
-        let stranger = dialog.is_some_and(|dialog| !self.is_ours(dialog));
+        let stranger = dialog.is_some_and(|dialog| !self.parties.fit(dialog));
+        if let Some(new) = self.new.as_mut().filter(|_| dialog.is_some() && !stranger) {
+            new.proven = true;
+        }
         match &self.stage {
-            Stage::Verifying if stranger => {
+            Stage::Verifying { .. } | Stage::RingingOut if stranger => {
                 // Somebody else's call, made to look like ours. Go on waiting for our own.
                 if let Some(new) = self.new.take() {
                     self.disown(new.call);
@@ -766,7 +858,24 @@ impl Referral {
                 self.follow(turn.at(), until, Taken::Yes);
                 Vec::new()
             }
-            Stage::Verifying => self.decide_answered(),
+            Stage::Verifying { .. } if dialog.is_some() => self.decide_answered(),
+            // Its phone says so itself, and is the only witness.
+            Stage::Verifying { .. } if self.notified => {
+                self.new = None;
+                self.decide_answered()
+            }
+            // Not to be seen proves nothing, and nobody else's call is to be taken for it.
+            Stage::Verifying { until, .. } => {
+                let until = *until;
+                let at = Some(turn.later(turn.plan().times.reply).min(until));
+                self.stage = Stage::Verifying { at, until };
+                Vec::new()
+            }
+            Stage::RingingOut if dialog.is_some() => {
+                self.ring_out(turn);
+                Vec::new()
+            }
+            Stage::RingingOut => self.fail(Why::Lost),
             Stage::CheckingFailure { status, ring_until } => match alive {
                 Some(_) => {
                     self.stage = Stage::Ringing { until: *ring_until };
@@ -786,18 +895,6 @@ impl Referral {
             | Stage::Failing { .. }
             | Stage::Done => Vec::new(),
         }
-    }
-
-    /// Whether a dialog is between the party that was asked and the one it was to call. Needed,
-    /// never enough.
-    fn is_ours(&self, dialog: &Dialog) -> bool {
-        let party = |uri: &str| SipAddress::parse(uri).ok();
-        let from_ok = match (&self.transferee, party(&dialog.from)) {
-            (Some(transferee), Some(from)) => from.is_party(transferee),
-            (None, _) | (_, None) => true,
-        };
-        let to_ok = self.target.as_ref().is_none_or(|target| target.is_party(&dialog.to));
-        from_ok && to_ok
     }
 
     fn fail(&mut self, why: Why) -> Vec<Progress> {
@@ -826,9 +923,10 @@ impl Referral {
         match &self.stage {
             Stage::Asking
             | Stage::LookingForCall { .. }
-            | Stage::Verifying
+            | Stage::RingingOut
             | Stage::CheckingFailure { .. }
             | Stage::Done => None,
+            Stage::Verifying { at, .. } => *at,
             Stage::Following { until, .. }
             | Stage::Ringing { until }
             | Stage::RungOut { until, .. }
@@ -844,9 +942,23 @@ impl Referral {
         calls.chain([Watch::Op(self.token.clone())]).collect()
     }
 
-    /// Every call that a transfer event may name.
-    pub(crate) fn transferred(&self) -> Vec<CallId> {
-        [Some(&self.call), self.consult.as_ref()].into_iter().flatten().cloned().collect()
+    /// The referred call, if it is known to be ours to end.
+    pub(crate) fn ours(&self) -> Option<&CallId> {
+        self.new.as_ref().filter(|new| new.proven).map(|new| &new.call)
+    }
+
+    /// Gives it up: what is needed to watch what still comes of it.
+    pub(crate) fn abandon(&self) -> Abandoned {
+        let transferred = [Some(&self.call), self.consult.as_ref()];
+        let unproven = self.new.iter().filter(|new| !new.proven).map(|new| &new.call);
+        let suspects = unproven.chain(self.candidates.iter().map(|candidate| &candidate.call));
+        Abandoned {
+            token: self.token.clone(),
+            transferred: transferred.into_iter().flatten().cloned().collect(),
+            parties: self.parties.clone(),
+            suspects: suspects.cloned().collect(),
+            unanswered: self.stage == Stage::Asking,
+        }
     }
 }
 

@@ -176,12 +176,12 @@ impl Transfer {
                 // Nothing was seen of it, or a CallEnd ends it.
                 (false, false) => Up::Unknown,
             };
-            let (token, transferred) = (referral.token.clone(), referral.transferred());
-            let new = referral.new.as_ref().map(|new| new.call.clone());
+            let abandoned = referral.abandon();
+            let new = referral.ours().cloned();
             let legs = new.clone().into_iter().collect();
             let mut closing = Closing::begin(legs, Ending::cancelled(up), turn);
             if new.is_none() {
-                closing = closing.and_stray(token, transferred, turn);
+                closing = closing.and_stray(abandoned, turn);
             }
             closing.finish_if_done(turn);
             self.phase = Phase::Closing(closing);
@@ -217,7 +217,7 @@ impl Transfer {
                 self.succeeded(new.is_none(), turn);
             }
             Progress::Failed(why) => {
-                let new = new.map(|new| new.call);
+                let new = referral.ours().cloned();
                 self.failed(why, gone, new, token, turn);
             }
         }
