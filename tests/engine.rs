@@ -176,6 +176,7 @@ struct Stack {
     asked: Mutex<Vec<Op>>,
     replies: Mutex<BTreeMap<OpId, Reply>>,
     listed: Mutex<bool>,
+    fr_timeout: Mutex<Option<Duration>>,
 }
 
 impl SipStack for Stack {
@@ -187,6 +188,10 @@ impl SipStack for Stack {
             hold: HoldBy::ReInvite,
             refer: ReferBy::Sequential,
         }
+    }
+
+    fn fr_timeout(&self) -> Option<Duration> {
+        *self.fr_timeout.lock().unwrap()
     }
 
     async fn perform(&self, op: &Op) -> Reply {
@@ -572,5 +577,18 @@ fn a_list_that_could_not_be_had_is_said() {
 impl World {
     fn record_of(&self, id: &str) -> Option<Arc<Record>> {
         self.run(self.store.inner.find(Find::Key(key(id)))).unwrap().pop()
+    }
+}
+
+/// The script knows when it gives a phone up, and the configuration only believes to.
+#[test]
+fn a_plan_waits_for_a_silent_phone_as_long_as_the_stacks_script_does() {
+    let world = World::new();
+    for (id, script, silence) in [("1", None, 6), ("2", Some(9), 10)] {
+        *world.stacks.stack.fr_timeout.lock().unwrap() = script.map(Duration::from_secs);
+        let call = CallId::parse(&format!("call-{id}")).unwrap();
+        world.begin(id, Request::End { call }).unwrap();
+        let plan = &world.record(id).state.plan;
+        assert_eq!(plan.times.silence, Duration::from_secs(silence));
     }
 }

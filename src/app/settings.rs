@@ -1,7 +1,5 @@
 //! From the configuration's words to each part's own settings.
 
-use std::time::Duration;
-
 use crate::client;
 use crate::client::origin::Origins;
 use crate::config::{Config, Stack};
@@ -39,7 +37,7 @@ pub fn times(config: &Config, stack: &Stack) -> Times {
     let commands = &config.commands;
     Times {
         ring: commands.ring_timeout,
-        silence: stack.fr_timeout + Duration::from_secs(1),
+        silence: Times::silence_of(stack.fr_timeout),
         follow: commands.refer_follow,
         grace: commands.grace,
         reply: commands.mi_reply,

@@ -50,6 +50,10 @@ impl SipStack for ConfiguredStack {
         self.0.capabilities()
     }
 
+    fn fr_timeout(&self) -> Option<Duration> {
+        self.0.fr_timeout()
+    }
+
     async fn introduced(&self) {
         self.0.introduced().await;
     }
@@ -231,6 +235,8 @@ fn settings_of(config: &Config, stack: &config::Stack) -> StackSettings {
             config::HoldMode::CallHold => HoldBy::Stack,
         },
         persists_dialogs: stack.persists_dialogs,
+        fr_timeout: Some(stack.fr_timeout),
+        fr_inv_timeout: Some(stack.fr_inv_timeout),
         setup_sdp: commands.setup_sdp.clone(),
         reply: commands.mi_reply,
         in_flight: stack.in_flight,

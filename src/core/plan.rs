@@ -102,6 +102,12 @@ impl Default for Times {
 pub const OVERDUE: Duration = Duration::from_millis(500);
 
 impl Times {
+    /// F of a stack that gives a phone up after this long (`fr_timeout`): its word has to reach us.
+    #[must_use]
+    pub fn silence_of(fr_timeout: Duration) -> Duration {
+        fr_timeout + Duration::from_secs(1)
+    }
+
     /// The longest that an operation can stay open, when the stack may take `answer` once it was
     /// sent.
     #[must_use]

@@ -6,7 +6,7 @@ use super::owed::Owed;
 use super::{Engine, lock};
 use crate::core::command::{Claim, Command, Input};
 use crate::core::ids::{CommandId, Digest, SessionId, StackId};
-use crate::core::plan::Plan;
+use crate::core::plan::{Plan, Times};
 use crate::core::record::{FORMAT, Key, Position, Record};
 use crate::core::request::Request;
 use crate::stack::{SipStack as _, Stacks};
@@ -121,11 +121,14 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         let epoch = self.store.head(&begin.key.tenant).await?.epoch;
         *lock(&self.epoch) = Some(epoch.clone());
         let adapter = self.stacks.get(stack).ok_or(Away)?;
-        let times = self.settings.times_at.get(stack).unwrap_or(&self.settings.times);
+        let mut times = *self.settings.times_at.get(stack).unwrap_or(&self.settings.times);
+        if let Some(fr_timeout) = adapter.fr_timeout() {
+            times.silence = Times::silence_of(fr_timeout);
+        }
         let plan = Plan {
             stack: stack.clone(),
             capabilities: adapter.capabilities(),
-            times: *times,
+            times,
             install: self.settings.install.clone(),
             partition: 0,
             one_start_per_caller: self.settings.one_start_per_caller,

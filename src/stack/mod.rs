@@ -9,6 +9,7 @@ pub mod opensips;
 pub mod simulated;
 
 use std::future::Future;
+use std::time::Duration;
 
 use crate::core::act::{Dialog, Op, Reply};
 use crate::core::ids::{Boot, StackId};
@@ -19,6 +20,12 @@ use crate::core::stack_event::StackEvent;
 pub trait SipStack: Send + Sync + 'static {
     /// What it can, as far as is known now. Changes when the stack is first reached.
     fn capabilities(&self) -> Capabilities;
+
+    /// How long its phones may be silent before it gives them up (`fr_timeout`), where it tells.
+    /// Otherwise the configuration's word counts.
+    fn fr_timeout(&self) -> Option<Duration> {
+        None
+    }
 
     /// Waits until [`Self::capabilities`] are those of the stack and not a guess; at most half a
     /// second for a stack that does not answer.

@@ -55,7 +55,7 @@ use super::{Away, SipStack, Snapshot};
 use crate::clock::Clock;
 use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
-use crate::core::plan::{Capabilities, HoldBy};
+use crate::core::plan::{Capabilities, HoldBy, ReferBy};
 use crate::core::stack_event::StackEvent;
 use crate::core::time::StoreTime;
 
@@ -316,6 +316,20 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         if self.settings.grade == GradeSetting::Reference && script.is_none() {
             tracing::warn!(%stack, "the stack does not run the reference script, though `grade` says so: treated as stock");
         }
+        for (name, ours, theirs) in [
+            ("fr_timeout", self.settings.fr_timeout, script.map(|s| s.fr_timeout)),
+            ("fr_inv_timeout", self.settings.fr_inv_timeout, script.map(|s| s.fr_inv_timeout)),
+        ] {
+            if let (Some(ours), Some(theirs)) = (ours, theirs)
+                && ours != theirs
+            {
+                let (ours, theirs) = (ours.as_secs(), theirs.as_secs());
+                tracing::warn!(%stack, name, ours, theirs, "the configuration and the script disagree");
+            }
+        }
+        if script.is_some() && self.settings.refer == ReferBy::Stack {
+            tracing::warn!(%stack, "the reference script needs no call_transfer, which sends no token: REFERs are sent by `sequential`");
+        }
         if release.is_some_and(|release| release < (3, 1)) {
             tracing::warn!(%stack, ?release, "this release of OpenSIPS is older than 3.1");
         }
@@ -405,6 +419,10 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
     fn capabilities(&self) -> Capabilities {
         self.known().capabilities
+    }
+
+    fn fr_timeout(&self) -> Option<Duration> {
+        self.known().script.as_ref().map(|script| script.fr_timeout)
     }
 
     async fn introduced(&self) {

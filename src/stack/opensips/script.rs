@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::settings::StackSettings;
-use crate::core::plan::Capabilities;
+use crate::core::plan::{Capabilities, ReferBy};
+
+/// More than that is no timeout.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What the reference script says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +33,8 @@ impl Script {
             return None;
         }
         let socket = words.next()?;
-        let seconds = |word: &str| word.parse().ok().map(Duration::from_secs);
+        let in_range = |seconds: &u64| (1..=LONGEST_TIMEOUT.as_secs()).contains(seconds);
+        let seconds = |word: &str| word.parse().ok().filter(in_range).map(Duration::from_secs);
         let fr_timeout = seconds(words.next()?)?;
         let fr_inv_timeout = seconds(words.next()?)?;
         // It is pasted into SIP headers.
@@ -62,7 +66,8 @@ pub(super) fn capabilities(settings: &StackSettings, script: Option<&Script>) ->
         referral_tokens: reference,
         persists_dialogs: settings.persists_dialogs,
         hold: settings.hold,
-        refer: settings.refer,
+        // `call_transfer` sends no token.
+        refer: if reference { ReferBy::Sequential } else { settings.refer },
     }
 }
 
@@ -86,6 +91,7 @@ pub(super) const UP_TIME_GRAIN: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ids::StackId;
     use serde_json::json;
 
     #[test]
@@ -94,11 +100,25 @@ mod tests {
         assert_eq!(script.address(), "127.0.0.1:5066");
         assert_eq!(script.fr_timeout, Duration::from_secs(5));
         assert_eq!(script.fr_inv_timeout, Duration::from_secs(120));
-        for bad in
-            ["", "2 udp:1.2.3.4:5 5 5", "1 udp:a>b:5 5 5", "1 127.0.0.1:5 5 5", "1 udp:x:1 a b"]
-        {
+        for bad in [
+            "",
+            "2 udp:1.2.3.4:5 5 5",
+            "1 udp:a>b:5 5 5",
+            "1 127.0.0.1:5 5 5",
+            "1 udp:x:1 a b",
+            "1 udp:x:1 0 5",
+        ] {
             assert_eq!(Script::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_refer_with_a_token_is_never_sent_by_call_transfer() {
+        let mut settings = StackSettings::new(StackId::new("s"), "127.0.0.1:1");
+        settings.refer = ReferBy::Stack;
+        let ours = Script::parse("1 udp:127.0.0.1:5066 5 120").unwrap();
+        assert_eq!(capabilities(&settings, None).refer, ReferBy::Stack);
+        assert_eq!(capabilities(&settings, Some(&ours)).refer, ReferBy::Sequential);
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub struct StackSettings {
     pub hold: HoldBy,
     /// Whether dialogs survive its restart (`db_mode` 1 of the dialog module).
     pub persists_dialogs: bool,
+    /// `fr_timeout` as configured; the reference script tells its own.
+    pub fr_timeout: Option<Duration>,
+    /// `fr_inv_timeout` as configured; the reference script tells its own.
+    pub fr_inv_timeout: Option<Duration>,
     /// The session description offered to a caller's phone. `None`: [`SETUP_SDP`].
     pub setup_sdp: Option<String>,
     /// How long a synchronous request may take to be answered.
@@ -119,6 +123,8 @@ impl StackSettings {
             refer: ReferBy::Sequential,
             hold: HoldBy::ReInvite,
             persists_dialogs: false,
+            fr_timeout: None,
+            fr_inv_timeout: None,
             setup_sdp: None,
             reply: Duration::from_secs(1),
             in_flight: 256,
