@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callplane::core::act::{Act, Dialog, DialogState, Facts, NotSent, Reply, Sighting};
+use callplane::core::act::{Act, Dialog, DialogState, Facts, NotSent, Refuser, Reply, Sighting};
 use callplane::core::command::{Command, Ending, Input};
 use callplane::core::failure::{Code, Outcome, Up};
 use callplane::core::ids::{
@@ -339,6 +339,27 @@ mod starting {
         run.dialog(&setup, DialogState::Deleted);
         run.due();
         run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
+    }
+
+    /// A process that was stopped for minutes finds the deadline passed, and the phone answered.
+    #[test]
+    fn a_start_that_ends_without_seeing_its_setup_leg_end_names_it() {
+        let mut run = start(reference());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.at = run.command.deadline;
+        run.step(&Input::Due);
+        let outcome = Outcome::Unknown { up: Up::Unknown };
+        run.ended(outcome, Code::DeadlinePassed, Up::Unknown);
+        assert_eq!(run.command.orphan(), Some(&setup));
+    }
+
+    #[test]
+    fn a_start_that_was_refused_leaves_no_leg() {
+        let mut run = start(reference());
+        let reason = Arc::from("Busy Here");
+        run.answer("invite", Reply::Refused { by: Refuser::Phone, code: 486, reason });
+        run.ended(Outcome::Failed, Code::CallerBusy, Up::No);
+        assert_eq!(run.command.orphan(), None);
     }
 }
 

@@ -125,6 +125,11 @@ impl Start {
         (state, longest)
     }
 
+    /// The Call-ID of the setup leg.
+    pub(crate) fn setup(&self) -> &CallId {
+        &self.setup
+    }
+
     /// Takes a fact.
     pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         if let Fact::Event(StackEvent::Restarted { .. }) = fact

@@ -222,7 +222,8 @@ impl Command {
             Input::Ending { .. } => progress.apply(&Fact::GiveUp { overtaken: true }, &mut turn),
         }
         let told = turn.finish();
-        if let Some(ending) = told.ending {
+        if let Some(mut ending) = told.ending {
+            ending.orphan = state.progress.orphan(&ending);
             state.progress = Progress::Over(Box::new(ending));
             // What may still reach a phone keeps its claim; the rest is of no more use.
             state.ops.retain(|op| op.act.repeat(&plan.capabilities) == Repeat::Once);
@@ -307,6 +308,12 @@ impl Command {
         }
     }
 
+    /// The setup leg of a start that ended without seeing it end: nobody else watches it now.
+    #[must_use]
+    pub fn orphan(&self) -> Option<&CallId> {
+        self.ending().and_then(|ending| ending.orphan.as_ref())
+    }
+
     /// Whether [`Input::Cancel`] means anything to it.
     #[must_use]
     pub fn can_cancel(&self) -> bool {
@@ -329,6 +336,22 @@ impl Progress {
             Self::Hold(hold) => hold.apply(fact, turn),
             Self::End(end) => end.apply(fact, turn),
             Self::Over(_) => {}
+        }
+    }
+
+    /// The leg of our own that this ending leaves, or may leave, up.
+    fn orphan(&self, ending: &Ending) -> Option<CallId> {
+        let may_be_up = match ending.outcome {
+            Outcome::Unknown { .. } => true,
+            Outcome::Success | Outcome::Failed | Outcome::Cancelled | Outcome::NotStarted => {
+                ending.remarks.leg_left_up
+            }
+        };
+        match self {
+            Self::Start(start) if may_be_up => Some(start.setup().clone()),
+            Self::Start(_) | Self::Transfer(_) | Self::Hold(_) | Self::End(_) | Self::Over(_) => {
+                None
+            }
         }
     }
 
@@ -361,32 +384,39 @@ pub struct Ending {
     pub outcome: Outcome,
     /// What else is to be said.
     pub remarks: Remarks,
+    /// A setup leg of ours that may be up (not told). See [`Command::orphan`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphan: Option<CallId>,
 }
 
 impl Ending {
+    fn new(error: Option<Failure>, outcome: Outcome) -> Self {
+        Self { error, outcome, remarks: Remarks::default(), orphan: None }
+    }
+
     /// It is so.
     #[must_use]
     pub fn success() -> Self {
-        Self { error: None, outcome: Outcome::Success, remarks: Remarks::default() }
+        Self::new(None, Outcome::Success)
     }
 
     /// It is not so, for this reason.
     #[must_use]
     pub fn failed(failure: Failure) -> Self {
-        Self { error: Some(failure), outcome: Outcome::Failed, remarks: Remarks::default() }
+        Self::new(Some(failure), Outcome::Failed)
     }
 
     /// Nobody knows, for this reason.
     #[must_use]
     pub fn unknown(failure: Failure) -> Self {
         let outcome = Outcome::Unknown { up: failure.up };
-        Self { error: Some(failure), outcome, remarks: Remarks::default() }
+        Self::new(Some(failure), outcome)
     }
 
     /// Nothing was sent, for this reason.
     #[must_use]
     pub fn not_started(failure: Failure) -> Self {
-        Self { error: Some(failure), outcome: Outcome::NotStarted, remarks: Remarks::default() }
+        Self::new(Some(failure), Outcome::NotStarted)
     }
 
     /// The same, with what is known now of whether a call is up.
@@ -407,7 +437,7 @@ impl Ending {
     pub fn cancelled(up: Up) -> Self {
         let sip = Some(super::failure::SipStatus::new(487, "Request Terminated"));
         let failure = Failure { code: Code::Cancelled, text: Arc::from("cancelled"), sip, up };
-        Self { error: Some(failure), outcome: Outcome::Cancelled, remarks: Remarks::default() }
+        Self::new(Some(failure), Outcome::Cancelled)
     }
 }
 
