@@ -33,6 +33,9 @@ pub struct Behaviour {
     pub bye_before_follow: bool,
     /// Once the referred call is up, says BYE in the old one.
     pub bye_after_refer: bool,
+    /// Copies what the REFER gives it (URI parameters, `Referred-By`) into its INVITE. Without, the
+    /// proxy can't tell that call from any other; only NOTIFYs tell of it.
+    pub copies_marks: bool,
     /// Which NOTIFYs follow a REFER.
     pub notify: Notify,
     /// The first NOTIFY (100) goes out before the call is placed (true) or 100 ms after it.
@@ -76,6 +79,7 @@ impl Default for Behaviour {
             follow_ms: 0,
             bye_before_follow: false,
             bye_after_refer: false,
+            copies_marks: true,
             notify: Notify::All,
             notify_early: true,
             notify_body: None,

@@ -191,6 +191,7 @@ impl World {
         let trying =
             behaviour.notify_body.clone().unwrap_or_else(|| "SIP/2.0 100 Trying\r\n".to_owned());
         let (all, early) = (behaviour.notify == Notify::All, behaviour.notify_early);
+        let copies_marks = behaviour.copies_marks;
         let referral = Referral {
             old: refer.key,
             side: refer.side,
@@ -204,7 +205,8 @@ impl World {
         if all && early {
             self.later(hop, notify.clone());
         }
-        let target = refer.refer_to.split('?').next().unwrap_or_default().to_owned();
+        let asked = refer.refer_to.split('?').next().unwrap_or_default();
+        let target = if copies_marks { asked } else { sip_text::bare(asked) }.to_owned();
         let replaces = sip_text::uri_header(&refer.refer_to, "Replaces").map(|value| {
             let mut parts = value.split(';');
             ReplacesHeader {
@@ -217,7 +219,7 @@ impl World {
         });
         if sip_text::is_sip(&target) {
             let callid = format!("{name}-{}", self.random.hex(12));
-            let referred_by = refer.referred_by.clone();
+            let referred_by = refer.referred_by.clone().filter(|_| copies_marks);
             self.phone_invites(number, callid, &target, Some(referral), referred_by, replaces);
         }
         if all && !early {
