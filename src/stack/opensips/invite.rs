@@ -25,7 +25,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             self.named.note(call, self.gate.now());
         }
         match self.gate.ask(request, Answer::Phone, limits).await {
-            Ok(MiAnswer::Result(answer)) => outcome(&answer),
+            Ok(MiAnswer::Result(answer)) => outcome(&answer, script.is_some()),
             Ok(MiAnswer::Error { code, message, .. }) => refused_by_stack(code, &message),
             Err(failed) => last_failed(failed),
         }
@@ -77,13 +77,20 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     }
 }
 
+/// What the reference script answers to the second INVITE of one operation.
+const ALREADY_DONE: &str = "Command already done";
+
 /// `{"Status":"486 Busy Here","Message":"..."}`: every end of an INVITE is a result.
-fn outcome(answer: &Value) -> Reply {
+fn outcome(answer: &Value, reference: bool) -> Reply {
     let status = answer.get("Status").and_then(Value::as_str).and_then(SipStatus::parse);
     match status.map(bounded_status) {
         Some(status) if (200..300).contains(&status.code) => {
             let message = answer.get("Message").and_then(Value::as_str).unwrap_or_default();
             Reply::Done(Facts::Answered { takes_refer: takes_refer(message) })
+        }
+        // The request arrived twice: the other one is the call.
+        Some(SipStatus { code: 482, reason }) if reference && &*reason == ALREADY_DONE => {
+            Reply::Done(Facts::Adopted)
         }
         Some(SipStatus { code, reason }) => Reply::Refused { by: Refuser::Phone, code, reason },
         None => Reply::Silent,
@@ -125,14 +132,17 @@ mod tests {
 
     #[test]
     fn every_final_answer_is_told_apart() {
-        let busy = outcome(&json!({"Status": "486 Busy Here"}));
+        let busy = outcome(&json!({"Status": "486 Busy Here"}), true);
         assert_eq!(
             busy,
             Reply::Refused { by: Refuser::Phone, code: 486, reason: "Busy Here".into() }
         );
-        let answered = outcome(&json!({"Status": "200 OK", "Message": "Allow: REFER\r\n"}));
+        let answered = outcome(&json!({"Status": "200 OK", "Message": "Allow: REFER\r\n"}), true);
         assert_eq!(answered, Reply::Done(Facts::Answered { takes_refer: Some(true) }));
-        assert_eq!(outcome(&json!("OK")), Reply::Silent);
+        let again = json!({"Status": "482 Command already done"});
+        assert_eq!(outcome(&again, true), Reply::Done(Facts::Adopted));
+        assert!(matches!(outcome(&again, false), Reply::Refused { .. }));
+        assert_eq!(outcome(&json!("OK"), true), Reply::Silent);
     }
 
     #[test]
