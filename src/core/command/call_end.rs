@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
 use super::call_start::{failure, seen};
-use super::closing::{look_at, not_sent};
+use super::closing::{EVENTS_APART, look_at, not_sent};
 use super::life::Life;
 use super::transfer::stack_refused;
 use super::turn::Turn;
@@ -136,13 +136,14 @@ impl End {
             DialogState::Answered | DialogState::Confirmed => {
                 self.known.met = true;
                 match &mut self.phase {
-                    // It rang when we asked, and the 200 crossed the CANCEL.
-                    Phase::Ending { answered: true, .. } if self.tries < MOST_TRIES => {
-                        self.ask_again(turn);
-                    }
                     // Whether that was before the stack took our request is not known: if it does
-                    // not end, it is asked again.
-                    Phase::Ending { crossed, .. } => *crossed = true,
+                    // not end soon, what was sent was a CANCEL, and it is asked again.
+                    Phase::Ending { until, answered, crossed } => {
+                        *crossed = true;
+                        if *answered {
+                            *until = (*until).min(turn.later(EVENTS_APART));
+                        }
+                    }
                     Phase::Missing { .. } => self.ask_again(turn),
                 }
             }
@@ -156,7 +157,7 @@ impl End {
         match reply {
             Reply::Done(_) => {
                 (*answered, self.known.accepted) = (true, true);
-                *until = turn.later(times.silence);
+                *until = turn.later(if *crossed { EVENTS_APART } else { times.silence });
             }
             // Ended before and gone now.
             Reply::Missing { .. } if self.known.accepted && !*crossed => {

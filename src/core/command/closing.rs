@@ -4,6 +4,8 @@
 //! Each leg: end it, wait for state 5; not within F: once more; then look; then it is said that a
 //! leg was left up. Ending a leg that rings is a CANCEL; if its 200 crossed, it is ended again.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
@@ -34,6 +36,8 @@ struct ClosingLeg {
     /// The dialog that is meant, once one has been seen: a dead one may share its Call-ID.
     dialog: Option<DialogId>,
     tries: u8,
+    /// How often it came up after it was asked to end.
+    crossings: u8,
     state: LegState,
 }
 
@@ -50,7 +54,12 @@ enum LegState {
 }
 
 /// A 200 that crosses our CANCEL brings a leg up once; more than this is no crossing.
-const MOST_TRIES: u8 = 4;
+const MOST_CROSSINGS: u8 = 3;
+
+/// Events of one change of a dialog arrive within this. A leg that is told to be up after it was
+/// asked to end may have been up before: then its end is on its way, and a second BYE would be one
+/// too many.
+pub(crate) const EVENTS_APART: Duration = Duration::from_millis(300);
 
 /// A referred call that was given up before it was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +136,7 @@ impl Closing {
         let times = turn.plan().times;
         turn.open(Act::End { call: call.clone() }, times.reply);
         let state = LegState::Ending { until: turn.later(times.silence) };
-        self.legs.push(ClosingLeg { call, dialog: None, tries: 1, state });
+        self.legs.push(ClosingLeg { call, dialog: None, tries: 1, crossings: 0, state });
     }
 
     /// Takes a fact; ends the command when everything is gone.
@@ -265,9 +274,8 @@ impl Closing {
         call: &CallId,
         dialog: &DialogId,
         state: DialogState,
-        turn: &mut Turn<'_>,
+        turn: &Turn<'_>,
     ) {
-        let times = turn.plan().times;
         let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else { return };
         match state {
             DialogState::Deleted => {
@@ -278,11 +286,12 @@ impl Closing {
             DialogState::Answered | DialogState::Confirmed => {
                 let first_sight = leg.dialog.as_ref() != Some(dialog);
                 leg.dialog = Some(dialog.clone());
-                // A 200 crossed our CANCEL or an early end: end what came up. Once per dialog.
-                if first_sight && leg.tries < MOST_TRIES {
-                    leg.tries += 1;
-                    leg.state = LegState::Ending { until: turn.later(times.silence) };
-                    turn.open(Act::End { call: call.clone() }, times.reply);
+                // A 200 crossed our CANCEL or an early end: end what came up, if it is not over
+                // soon. Once per dialog.
+                if first_sight && leg.crossings < MOST_CROSSINGS {
+                    leg.crossings += 1;
+                    leg.tries = 1;
+                    leg.state = LegState::Ending { until: turn.later(EVENTS_APART) };
                 }
             }
             DialogState::Unconfirmed | DialogState::Early => {}

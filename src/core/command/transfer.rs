@@ -303,16 +303,19 @@ impl Transfer {
             | Why::NoAnswer { ended: true }
             | Why::Lost => None,
         };
-        let ended = || failure(Code::CallEnded, "call ended", Up::No);
+        let ended = |up| failure(Code::CallEnded, "call ended", up);
         let mut ending = match why {
             Why::Missing { call, sighting } => {
                 self.prove_missing(call, &sighting, turn);
                 return;
             }
-            Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
-                if gone =>
-            {
-                Ending::failed(ended())
+            Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } if gone => {
+                Ending::failed(ended(Up::No))
+            }
+            // Without tokens nothing names the call of a phone that dials when its old call is over.
+            Why::Ignored if gone => {
+                let tokens = turn.plan().capabilities.referral_tokens;
+                Ending::failed(ended(if tokens { Up::No } else { Up::Unknown }))
             }
             Why::Refused(status) => Ending::failed(refer_refused(&status, up)),
             Why::RefusedUnsaid => Ending::failed(refused_unsaid(up)),
