@@ -76,10 +76,21 @@ enum CallingStep {
     /// A dialog event told the end; the reply with the code is awaited.
     ReplyDue { until: StoreTime },
     /// It was given up.
-    GivingUp { why: GivenUp, until: StoreTime },
+    GivingUp { why: GivenUp, until: StoreTime, heard: Heard },
     /// The reply was lost: looks decide. `at`: the next one; none while one is under way.
     /// `until`: when they have had time enough. `seen`: one of them saw it ring.
     Looking { absence: Absence, at: Option<StoreTime>, until: StoreTime, seen: bool },
+}
+
+/// What the stack said to the cancelling of an INVITE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Heard {
+    /// Nothing yet.
+    Nothing,
+    /// It does so.
+    Cancels,
+    /// There is no such INVITE under way: its final answer was lost, or it never got there.
+    NothingToCancel,
 }
 
 /// Why a ringing INVITE was given up.
@@ -153,8 +164,8 @@ impl Start {
             Fact::Reply(op, reply) => match &op.act {
                 Act::Invite { .. } => self.invite_answered(reply, turn),
                 Act::Look { .. } => self.looked_while_calling(reply, turn),
-                Act::CancelInvite { .. }
-                | Act::Refer { .. }
+                Act::CancelInvite { .. } => self.cancel_answered(reply, turn),
+                Act::Refer { .. }
                 | Act::ReInvite { .. }
                 | Act::StackHold { .. }
                 | Act::Mark { .. }
@@ -176,7 +187,10 @@ impl Start {
             | CallingStep::Looking { .. } => None,
         };
         let (ringing, confirmed, deleted) = (calling.ringing, calling.confirmed, calling.deleted);
+        let looking = matches!(calling.step, CallingStep::Looking { .. });
         match (reply, given_up) {
+            // Looks have begun already.
+            (Reply::Silent, None) if looking => {}
             (Reply::Done(_) | Reply::Silent, Some(why)) => {
                 // The 200 crossed our CANCEL, or nobody knows: ending is safe either way.
                 self.close(vec![self.setup.clone()], why.ending(), turn);
@@ -209,6 +223,21 @@ impl Start {
                 turn.end(Ending::not_started(failure(code, text, Up::No)));
             }
             (Reply::Silent, None) => self.look_for_the_call(turn),
+        }
+    }
+
+    /// Nothing to cancel: a final answer is on its way, or it was lost. Then a look decides.
+    fn cancel_answered(&mut self, reply: &Reply, turn: &Turn<'_>) {
+        let soon = turn.later(turn.plan().times.reply);
+        let Phase::Calling(calling) = &mut self.phase else { return };
+        let CallingStep::GivingUp { until, heard, .. } = &mut calling.step else { return };
+        match reply {
+            Reply::Done(_) => *heard = Heard::Cancels,
+            Reply::Refused { .. } | Reply::Missing { .. } => {
+                *heard = Heard::NothingToCancel;
+                *until = (*until).min(soon);
+            }
+            Reply::NotSent(_) | Reply::Silent => {}
         }
     }
 
@@ -313,9 +342,25 @@ impl Start {
                     self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
                 }
             }
-            CallingStep::GivingUp { why, until } if *until <= at => {
-                let why = *why;
-                self.close(vec![self.setup.clone()], why.ending(), turn);
+            CallingStep::GivingUp { why, until, heard } if *until <= at => {
+                let ending = match (*why, *heard) {
+                    // Its final answer was lost: it may be that of a phone that answered. The
+                    // stack says OK also when there is nothing to cancel any more.
+                    (GivenUp::RangOut, Heard::Cancels | Heard::NothingToCancel) => {
+                        self.look_for_the_call(turn);
+                        return;
+                    }
+                    // Who says nothing does not say that nobody answered.
+                    (GivenUp::RangOut, Heard::Nothing) => {
+                        let silent = failure(Code::ReplyLost, "stack unreachable", Up::No);
+                        Ending::unknown(silent)
+                    }
+                    (
+                        GivenUp::Cancelled,
+                        Heard::Nothing | Heard::Cancels | Heard::NothingToCancel,
+                    ) => why.ending(),
+                };
+                self.close(vec![self.setup.clone()], ending, turn);
             }
             CallingStep::Looking { at: Some(then), until, .. } if (*then).min(*until) <= at => {
                 if *until <= at {
@@ -349,7 +394,8 @@ impl Start {
                 self.close(vec![self.setup.clone()], why.ending(), turn);
             }
             CallingStep::Ringing { .. } => {
-                calling.step = CallingStep::GivingUp { why, until: turn.later(times.silence) };
+                let until = turn.later(times.silence);
+                calling.step = CallingStep::GivingUp { why, until, heard: Heard::Nothing };
                 turn.open(Act::CancelInvite { call: self.setup.clone() }, times.reply);
             }
         }
@@ -377,7 +423,8 @@ impl Start {
         let pace = turn.later(turn.plan().times.absence);
         let Phase::Calling(calling) = &mut self.phase else { return };
         let marks_void = calling.marks_void;
-        let early_enough = !calling.resent && turn.at() < calling.ring_until;
+        let rung_out = turn.at() >= calling.ring_until;
+        let early_enough = !calling.resent && !rung_out;
         let CallingStep::Looking { absence, at, until, seen: rang } = &mut calling.step else {
             return;
         };
@@ -401,6 +448,10 @@ impl Start {
                     self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
                 }
                 // It rings: events or the next look tell the rest, the ring time bounds it.
+                DialogState::Unconfirmed | DialogState::Early if rung_out => {
+                    *rang = true;
+                    self.give_up_calling(GivenUp::RangOut, turn);
+                }
                 DialogState::Unconfirmed
                 | DialogState::Early
                 | DialogState::Answered
@@ -685,9 +736,7 @@ fn caller_refused(status: &SipStatus, ringing: bool) -> Failure {
 fn start_failed(why: &Why, call_gone: bool, plan: &Plan) -> Ending {
     match why {
         // The phone hung up while the REFER was out, or took it and went away.
-        Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
-            if call_gone =>
-        {
+        Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } if call_gone => {
             Ending::failed(hung_up(None))
         }
         // The phone knows no such call any more; its BYE is on its way.
@@ -702,14 +751,20 @@ fn start_failed(why: &Why, call_gone: bool, plan: &Plan) -> Ending {
             Ending::failed(failure(code, text, Up::No))
         }
         Why::Ignored => {
-            // Without tokens a list can't show the referred call: its one event may be lost.
+            // Without tokens a list can't show the referred call: its one event may be lost, and a
+            // phone that hangs up and dials all the same raises none (F7).
             let up = if plan.capabilities.referral_tokens { Up::No } else { Up::Unknown };
-            Ending::failed(failure(Code::ReferIgnored, REFER_IGNORED, up))
+            Ending::failed(if call_gone {
+                Failure { up, ..hung_up(None) }
+            } else {
+                failure(Code::ReferIgnored, REFER_IGNORED, up)
+            })
         }
         // The caller gave up the call to the callee.
         Why::Target(status) if status.code == 487 => Ending::failed(hung_up(Some(status.clone()))),
         Why::Target(status) => Ending::failed(target_failed(status, "callee", Up::No)),
         Why::NoAnswer { .. } => Ending::failed(no_answer("callee", Up::No)),
+        // The caller may be up with the callee where no list shows it.
         Why::Lost => {
             Ending::unknown(failure(Code::ReplyLost, "transfer not confirmed", Up::Unknown))
         }
