@@ -48,6 +48,8 @@ pub struct Referral {
     strangers: Vec<CallId>,
     /// What was told: that the party took the REFER, that it calls.
     told: Told,
+    /// The transferee reported progress before its answer to the REFER was seen.
+    reports: bool,
     /// What the transferee or the script says the failure really was.
     hint: Option<SipStatus>,
     /// The transferee said by NOTIFY that it was answered.
@@ -121,6 +123,8 @@ struct Candidate {
     destination: Option<Arc<str>>,
     /// What was reported of it, in order, to be applied once it is known.
     reported: Vec<TransferState>,
+    /// What its dialog was last seen to be.
+    last: Option<(DialogId, DialogState)>,
 }
 
 /// How many calls may claim to be the referred one at a time, and how many strangers and reports
@@ -253,6 +257,7 @@ impl Referral {
             candidates: Vec::new(),
             strangers: Vec::new(),
             told: Told::default(),
+            reports: false,
             hint: None,
             notified: false,
             life: Life::default(),
@@ -348,10 +353,14 @@ impl Referral {
                         taken = Taken::Sent { looked: false };
                     }
                 }
+                if taken == Taken::Yes && self.reports {
+                    taken = Taken::Elsewhere;
+                }
                 if asking {
                     let wait = match taken {
                         Taken::Sent { .. } => times.silence,
-                        Taken::Yes | Taken::Lost | Taken::Elsewhere => times.follow,
+                        Taken::Yes | Taken::Lost => times.follow,
+                        Taken::Elsewhere => self.ring,
                     };
                     self.follow(turn.at(), turn.later(wait), taken);
                 }
@@ -482,7 +491,8 @@ impl Referral {
         } else if self.candidates.len() < MOST {
             let (call, destination) = (call.clone(), destination.cloned());
             turn.open(look_at(call.clone()), turn.plan().times.look());
-            self.candidates.push(Candidate { call, destination, reported: vec![state.clone()] });
+            let reported = vec![state.clone()];
+            self.candidates.push(Candidate { call, destination, reported, last: None });
         }
         Vec::new()
     }
@@ -548,6 +558,10 @@ impl Referral {
             (Stage::Following { since, taken: Taken::Yes | Taken::Lost, .. }, 101..=199) => {
                 let (since, until) = (*since, turn.later(self.ring));
                 self.follow(since, until, Taken::Elsewhere);
+                Vec::new()
+            }
+            (Stage::Asking, 101..=199) => {
+                self.reports = true;
                 Vec::new()
             }
             (Stage::Done, _) | (_, 100..=199) => Vec::new(),
@@ -636,6 +650,9 @@ impl Referral {
         state: DialogState,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
+        if let Some(known) = self.candidates.iter_mut().find(|known| known.call == *call) {
+            known.last = Some((dialog.clone(), state));
+        }
         let Some(new) = self.new.as_mut().filter(|new| new.call == *call) else {
             return Vec::new();
         };
@@ -814,7 +831,7 @@ impl Referral {
         seen: Option<&Sighting>,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
-        let Candidate { call, destination, reported } = candidate;
+        let Candidate { call, destination, reported, last } = candidate;
         let dialog = seen.and_then(|sighting| sighting.call.as_ref());
         if dialog.is_some_and(|dialog| !self.parties.fit(dialog)) {
             self.disown(call);
@@ -831,6 +848,11 @@ impl Referral {
         let mut told = Vec::new();
         for state in &reported {
             told.extend(self.advanced(&call, destination.as_ref(), state, turn));
+        }
+        // Its own events may have come before it was known whose it is.
+        let listed = dialog.map(|dialog| (dialog.id.clone(), dialog.state));
+        for (id, state) in listed.into_iter().chain(last) {
+            told.extend(self.dialog_changed(&call, &id, state, turn));
         }
         told
     }
