@@ -185,6 +185,8 @@ mod ending_a_call {
         let mut run = end();
         run.answer("end", Reply::Done(Facts::Nothing));
         run.dialog(&call("A"), DialogState::Confirmed);
+        assert!(!run.asks("end"), "the end may be on its way: a second BYE is one too many");
+        run.due();
         run.answer("end", missing(&call("A")));
         assert_eq!(run.ending().outcome, Outcome::Success);
     }
