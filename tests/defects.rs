@@ -698,7 +698,9 @@ async fn defect_13_after_a_restart_of_the_stack_old_and_new_commands_end() {
     ask(&mut client, "CallStart", "old", params).await;
     assert_eq!(client.receive().await["result"]["event"], "Started");
     assert_eq!(client.receive().await["params"]["event"], "CallerRinging");
-    place.control("POST", "/restart", json!({"down_ms": 100})).await;
+    // Longer than the second to which a stack tells since when it is up: what began within it may
+    // be of the new life.
+    place.control("POST", "/restart", json!({"down_ms": 1200})).await;
     let told = until_ended(&mut client, &["old"]).await;
     assert_eq!(outcome(&told["old"]), "unknown", "{told:#?}");
     let call = a_call(&mut client).await;
