@@ -367,6 +367,9 @@ async fn defect_04_two_connections_hold_two_calls_at_once() {
         let place = Place::with(Script::Stock, way).await;
         let mut clients = [place.client().await, place.client().await];
         let calls = [place.call("alice", "bob").await, place.call("grace", "bob").await];
+        // Events come before the replies that they are the effect of.
+        let late = json!({"delay_replies": {"min_ms": 30, "max_ms": 30}});
+        place.control("PATCH", "/faults", late).await;
         for _ in 0..5 {
             for method in ["CallHold", "CallUnhold"] {
                 let [one, other] = &mut clients;
@@ -799,7 +802,8 @@ async fn defect_16_a_start_that_fails_leaves_no_leg_up() {
         client.send("CommandCancel", json!({"cmd_id": "cancelled"})).await;
         let told = until_ended(&mut client, &["cancelled"]).await;
         assert_eq!(outcome(&told["cancelled"]), "cancelled", "{told:#?}");
-        assert_eq!(place.calls().await, [Value::Null; 0], "told before it was so");
+        let going = place.calls().await;
+        assert!(going.is_empty(), "told before it was so: {script:?} {told:#?} {going:#?}");
         place.phones_are_in(0).await;
         drop(client);
         place.works_and_stops().await;
