@@ -681,8 +681,12 @@ async fn defect_12_the_event_subscription_is_refreshed() {
     // One that vanished is noticed and made anew.
     let socket = subscribers[0]["socket"].as_str().unwrap();
     let gone = json!({"event": event, "socket": socket, "expire": 0});
-    place.mi("event_subscribe", gone).await;
-    place.until("subscribed anew", || async { !place.subscribers(event).await.is_empty() }).await;
+    assert_eq!(place.mi("event_subscribe", gone).await["result"], "OK");
+    let alive = || async {
+        let subscribers = place.subscribers(event).await;
+        subscribers.iter().any(|one| one["ttl"].is_number())
+    };
+    place.until("subscribed anew", alive).await;
     let ended = client.run("CallEnd", json!({"callid": call})).await;
     assert_eq!(names(&ended), ["Started", "Ended"]);
     place.phone("bob", json!({"ring_ms": 0})).await;
@@ -699,9 +703,13 @@ async fn defect_13_after_a_restart_of_the_stack_old_and_new_commands_end() {
     ask(&mut client, "CallStart", "old", params).await;
     assert_eq!(client.receive().await["result"]["event"], "Started");
     assert_eq!(client.receive().await["params"]["event"], "CallerRinging");
-    // Longer than the second to which a stack tells since when it is up: what began within it may
-    // be of the new life.
-    place.control("POST", "/restart", json!({"down_ms": 1200})).await;
+    // A stack tells when it started by whole seconds only. A command that began in the same second
+    // counts as one of the new life, and runs until its own times are over.
+    let clock = || async { place.mi("uptime", json!({})).await["result"]["Now"].clone() };
+    let begun = clock().await;
+    let a_second_later = || async { clock().await != begun };
+    place.until("the stack's clock goes on", a_second_later).await;
+    place.control("POST", "/restart", json!({"down_ms": 100})).await;
     let told = until_ended(&mut client, &["old"]).await;
     assert_eq!(outcome(&told["old"]), "unknown", "{told:#?}");
     let call = a_call(&mut client).await;
