@@ -434,18 +434,24 @@ async fn open(transport: EventTransport) -> Sink {
 
 /// Runs a keeper on a real sink.
 fn keep_on(sink: Sink) -> (Arc<Kept>, CancellationToken) {
+    let (kept, _, stop) = keep_and_count(sink);
+    (kept, stop)
+}
+
+fn keep_and_count(sink: Sink) -> (Arc<Kept>, Arc<Counted>, CancellationToken) {
+    let counted = Arc::new(Counted::default());
     let settings = StackSettings::new(StackId::new("s"), "127.0.0.1:1");
     let surroundings = Surroundings {
         clock: Arc::new(SystemClock::new()),
         timer: Arc::new(TokioTimer),
-        meter: Arc::new(Counted::default()),
+        meter: Arc::clone(&counted) as Arc<dyn Meter>,
     };
     let stack = Stack::new();
     let connector = OpenSips::new(settings, stack.clone(), stack, surroundings);
     let (kept, stop) = (Arc::new(Kept::default()), CancellationToken::new());
     let reports = Arc::clone(&kept) as Arc<dyn Reports>;
     tokio::spawn(keep(Arc::new(connector), sink, reports, stop.clone()));
-    (kept, stop)
+    (kept, counted, stop)
 }
 
 fn numbered(n: usize) -> String {
@@ -514,6 +520,32 @@ async fn a_stream_is_cut_into_events_wherever_it_breaks() {
     until("joined", || kept.joined() == 1).await;
     drop(stream);
     until("joined again", || kept.joined() == 2).await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_long_is_not_kept() {
+    let long = |length: usize| {
+        let padded = format!("\"long\",\"pad\":\"{}\"", "x".repeat(length));
+        DIALOG.replace("\"c\"", &padded)
+    };
+    for transport in [EventTransport::Udp, EventTransport::Tcp] {
+        let sink = open(transport).await;
+        let to = sink.local_addr();
+        let (kept, counted, _stop) = keep_and_count(sink);
+        match transport {
+            EventTransport::Udp => {
+                let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                sender.send_to(long(17_000).as_bytes(), to).await.unwrap();
+                sender.send_to(DIALOG.as_bytes(), to).await.unwrap();
+            }
+            EventTransport::Tcp => {
+                let mut stream = TcpStream::connect(to).await.unwrap();
+                stream.write_all(format!("{}{DIALOG}", long(17_000)).as_bytes()).await.unwrap();
+            }
+        }
+        until("the short one", || calls(&kept) == ["c"]).await;
+        assert_eq!(counted.number(EventResult::Malformed), 1);
+    }
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -22,8 +23,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::settings::{EventSettings, EventTransport};
 use super::stream::Objects;
 
-/// So many events may wait to be understood, about 10 MB of them.
+/// So many events may wait to be understood, usually about 10 MB of them.
 const QUEUE: usize = 32_768;
+
+/// A longer one is no event of ours: at most what a phone's sipfrag may grow to. It bounds the queue.
+const LONGEST: usize = 16 * 1024;
+
+/// A host that vanished is noticed after about this time of silence, and half of it again.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Most connections at a time; OpenSIPS makes one.
 const CONNECTIONS: usize = 16;
@@ -192,7 +199,7 @@ async fn read_datagrams(socket: UdpSocket, queue: mpsc::Sender<Bytes>, gaps: Arc
     loop {
         match socket.recv(&mut buffer).await {
             Ok(length) => {
-                let text = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
+                let text = bounded(buffer.get(..length).unwrap_or_default());
                 if queue.try_send(text).is_err() {
                     gaps.lost_one();
                 }
@@ -215,10 +222,16 @@ async fn accept(listener: TcpListener, queue: mpsc::Sender<Bytes>, gaps: Arc<Gap
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let Ok((stream, peer)) = accepted else {
-                    tokio::task::yield_now().await;
-                    continue;
+                let (stream, peer) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of descriptors, most likely: to try again at once would only spin.
+                        tracing::warn!(%error, "an event connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
                 };
+                keep_alive(&stream);
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     tracing::warn!(%peer, "too many event connections");
                     continue;
@@ -239,6 +252,20 @@ async fn accept(listener: TcpListener, queue: mpsc::Sender<Bytes>, gaps: Arc<Gap
     }
 }
 
+/// A host that vanishes without a word would hold its place for ever.
+fn keep_alive(stream: &TcpStream) {
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6);
+    let probes = probes.with_retries(3);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&probes) {
+        tracing::debug!(%error, "no keepalive on an event connection");
+    }
+}
+
+/// The text of an event; nothing, which is counted as malformed, where it is too long.
+fn bounded(text: &[u8]) -> Bytes {
+    if text.len() > LONGEST { Bytes::new() } else { Bytes::copy_from_slice(text) }
+}
+
 async fn read_stream(mut stream: TcpStream, queue: &mpsc::Sender<Bytes>, gaps: &Gaps) {
     let mut buffer = vec![0; 65_536];
     let mut objects = Objects::default();
@@ -251,7 +278,7 @@ async fn read_stream(mut stream: TcpStream, queue: &mpsc::Sender<Bytes>, gaps: &
         let read = buffer.get(..length).unwrap_or_default();
         let cut = objects.push(read, |object| {
             answer(object, &mut answers);
-            if queue.try_send(Bytes::copy_from_slice(object)).is_err() {
+            if queue.try_send(bounded(object)).is_err() {
                 gaps.lost_one();
             }
         });
