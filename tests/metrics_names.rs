@@ -135,6 +135,23 @@ async fn every_metric_moves_in_a_server_that_works() {
     proxy.stop().await;
 }
 
+/// docs/operations.md has a row for each, with its kind and labels.
+#[test]
+fn the_operators_page_lists_them_all() {
+    let rows: Vec<String> = include_str!("../docs/operations.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `callplane_"))
+        .filter(|row| row.matches(" | ").count() == 3)
+        .map(|row| {
+            let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`'));
+            let mut next = || cells.next().unwrap();
+            let (name, kind, labels) = (next(), next(), next());
+            format!("callplane_{name} {kind} {{{}}}", labels.replace(", ", ","))
+        })
+        .collect();
+    assert_eq!(rows, listed(&used().render().unwrap()));
+}
+
 #[test]
 fn names_say_area_thing_and_unit() {
     let units = [
