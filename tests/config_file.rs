@@ -226,6 +226,19 @@ fn variables_lie_over_the_file() {
 }
 
 #[test]
+fn more_than_ten_stacks_may_be_named_by_variables() {
+    let variables = (0..12).flat_map(|n| {
+        let at = format!("CALLPLANE_STACKS__{n}__");
+        let mi = (format!("{at}MI"), format!("udp:10.0.0.{n}:8080"));
+        [mi, (format!("{at}NAME"), format!("stack-{n}"))]
+    });
+    let config = callplane::config::parse("", None, variables).unwrap().config;
+    let names: Vec<_> = config.stacks.iter().map(|stack| stack.name.as_str()).collect();
+    assert_eq!(names.len(), 12);
+    assert_eq!(names[10], "stack-10");
+}
+
+#[test]
 fn a_variable_that_is_wrong_is_named() {
     let refused = from_environment(&[
         ("CALLPLANE_LISTEN__ADRESS", "127.0.0.1:1"),

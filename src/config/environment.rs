@@ -22,8 +22,8 @@ pub(super) fn overlay(
             name.strip_prefix(PREFIX).is_some_and(|rest| rest == "INSTALL" || rest.contains("__"))
         })
         .collect();
-    // In order of names, so that elements of a list come one after the other.
-    ours.sort();
+    // So that elements of a list come one after the other: the tenth after the second.
+    ours.sort_by_cached_key(|(name, _)| name.split("__").map(Step::of).collect::<Vec<_>>());
     for (name, value) in ours {
         let path = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
         let steps: Vec<&str> = path.split("__").collect();
@@ -32,6 +32,19 @@ pub(super) fn overlay(
             Ok(node) => put(root, &steps, node, &KeyPath::default(), &origin, report),
             Err(text) => report.problem(&origin, &steps.join("."), text),
         }
+    }
+}
+
+/// A part of a name, as names are put in order.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Element(usize),
+    Key(String),
+}
+
+impl Step {
+    fn of(text: &str) -> Step {
+        text.parse().map_or_else(|_| Step::Key(text.to_owned()), Step::Element)
     }
 }
 
