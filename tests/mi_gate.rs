@@ -429,6 +429,48 @@ async fn beyond_the_limit_requests_wait_for_their_turn_and_no_longer_than_they_m
 }
 
 #[tokio::test]
+async fn a_busy_stack_is_still_asked_who_it_is_and_calls_are_ended() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |s| s.in_flight = 1));
+    let spawn = |act: Act| {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, act));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    let look = || Act::Look { call: call(), referred_by: None, sent: None };
+    let (answer, waits) = oneshot::channel();
+    fake.then("dlg_list_ctx", Does::Waits(waits));
+    let holding = spawn(look());
+    while fake.asked().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let line: Vec<_> = (0..16).map(|_| spawn(look())).collect();
+    // Each has its last moment in view, those in the line their turn's as well.
+    while fake.time.sleeping() < 1 + 16 * 2 {
+        tokio::task::yield_now().await;
+    }
+    let overloaded = Reply::NotSent(NotSent::Overloaded);
+    assert_eq!(stack.perform(&op(&fake, look())).await, overloaded, "the line has an end");
+    let ending = [spawn(end()), spawn(Act::CancelInvite { call: call() })];
+    while fake.time.sleeping() < 1 + 18 * 2 {
+        tokio::task::yield_now().await;
+    }
+    fake.then("version", Does::Answers(done()));
+    assert!(stack.connect().await.is_ok(), "it is not away");
+    for _ in 0..16 {
+        fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog(4))));
+    }
+    fake.then("dlg_end_dlg", Does::Answers(done()));
+    fake.then("t_uac_cancel", Does::Answers(done()));
+    answer.send(MiAnswer::Result(dialog(4))).unwrap();
+    for looking in line.into_iter().chain([holding]) {
+        assert!(matches!(looking.await.unwrap(), Reply::Done(Facts::Looked(_))));
+    }
+    for ending in ending {
+        assert_eq!(ending.await.unwrap(), Reply::Done(Facts::Nothing));
+    }
+}
+
+#[tokio::test]
 async fn one_full_list_serves_all_who_wait_for_it() {
     let fake = Fake::default();
     let stack = Arc::new(stack(&fake, |_| ()));

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::meter::{BreakerState, Meter, MiResult};
 use super::settings::StackSettings;
 use crate::clock::Clock;
-use crate::core::act::{NotSent, Op};
+use crate::core::act::{Act, NotSent, Op};
 use crate::core::time::StoreTime;
 use crate::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 
@@ -45,16 +45,39 @@ const QUEUE_PER_PLACE: usize = 16;
 pub(super) struct Limits {
     pub send_before: StoreTime,
     pub reply_by: StoreTime,
+    pub turn: Turn,
+}
+
+/// What becomes of a request while all places are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It waits in a line that has an end.
+    InLine,
+    /// It waits however long the line is: it takes load away.
+    Ends,
+    /// It does not wait. There is one of its kind at a time, and a stack that is busy must not look
+    /// like one that is gone: joining again is more load.
+    Own,
 }
 
 impl Limits {
     pub fn of(op: &Op) -> Self {
-        Self { send_before: op.send_before, reply_by: op.reply_by }
+        let turn = match op.act {
+            Act::End { .. } | Act::CancelInvite { .. } => Turn::Ends,
+            Act::Invite { .. }
+            | Act::Refer { .. }
+            | Act::ReInvite { .. }
+            | Act::StackHold { .. }
+            | Act::Mark { .. }
+            | Act::Revoke { .. }
+            | Act::Look { .. } => Turn::InLine,
+        };
+        Self { send_before: op.send_before, reply_by: op.reply_by, turn }
     }
 
     /// For a request that only prepares or looks: its answer is what counts.
     pub fn any_time(self) -> Self {
-        Self { send_before: self.reply_by, reply_by: self.reply_by }
+        Self { send_before: self.reply_by, ..self }
     }
 }
 
@@ -122,6 +145,7 @@ impl<M: Mi> Gate<M> {
         timer: Arc<dyn Timer>,
         meter: Arc<dyn Meter>,
     ) -> Self {
+        meter.breaker(BreakerState::Open);
         Self {
             mi,
             clock,
@@ -151,7 +175,7 @@ impl<M: Mi> Gate<M> {
     /// Limits for what the connector itself asks, outside any operation.
     pub fn own_limits(&self) -> Limits {
         let reply_by = self.now().after(self.reply);
-        Limits { send_before: reply_by, reply_by }
+        Limits { send_before: reply_by, reply_by, turn: Turn::Own }
     }
 
     /// Whether nothing is even tried now.
@@ -237,19 +261,21 @@ impl<M: Mi> Gate<M> {
         if asked.is_ok() { Ok(()) } else { refused }
     }
 
-    async fn place(&self, limits: Limits) -> Result<tokio::sync::SemaphorePermit<'_>, Failed> {
+    async fn place(&self, limits: Limits) -> Result<Option<SemaphorePermit<'_>>, Failed> {
         let overloaded = Failed::NotSent(NotSent::Overloaded);
         if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
+            return Ok(Some(place));
         }
-        if self.queue.fetch_add(1, Ordering::Relaxed) >= self.longest_queue {
-            self.queue.fetch_sub(1, Ordering::Relaxed);
-            return Err(overloaded);
-        }
+        let full = self.queue.fetch_add(1, Ordering::Relaxed) >= self.longest_queue;
         let queued = Queued { queue: &self.queue };
+        match limits.turn {
+            Turn::InLine if full => return Err(overloaded),
+            Turn::InLine | Turn::Ends => {}
+            Turn::Own => return Ok(None),
+        }
         let wait = self.now().until(limits.send_before.min(limits.reply_by));
         let got = match select(pin!(self.places.acquire()), self.timer.sleep(wait)).await {
-            Either::Left((Ok(place), _)) => Ok(place),
+            Either::Left((Ok(place), _)) => Ok(Some(place)),
             Either::Left((Err(_), _)) | Either::Right(_) => Err(overloaded),
         };
         drop(queued);
