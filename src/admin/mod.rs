@@ -48,7 +48,6 @@ impl Ready {
     }
 }
 
-const STARTING: u8 = 0;
 const READY: u8 = 1;
 
 impl Readiness {
@@ -60,11 +59,6 @@ impl Readiness {
     /// The listeners are up. After a drain has begun this changes nothing.
     pub fn listening(&self) {
         self.state.store(READY, Ordering::Release);
-    }
-
-    /// A listener died: no longer ready until [`Self::listening`].
-    pub fn not_listening(&self) {
-        self.state.store(STARTING, Ordering::Release);
     }
 
     /// Begins the drain; the second time it changes nothing.
