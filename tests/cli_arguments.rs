@@ -134,6 +134,14 @@ fn wrong_arguments_are_a_usage_error() {
 }
 
 #[test]
+fn the_control_interface_of_a_simulated_stack_stays_on_loopback() {
+    let open = ["simulate-opensips", "--mi", "127.0.0.1:0", "--mi-http", "127.0.0.1:0"];
+    let output = callplane(&[&open[..], &["--control", "0.0.0.0:0"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("not on loopback"), "{}", err(&output));
+}
+
+#[test]
 fn version_help_and_protocol_are_printed() {
     let version = format!("callplane {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(out(&callplane(&["--version"])), version);

@@ -119,6 +119,10 @@ pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<Exit,
         control: Some(address(&arguments.control)?),
         ..Default::default()
     };
+    // It has no authentication, and phones that dial.
+    if config.control.is_some_and(|control| !control.ip().is_loopback()) {
+        return Err(format!("control: `{}` is not on loopback", arguments.control));
+    }
     if arguments.reference {
         config.world.script = crate::stack::simulated::Script::Reference;
     }
