@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use callplane::client::Intake;
 use callplane::client::close::Close;
-use callplane::client::commands::{Begin, Begun, Page, Summary};
+use callplane::client::commands::{Begun, Page, Summary};
 use callplane::client::outbox::Outbox;
 use callplane::client::session::{Answer, Ask, Limits, Loss, Session, Ticket, Turn};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{CommandId, Epoch, Nonce, Scope, SessionId, TenantId};
 use callplane::core::notice::{Data, Event, Notice, Remarks};
-use callplane::core::record::{Entry, Key, Position};
+use callplane::core::record::{Begin, Entry, Key, Position};
 use callplane::core::request::Method;
 use callplane::rpc::error::{Kind, Refusal};
 use serde_json::{Value, json};

@@ -26,12 +26,12 @@ use callplane::core::ids::{
     StackId, TenantId, Term,
 };
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
-use callplane::core::record::{Key, Position, Record};
+use callplane::core::record::{Begin, Key, Position, Record};
 use callplane::core::request::{Leg, Method, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::StackEvent;
 use callplane::core::time::StoreTime;
-use callplane::engine::begin::{Begin, Begun, Refusal};
+use callplane::engine::begin::{Begun, Refusal};
 use callplane::engine::{Engine, Host, NoList, Observer, Parts, Settings};
 use callplane::stack::{self, SipStack, Snapshot, Stacks};
 use callplane::store::memory::{Limits, MemoryStore};

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use callplane::client::commands::{Begin, Begun, Page};
+use callplane::client::commands::{Begun, Page};
 use callplane::client::outbox::Outbox;
 use callplane::client::session::{Answer, Ask, Limits, Session, Turn};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{Epoch, Nonce, SessionId, TenantId};
 use callplane::core::notice::{Notice, Remarks};
-use callplane::core::record::{Entry, Position};
+use callplane::core::record::{Begin, Entry, Position};
 use callplane::rpc::error::Kind;
 use serde::Deserialize;
 use serde_json::Value;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::Listener;
-use crate::client::commands::{Begin, Begun, Commands, Page, Summary, Unreadable, Wanted};
+use crate::client::commands::{Begun, Commands, Page, Summary, Unreadable, Wanted};
 use crate::client::feed::Feed;
 use crate::core::ids::{Epoch, TenantId};
-use crate::core::record::{Entry, Key, Position, Record};
+use crate::core::record::{Begin, Entry, Key, Position, Record};
 use crate::engine::begin::{self, Refusal as NotBegun};
 use crate::engine::{Cancelling, Engine};
 use crate::rpc::error::{Kind, Refusal};
@@ -32,19 +32,11 @@ impl<S: Store, K: Stacks> Desk<S, K> {
 
 impl<S: Store, K: Stacks> Commands for Desk<S, K> {
     async fn begin(&self, begin: Begin) -> Result<Begun, Refusal> {
-        let asked = begin::Begin {
-            key: begin.key.clone(),
-            session: begin.session,
-            digest: begin.digest,
-            request: begin.request,
-            external_id: begin.external_id,
-            trace: begin.trace,
-            stack: begin.stack,
-        };
-        match self.engine.begin(asked).await {
+        let key = begin.key.clone();
+        match self.engine.begin(begin).await {
             Ok(begin::Begun::New { .. }) => Ok(Begun::New),
             Ok(begin::Begun::Repeated(record)) => Ok(Begun::Repeated(summary(&record))),
-            Err(refusal) => Err(refused(refusal, &begin.key)),
+            Err(refusal) => Err(refused(refusal, &key)),
         }
     }
 

@@ -3,30 +3,11 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::core::ids::{CommandId, Digest, SessionId, StackId, TenantId};
-use crate::core::record::{Entry, Key, Position};
-use crate::core::request::{Method, Request};
+use crate::core::ids::{CommandId, SessionId, TenantId};
+use crate::core::record::{Begin, Entry, Key, Position};
+use crate::core::request::Method;
 use crate::rpc::error::Refusal;
 use crate::rpc::wire::{Ending, Known};
-
-/// A command to be begun.
-#[derive(Debug, Clone)]
-pub struct Begin {
-    /// Its name in the store.
-    pub key: Key,
-    /// Whose sockets get its entries.
-    pub session: SessionId,
-    /// What is to be done.
-    pub request: Request,
-    /// SHA-256 of the method and the params without the id.
-    pub digest: Digest,
-    /// The client's own reference, for every entry.
-    pub external_id: Option<Arc<str>>,
-    /// The stack that the client names.
-    pub stack: Option<StackId>,
-    /// W3C `traceparent`.
-    pub trace: Option<Arc<str>>,
-}
 
 /// How a command was begun.
 #[derive(Debug, Clone)]

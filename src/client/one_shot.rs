@@ -7,12 +7,12 @@ use bytes::{BufMut as _, BytesMut};
 use futures_util::future::join_all;
 
 use super::Client;
-use super::commands::{Begin, Begun, Commands, Summary, Wanted};
+use super::commands::{Begun, Commands, Summary, Wanted};
 use super::feed::{Attachment, Taken};
 use super::session::NO_METHOD;
 use crate::core::ids::{CommandId, Epoch, Scope, SessionId, TenantId};
 use crate::core::notice::Notice;
-use crate::core::record::{Entry, Key, Position};
+use crate::core::record::{Begin, Entry, Key, Position};
 use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::frame::{self, Frame, Id, Item, Request};
 use crate::rpc::method::{self, Asked, Call, Method};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
-use super::ids::{CommandId, Digest, Epoch, Scope, SessionId, TenantId};
+use super::ids::{CommandId, Digest, Epoch, Scope, SessionId, StackId, TenantId};
 use super::notice::Notice;
-use super::request::Method;
+use super::request::{Method, Request};
 
 /// A place in a tenant's stream. Sequence numbers are dense inside the stream and start at 1;
 /// positions of different epochs can't be compared.
@@ -45,6 +45,25 @@ pub struct Record {
     pub trace: Option<Arc<str>>,
     /// What it is and how far.
     pub state: Command,
+}
+
+/// A command as a client asks for it: from its session to its first record.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// Its name in the store.
+    pub key: Key,
+    /// The session that asks; entries go to its sockets.
+    pub session: SessionId,
+    /// What tells a repeat from another command under the same name.
+    pub digest: Digest,
+    /// What is asked.
+    pub request: Request,
+    /// The client's own reference, for every entry.
+    pub external_id: Option<Arc<str>>,
+    /// W3C `traceparent`.
+    pub trace: Option<Arc<str>>,
+    /// The stack that the client names.
+    pub stack: Option<StackId>,
 }
 
 /// What names a command in the store.

@@ -5,31 +5,12 @@ use std::sync::Arc;
 use super::owed::Owed;
 use super::{Engine, lock};
 use crate::core::command::{Claim, Command, Input};
-use crate::core::ids::{CommandId, Digest, SessionId, StackId};
+use crate::core::ids::{CommandId, StackId};
 use crate::core::plan::{Plan, Times};
-use crate::core::record::{FORMAT, Key, Position, Record};
+use crate::core::record::{Begin, FORMAT, Key, Position, Record};
 use crate::core::request::Request;
 use crate::stack::{SipStack as _, Stacks};
 use crate::store::{Away, Store, Verdict};
-
-/// A command as a client asks for it.
-#[derive(Debug, Clone)]
-pub struct Begin {
-    /// Its name.
-    pub key: Key,
-    /// The session that asks; entries go to its sockets.
-    pub session: SessionId,
-    /// What tells a repeat from another command under the same name.
-    pub digest: Digest,
-    /// What is asked.
-    pub request: Request,
-    /// The client's own reference.
-    pub external_id: Option<Arc<str>>,
-    /// W3C `traceparent`.
-    pub trace: Option<Arc<str>>,
-    /// The stack that the client names.
-    pub stack: Option<StackId>,
-}
 
 /// A command that began, now or before.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,13 +17,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use callplane::client::close::Close;
-use callplane::client::commands::{Begin, Begun, Commands, Page, Summary, Unreadable, Wanted};
+use callplane::client::commands::{Begun, Commands, Page, Summary, Unreadable, Wanted};
 use callplane::client::feed::Feed;
 use callplane::client::{Client, Settings};
 use callplane::core::failure::{Failure, Outcome};
 use callplane::core::ids::{Digest, Epoch, Nonce};
 use callplane::core::notice::{Data, Event, Notice, Remarks};
-use callplane::core::record::{Entry, Key, Position};
+use callplane::core::record::{Begin, Entry, Key, Position};
 use callplane::core::request::Leg;
 use callplane::rpc::error::{Kind, Refusal};
 use callplane::rpc::wire::Ending;

@@ -4,8 +4,9 @@ use bytes::BufMut as _;
 
 use super::{Ask, NO_METHOD, Place, Session, Ticket, Turn, Waiter, Want};
 use crate::client::close::Close;
-use crate::client::commands::{Begin, Begun, Summary};
+use crate::client::commands::{Begun, Summary};
 use crate::core::ids::CommandId;
+use crate::core::record::Begin;
 use crate::core::request::Method as Commanded;
 use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::frame::{self, Frame, Id, Invalid, Item};
