@@ -573,6 +573,42 @@ async fn a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up() {
 }
 
 #[tokio::test]
+async fn a_hold_that_nobody_knows_of_says_so() {
+    in_browser!("a_hold_that_nobody_knows_of_says_so", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        start_call(&page, ALICE, BOB).await;
+        let request = peer.expect("CallStart").await;
+        peer.play_start(&request, "c-1", 1);
+        page.until_text(".call .pill", "Talking").await;
+        page.click(".call [data-action=hold]").await;
+        let hold = peer.expect("CallHold").await;
+        let id = peer.started(&hold, 20);
+        let error = json!({"data": "the proxy never answered", "error":
+            {"code": "reply_lost", "message": "the proxy never answered", "up": "yes"}});
+        peer.tell("CallHold", &id, "Error", 21, error);
+        peer.tell("CallHold", &id, "Ended", 22, json!({"outcome": "unknown", "up": "yes"}));
+        page.until_text(".call .pill", "May be held").await;
+        page.eval("document.activeElement.blur()").await;
+        for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 390)] {
+            page.prefer(scheme).await;
+            page.size(width, 844, 1.5).await;
+            assert_fits(&page, width).await;
+            page.eval("document.querySelector('.call').scrollIntoView({block: 'center'})").await;
+            page.picture(&pictures().join(format!("doubt-{scheme}-{width}.png"))).await;
+        }
+        // The way out is to let them talk again.
+        page.size(1280, 844, 1.5).await;
+        page.click(".call [data-action=resume]").await;
+        let resume = peer.expect("CallUnhold").await;
+        let id = peer.started(&resume, 30);
+        peer.tell("CallUnhold", &id, "Ended", 31, json!({"outcome": "success"}));
+        page.until_text(".call .pill", "Talking").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
 async fn a_refusal_is_shown_where_it_belongs() {
     in_browser!("a_refusal_is_shown_where_it_belongs", async |browser: &Browser| {
         let mut server = Server::start().await;
