@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use callplane::metrics::{BreakerState, Metrics};
 use callplane::stack::simulated::Script;
 use serde_json::json;
-use site::{Proxy, Site, a_call, any_port, config_for, sip};
+use site::{Proxy, Site, a_call, any_port, sip};
 
 /// Metrics on which everything has happened once.
 fn used() -> Metrics {
@@ -97,7 +97,7 @@ const QUIET: [&str; 5] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_moves_in_a_server_that_works() {
     let proxy = Proxy::start(Script::Reference, any_port()).await;
-    let site = Site::of(&config_for(proxy.mi)).await;
+    let site = Site::start(proxy.mi).await;
     site.joined().await;
     let mut client = site.client().await;
     a_call(&mut client).await;

@@ -1,5 +1,5 @@
-//! The examples of docs/protocol.md, played in their order against a server with the settings of an
-//! empty configuration and a simulated proxy: what the page says comes is what comes.
+//! The examples of docs/protocol.md, played in their order against a server before a simulated proxy
+//! with the reference script: what the page says comes is what comes.
 //!
 //! In a code block `->` is sent and `<-` is received. `<name>` stands for a text that the server
 //! chooses; the same name is the same text. `--` opens a new connection.
@@ -16,11 +16,10 @@ mod site;
 
 use std::collections::BTreeMap;
 
-use callplane::config::Config;
 use callplane::stack::simulated::Script;
 use futures_util::SinkExt as _;
 use serde_json::Value;
-use site::{DOMAIN, Proxy, Site, any_port, config_for};
+use site::{DOMAIN, Proxy, Site, any_port};
 use tokio_tungstenite::tungstenite::Message;
 
 /// The lines of code blocks that are something to do, with their numbers.
@@ -74,9 +73,7 @@ async fn what_the_page_shows_is_what_comes() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md"));
     let page = page.unwrap();
     let proxy = Proxy::start(Script::Reference, any_port()).await;
-    let mut config = config_for(proxy.mi);
-    config.stacks[0].fr_timeout = Config::default().stacks[0].fr_timeout;
-    let site = Site::of(&config).await;
+    let site = Site::start(proxy.mi).await;
     site.joined().await;
     let mut client = site.client().await;
     let mut names = Names::default();
