@@ -248,7 +248,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let commit = self.commit_of(next, step.notices, &now, term);
             match self.store.commit(commit.clone()).await {
                 Ok(Verdict::Applied { record: committed, .. }) => {
-                    self.note_end(&record, &commit);
+                    self.note_end(&commit);
                     self.set_timer(&committed);
                     return Applied::Committed(committed);
                 }
@@ -275,19 +275,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     }
 
     /// What is to be noted of a commit that was applied, if it ended the command.
-    fn note_end(&self, before: &Record, commit: &Commit) {
+    fn note_end(&self, commit: &Commit) {
         let ended = &commit.record.state;
         let Some(ending) = ended.ending() else { return };
         self.observer.ended(ended.method, ending.outcome, ended.begun.until(self.clock.now()));
-        let doubt = match ending.outcome {
-            Outcome::Unknown { .. } => true,
-            Outcome::Success | Outcome::Failed | Outcome::Cancelled | Outcome::NotStarted => {
-                ending.remarks.leg_left_up
-            }
-        };
-        if doubt {
-            self.note_left_legs(before);
-        }
+        self.note_left_leg(ended);
     }
 
     fn commit_of(

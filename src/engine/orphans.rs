@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::{Engine, lock};
 use crate::core::act::{Act, DialogState, Reply};
+use crate::core::command::Command;
 use crate::core::ids::{CallId, StackId};
-use crate::core::record::Record;
 use crate::core::stack_event::{StackEvent, Watch};
 use crate::core::time::StoreTime;
 use crate::stack::{SipStack as _, Stacks};
@@ -43,15 +43,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         self.note(stack.clone(), call.clone());
     }
 
-    /// A command ended in doubt: its setup leg may be up, and no event may ever say so.
-    pub(super) fn note_left_legs(&self, before: &Record) {
-        for watch in before.state.watches() {
-            match watch {
-                Watch::Call(call) if call.is_setup_of(&self.settings.install) => {
-                    self.note(before.state.plan.stack.clone(), call);
-                }
-                Watch::Call(_) | Watch::Op(_) => {}
-            }
+    /// A command ended, and its setup leg may be up: no event may ever say so.
+    pub(super) fn note_left_leg(&self, ended: &Command) {
+        if let Some(call) = ended.orphan() {
+            self.note(ended.plan.stack.clone(), call.clone());
         }
     }
 

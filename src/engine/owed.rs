@@ -74,7 +74,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 Owed::Commit { before, commit, input, term } => {
                     match self.store.commit(Commit::clone(&commit)).await {
                         Ok(Verdict::Applied { record, .. }) => {
-                            self.note_end(&before, &commit);
+                            self.note_end(&commit);
                             self.set_timer(&record);
                             self.note_answered(&before, &input);
                             self.perform_open(&record);
