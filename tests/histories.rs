@@ -145,6 +145,12 @@ impl Run {
         self.happens(event);
     }
 
+    /// A second dialog with the same Call-ID.
+    fn another_dialog(&mut self, of: &CallId, state: DialogState) {
+        let event = StackEvent::Dialog { call: of.clone(), dialog: dialog_id("d.2"), state };
+        self.happens(event);
+    }
+
     /// Lets time pass until something is due.
     fn due(&mut self) {
         self.at = self.at.max(self.command.due().expect("it runs"));
@@ -244,9 +250,7 @@ mod ending_a_call {
     fn the_end_of_a_dead_dialog_is_not_the_end_of_the_call() {
         let mut run = end();
         run.dialog(&call("A"), DialogState::Early);
-        let (call, dialog) = (call("A"), dialog_id("d.2"));
-        let state = DialogState::Deleted;
-        run.happens(StackEvent::Dialog { call, dialog, state });
+        run.another_dialog(&call("A"), DialogState::Deleted);
         assert_eq!(run.command.outcome(), None);
     }
 }
@@ -362,6 +366,49 @@ mod starting {
         run.answer("invite", Reply::Refused { by: Refuser::Phone, code: 486, reason });
         run.ended(Outcome::Failed, Code::CallerBusy, Up::No);
         assert_eq!(run.command.orphan(), None);
+    }
+
+    /// A start was repeated and then given up; that the proxy knows it proves that it rings.
+    #[test]
+    fn a_repeated_start_that_the_proxy_knows_is_ended_when_it_was_given_up() {
+        let known = || Reply::Done(Facts::Adopted);
+        for reply in [known(), Reply::NotSent(NotSent::Unreachable)] {
+            let mut run = start(reference());
+            run.answer("invite", Reply::Silent);
+            run.answer("look", never_sent());
+            run.step(&Input::Cancel);
+            run.answer("invite", reply);
+            assert!(run.asks("end"), "{:#?}", run.command.progress);
+        }
+    }
+
+    /// An INVITE was challenged: its first dialog is dead, and the event of that comes late.
+    #[test]
+    fn the_end_of_a_dead_dialog_is_not_the_end_of_the_setup_leg() {
+        let mut run = start(reference());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.dialog(&setup, DialogState::Early);
+        run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
+        run.another_dialog(&setup, DialogState::Deleted);
+        run.dialog(&setup, DialogState::Confirmed);
+        run.answer("refer", taken());
+        run.another_dialog(&setup, DialogState::Deleted);
+        run.step(&Input::Cancel);
+        assert!(run.asks("end"), "it is still up");
+    }
+}
+
+mod holding {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_dead_dialog_is_not_the_end_of_the_held_call() {
+        let mut run = Run::begin(&Request::Hold { call: call("A") }, reference());
+        run.dialog(&call("A"), DialogState::Confirmed);
+        run.another_dialog(&call("A"), DialogState::Deleted);
+        assert_eq!(run.command.outcome(), None);
+        run.dialog(&call("A"), DialogState::Deleted);
+        run.ended(Outcome::Failed, Code::CallEnded, Up::No);
     }
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::absence::{Absence, Finding};
 use super::call_start::{failure, seen, with_sip};
 use super::closing::{look_at, not_sent};
+use super::life::Life;
 use super::turn::Turn;
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Offer, Op, Refuser, Reply, Sighting};
@@ -32,6 +33,8 @@ pub struct Hold {
     /// The call.
     pub(crate) call: CallId,
     hold: bool,
+    /// The call's dialogs.
+    life: Life,
     /// It was asked anew: a look found the call, that the stack had not found at first.
     anew: bool,
     phase: Phase,
@@ -90,7 +93,8 @@ impl Hold {
             + times.within(times.reply);
         let legs = StackLegs::default();
         let phase = Phase::Stack { legs, until: None };
-        let mut state = Self { call: call.clone(), hold, anew: false, phase };
+        let life = Life::default();
+        let mut state = Self { call: call.clone(), hold, life, anew: false, phase };
         state.ask_first(turn);
         (state, longest)
     }
@@ -126,11 +130,11 @@ impl Hold {
     /// Takes a fact.
     pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         match fact {
-            Fact::Event(StackEvent::Dialog { call, state: DialogState::Deleted, .. })
-                if *call == self.call =>
-            {
-                let ended = failure(Code::CallEnded, "call ended", Up::No);
-                turn.end(Ending::failed(ended));
+            Fact::Event(StackEvent::Dialog { call, dialog, state }) => {
+                if *call == self.call && self.life.see(dialog, *state) {
+                    let ended = failure(Code::CallEnded, "call ended", Up::No);
+                    turn.end(Ending::failed(ended));
+                }
             }
             Fact::Event(StackEvent::Restarted { .. }) => {
                 if !turn.plan().capabilities.persists_dialogs {
@@ -143,11 +147,7 @@ impl Hold {
                     self.leg_changed(*leg, *state, turn);
                 }
             }
-            Fact::Event(
-                StackEvent::Dialog { .. }
-                | StackEvent::Transfer { .. }
-                | StackEvent::Referral { .. },
-            ) => {}
+            Fact::Event(StackEvent::Transfer { .. } | StackEvent::Referral { .. }) => {}
             Fact::Reply(op, reply) => self.replied(op, reply, turn),
             Fact::Due => self.due_now(turn),
             // A CallEnd overtook it; the call is about to be over.
@@ -156,27 +156,43 @@ impl Hold {
     }
 
     fn replied(&mut self, op: &Op, reply: &Reply, turn: &mut Turn<'_>) {
-        match (&op.act, &self.phase) {
-            (Act::ReInvite { .. }, Phase::Asking { leg, place, glared }) => {
-                let (leg, place, glared) = (*leg, *place, *glared);
-                self.leg_answered(leg, place, glared, reply, turn);
-            }
-            (Act::Mark { .. }, Phase::Marking { ending }) => {
-                let ending = (**ending).clone();
-                turn.end(ending);
-            }
-            (Act::ReInvite { .. }, Phase::Restoring { ending, unsure }) => {
-                let put_back = matches!(reply, Reply::Done(_));
-                let held = *unsure || !put_back || !self.hold;
-                self.mark(held, (**ending).clone(), turn);
-            }
-            (Act::Look { .. }, Phase::Missing { .. }) => match seen(reply) {
-                Some(sighting) => self.weigh(sighting, turn),
-                None => turn.end(Ending::failed(not_found(Up::Unknown))),
+        // A late word on something that was decided meanwhile finds another phase.
+        match &op.act {
+            Act::ReInvite { .. } => match &self.phase {
+                Phase::Asking { leg, place, glared } => {
+                    let (leg, place, glared) = (*leg, *place, *glared);
+                    self.leg_answered(leg, place, glared, reply, turn);
+                }
+                Phase::Restoring { ending, unsure } => {
+                    let put_back = matches!(reply, Reply::Done(_));
+                    let held = *unsure || !put_back || !self.hold;
+                    self.mark(held, (**ending).clone(), turn);
+                }
+                Phase::Glaring { .. }
+                | Phase::Marking { .. }
+                | Phase::Missing { .. }
+                | Phase::Stack { .. } => {}
             },
-            (Act::StackHold { .. }, Phase::Stack { .. }) => self.stack_answered(reply, turn),
-            // A late word on something that was decided meanwhile.
-            (_, _) => {}
+            Act::Mark { .. } => {
+                if let Phase::Marking { ending } = &self.phase {
+                    let ending = (**ending).clone();
+                    turn.end(ending);
+                }
+            }
+            Act::Look { .. } => {
+                if let Phase::Missing { .. } = &self.phase {
+                    match seen(reply) {
+                        Some(sighting) => self.weigh(sighting, turn),
+                        None => turn.end(Ending::failed(not_found(Up::Unknown))),
+                    }
+                }
+            }
+            Act::StackHold { .. } => self.stack_answered(reply, turn),
+            Act::Invite { .. }
+            | Act::CancelInvite { .. }
+            | Act::Refer { .. }
+            | Act::End { .. }
+            | Act::Revoke { .. } => {}
         }
     }
 

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
 use super::closing::{Closing, look_at, not_sent};
+use super::life::Life;
 use super::referral::{Progress, Referral, Why};
 use super::transfer::stack_refused;
 use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
 use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sent, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
-use crate::core::ids::{CallId, DialogId, OpId};
+use crate::core::ids::{CallId, OpId};
 use crate::core::notice::{Data, Event};
 use crate::core::plan::Plan;
 use crate::core::request::{Leg, StartRequest};
@@ -31,6 +32,8 @@ pub struct Start {
     request: StartRequest,
     /// The Call-ID of the setup leg.
     setup: CallId,
+    /// Its dialogs.
+    life: Life,
     ring: Duration,
     phase: Phase,
 }
@@ -60,12 +63,8 @@ struct Calling {
     ring_until: StoreTime,
     /// The caller's phone rings, and that was told.
     ringing: bool,
-    /// The dialog that an event told of last, and that is not over.
-    live: Option<DialogId>,
     /// State 4 was seen before the reply.
     confirmed: bool,
-    /// State 5 was seen before the reply.
-    deleted: bool,
     step: CallingStep,
 }
 
@@ -118,9 +117,7 @@ impl Start {
             marks_void: false,
             ring_until,
             ringing: false,
-            live: None,
             confirmed: false,
-            deleted: false,
             step: CallingStep::Ringing { until: ring_until },
         };
         // The call, the looks when its reply is lost, state 4, and what follows.
@@ -131,8 +128,13 @@ impl Start {
             + Referral::longest(turn, ring)
             + times.follow
             + times.ending();
-        let state =
-            Self { request: request.clone(), setup, ring, phase: Phase::Calling(calling_phase) };
+        let state = Self {
+            request: request.clone(),
+            setup,
+            life: Life::default(),
+            ring,
+            phase: Phase::Calling(calling_phase),
+        };
         (state, longest)
     }
 
@@ -150,6 +152,11 @@ impl Start {
             // The phones may talk on; nobody can tell any more.
             turn.end(restarted());
             return;
+        }
+        if let Fact::Event(StackEvent::Dialog { call, dialog, state }) = fact
+            && *call == self.setup
+        {
+            self.life.see(dialog, *state);
         }
         match &mut self.phase {
             Phase::Calling(_) => self.calling(fact, turn),
@@ -186,7 +193,7 @@ impl Start {
             | CallingStep::ReplyDue { .. }
             | CallingStep::Looking { .. } => None,
         };
-        let (ringing, confirmed, deleted) = (calling.ringing, calling.confirmed, calling.deleted);
+        let (ringing, confirmed) = (calling.ringing, calling.confirmed);
         let looking = matches!(calling.step, CallingStep::Looking { .. });
         match (reply, given_up) {
             // Looks have begun already.
@@ -197,10 +204,17 @@ impl Start {
             }
             // The proxy has this operation's call already: an earlier send got there.
             (Reply::Done(Facts::Adopted), None) => self.look_for_the_call(turn),
-            (Reply::Refused { by: Refuser::Phone, code: 482, .. }, None) if calling.resent => {
-                self.look_for_the_call(turn);
-            }
-            (Reply::Done(facts), None) => self.answered(facts, confirmed, deleted, turn),
+            (Reply::Done(facts), None) => self.answered(facts, confirmed, turn),
+            // Of a second send nothing follows for the first.
+            (
+                Reply::Refused { by: Refuser::Stack, .. }
+                | Reply::Missing { .. }
+                | Reply::NotSent(_),
+                _,
+            ) if calling.resent => match given_up {
+                Some(why) => self.close(vec![self.setup.clone()], why.ending(), turn),
+                None => self.look_for_the_call(turn),
+            },
             // A final answer of any kind is the end of a ringing that was given up (F17).
             (Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_), Some(why)) => {
                 turn.end(why.ending());
@@ -216,8 +230,6 @@ impl Start {
                 let text = "failed to establish initial call";
                 turn.end(Ending::failed(failure(Code::StackRefused, text, Up::No)));
             }
-            // Of a second send nothing follows for the first.
-            (Reply::NotSent(_), None) if calling.resent => self.look_for_the_call(turn),
             (Reply::NotSent(why), None) => {
                 let (code, text) = not_sent(*why);
                 turn.end(Ending::not_started(failure(code, text, Up::No)));
@@ -241,7 +253,7 @@ impl Start {
         }
     }
 
-    fn answered(&mut self, facts: &Facts, confirmed: bool, deleted: bool, turn: &mut Turn<'_>) {
+    fn answered(&mut self, facts: &Facts, confirmed: bool, turn: &mut Turn<'_>) {
         let data = Data {
             callee: Some(text(&self.request.callee)),
             caller: Some(text(&self.request.caller)),
@@ -254,7 +266,7 @@ impl Start {
             self.close(vec![self.setup.clone()], Ending::failed(failed), turn);
             return;
         }
-        if deleted {
+        if self.life.is_over() {
             turn.end(Ending::failed(hung_up(None)));
         } else if confirmed {
             self.refer(turn);
@@ -266,8 +278,8 @@ impl Start {
 
     fn happened_while_calling(&mut self, event: &StackEvent, turn: &mut Turn<'_>) {
         let Phase::Calling(calling) = &mut self.phase else { return };
-        let (call, dialog, state) = match event {
-            StackEvent::Dialog { call, dialog, state } => (call, dialog, state),
+        let (call, state) = match event {
+            StackEvent::Dialog { call, state, .. } => (call, state),
             StackEvent::Restarted { .. } => {
                 calling.marks_void = true;
                 return;
@@ -279,13 +291,7 @@ impl Start {
         if *call != self.setup {
             return;
         }
-        // Two dialogs may carry one Call-ID (F4): the end of the dead one is not the call's.
-        let over = *state == DialogState::Deleted;
-        if over && calling.live.as_ref().is_some_and(|live| live != dialog) {
-            return;
-        }
-        calling.live = (!over).then(|| dialog.clone());
-        calling.deleted = over;
+        let over = self.life.is_over();
         let soon = turn.later(turn.plan().times.reply);
         match state {
             DialogState::Unconfirmed | DialogState::Answered => {}
@@ -308,10 +314,12 @@ impl Start {
                     }
                     CallingStep::ReplyDue { .. } | CallingStep::GivingUp { .. } => {}
                     CallingStep::Looking { .. } => {
-                        self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
+                        self.answered(&Facts::Answered { takes_refer: None }, true, turn);
                     }
                 }
             }
+            // Another dialog of that Call-ID, long dead (F4).
+            DialogState::Deleted if !over => {}
             DialogState::Deleted => match &calling.step {
                 CallingStep::Ringing { .. } => {
                     calling.step = CallingStep::ReplyDue { until: soon };
@@ -334,12 +342,13 @@ impl Start {
             }
             CallingStep::ReplyDue { until } if *until <= at => {
                 // The reply was lost, the events were not.
-                if calling.deleted && calling.confirmed {
+                let over = self.life.is_over();
+                if over && calling.confirmed {
                     turn.end(Ending::failed(hung_up(None)));
-                } else if calling.deleted {
+                } else if over {
                     turn.end(Ending::failed(not_established(Up::No)));
                 } else {
-                    self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
+                    self.answered(&Facts::Answered { takes_refer: None }, true, turn);
                 }
             }
             CallingStep::GivingUp { why, until, heard } if *until <= at => {
@@ -389,7 +398,7 @@ impl Start {
                 };
                 self.close(vec![self.setup.clone()], ending, turn);
             }
-            CallingStep::ReplyDue { .. } if calling.deleted => turn.end(why.ending()),
+            CallingStep::ReplyDue { .. } if self.life.is_over() => turn.end(why.ending()),
             CallingStep::ReplyDue { .. } => {
                 self.close(vec![self.setup.clone()], why.ending(), turn);
             }
@@ -445,7 +454,7 @@ impl Start {
         match absence.see(sighting, true, turn) {
             Finding::Present(dialog) => match dialog.state {
                 DialogState::Confirmed => {
-                    self.answered(&Facts::Answered { takes_refer: None }, true, false, turn);
+                    self.answered(&Facts::Answered { takes_refer: None }, true, turn);
                 }
                 // It rings: events or the next look tell the rest, the ring time bounds it.
                 DialogState::Unconfirmed | DialogState::Early if rung_out => {
@@ -491,8 +500,13 @@ impl Start {
             Fact::Event(StackEvent::Dialog { call, state, .. }) if *call == self.setup => {
                 match state {
                     DialogState::Confirmed => self.refer(turn),
-                    DialogState::Deleted => turn.end(Ending::failed(hung_up(None))),
-                    DialogState::Unconfirmed | DialogState::Early | DialogState::Answered => {}
+                    DialogState::Deleted if self.life.is_over() => {
+                        turn.end(Ending::failed(hung_up(None)));
+                    }
+                    DialogState::Deleted
+                    | DialogState::Unconfirmed
+                    | DialogState::Early
+                    | DialogState::Answered => {}
                 }
             }
             Fact::Event(StackEvent::Restarted { .. }) => self.look_for_state_4(turn),
@@ -539,7 +553,8 @@ impl Start {
         turn.tell(Event::Transferring, data);
         // Our INVITE made the caller's phone the dialog's callee.
         let to = ReferTo::Address(self.request.callee.clone());
-        let referral = Referral::begin(&self.setup, Leg::Callee, to, self.ring, turn);
+        let life = self.life.clone();
+        let referral = Referral::begin(&self.setup, Leg::Callee, to, self.ring, life, turn);
         self.phase = Phase::Referring(referral);
     }
 

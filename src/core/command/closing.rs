@@ -13,7 +13,7 @@ use super::call_start::seen;
 use super::referral::{Abandoned, Parties};
 use super::turn::Turn;
 use super::{Ending, Fact};
-use crate::core::act::{Act, DialogState, Facts, NotSent, Op, Reply};
+use crate::core::act::{Act, DialogState, Facts, NotSent, Op, Refuser, Reply};
 use crate::core::failure::{Outcome, Up};
 use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::notice::Remarks;
@@ -187,9 +187,11 @@ impl Closing {
             return;
         }
         match reply {
-            Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) => {
-                leg.state = LegState::Gone;
-            }
+            Reply::Refused { by: Refuser::Phone, .. } => leg.state = LegState::Gone,
+            // It may have been sent before; what the leg is asked for goes on.
+            Reply::Refused { by: Refuser::Stack, .. }
+            | Reply::Missing { .. }
+            | Reply::NotSent(_) => {}
             // The 200 crossed our CANCEL, or nobody knows: ending is safe either way.
             Reply::Done(_) | Reply::Silent => {
                 turn.open(Act::End { call: call.clone() }, turn.plan().times.reply);
@@ -280,6 +282,8 @@ impl Closing {
         match state {
             DialogState::Deleted => {
                 if leg.dialog.as_ref().is_none_or(|known| known == dialog) {
+                    // What is told of it later is only late.
+                    leg.dialog = Some(dialog.clone());
                     leg.state = LegState::Gone;
                 }
             }

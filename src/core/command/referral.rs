@@ -232,12 +232,13 @@ impl Why {
 }
 
 impl Referral {
-    /// Sends the REFER.
+    /// Sends the REFER. `life`: what was seen of the call's dialogs so far.
     pub(crate) fn begin(
         call: &CallId,
         leg: Leg,
         to: ReferTo,
         ring: Duration,
+        life: Life,
         turn: &mut Turn<'_>,
     ) -> Self {
         let (target, consult) = match &to {
@@ -260,7 +261,7 @@ impl Referral {
             reports: false,
             hint: None,
             notified: false,
-            life: Life::default(),
+            life,
             marks_void: false,
             call_missing: false,
         }
@@ -552,27 +553,43 @@ impl Referral {
         let (TransferState::Notified(status) | TransferState::Progress(status)) = state else {
             return Vec::new();
         };
-        match (&self.stage, status.code) {
-            (Stage::Ringing { .. }, 100..=199) => self.pending(status).into_iter().collect(),
+        match status.code {
+            100..=199 => self.reported_progress(status, turn),
+            200..=299 => {
+                self.notified = true;
+                self.answered(turn)
+            }
+            _ => {
+                self.hint = Some(status.clone());
+                self.failing(status, turn)
+            }
+        }
+    }
+
+    fn reported_progress(&mut self, status: &SipStatus, turn: &Turn<'_>) -> Vec<Progress> {
+        match &self.stage {
+            Stage::Ringing { .. } => self.pending(status).into_iter().collect(),
             // A 100 comes with every REFER; more than that, and it does call (F23).
-            (Stage::Following { since, taken: Taken::Yes | Taken::Lost, .. }, 101..=199) => {
+            Stage::Following { since, taken: Taken::Yes | Taken::Lost, .. }
+                if status.code > 100 =>
+            {
                 let (since, until) = (*since, turn.later(self.ring));
                 self.follow(since, until, Taken::Elsewhere);
                 Vec::new()
             }
-            (Stage::Asking, 101..=199) => {
+            Stage::Asking if status.code > 100 => {
                 self.reports = true;
                 Vec::new()
             }
-            (Stage::Done, _) | (_, 100..=199) => Vec::new(),
-            (_, 200..=299) => {
-                self.notified = true;
-                self.answered(turn)
-            }
-            (_, _) => {
-                self.hint = Some(status.clone());
-                self.failing(status, turn)
-            }
+            Stage::Asking
+            | Stage::Following { .. }
+            | Stage::LookingForCall { .. }
+            | Stage::Verifying { .. }
+            | Stage::RingingOut
+            | Stage::RungOut { .. }
+            | Stage::Failing { .. }
+            | Stage::CheckingFailure { .. }
+            | Stage::Done => Vec::new(),
         }
     }
 

@@ -103,7 +103,7 @@ impl Transfer {
         turn: &mut Turn<'_>,
     ) -> (Self, Duration) {
         let times = turn.plan().times;
-        let referral = Referral::begin(call, leg, to.clone(), times.ring, turn);
+        let referral = Referral::begin(call, leg, to.clone(), times.ring, Life::default(), turn);
         let longest = Referral::asking(turn)
             + times.absent()
             + Referral::longest(turn, times.ring)
@@ -372,11 +372,9 @@ impl Transfer {
         let up = match fact {
             Fact::Event(_) if self.life.is_over() => Some(Up::No),
             Fact::Event(_) | Fact::GiveUp { .. } | Fact::Due => None,
-            Fact::Reply(op, reply) => match (&op.act, seen(reply)) {
-                (Act::Look { .. }, Some(sighting)) => Some(up_of(sighting)),
-                (Act::Look { .. }, None) => Some(Up::Unknown),
-                (_, _) => None,
-            },
+            Fact::Reply(op, reply) => {
+                matches!(op.act, Act::Look { .. }).then(|| seen(reply).map_or(Up::Unknown, up_of))
+            }
         };
         let Some(up) = up else { return };
         let mut ending = (**ending).clone();
@@ -427,8 +425,8 @@ impl Transfer {
             // It is there after all, and nothing was sent yet: ask again, once.
             Finding::Present(dialog) if dialog.state == DialogState::Confirmed && !self.anew => {
                 self.anew = true;
-                let (call, to, ring) = (&self.call, self.to.clone(), turn.plan().times.ring);
-                let referral = Referral::begin(call, self.leg, to, ring, turn);
+                let (to, ring, life) = (self.to.clone(), turn.plan().times.ring, self.life.clone());
+                let referral = Referral::begin(&self.call, self.leg, to, ring, life, turn);
                 self.phase = Phase::Referring(referral);
             }
             Finding::Present(_) => {
@@ -443,10 +441,12 @@ impl Transfer {
 
     /// Whether it is the call to be replaced that was not found.
     fn consult_missing(&self) -> bool {
-        match (&self.phase, &self.kind) {
-            (Phase::Missing { call, .. }, Kind::Attended { consult, .. }) => call == consult,
-            (_, _) => false,
+        if let Phase::Missing { call, .. } = &self.phase
+            && let Kind::Attended { consult, .. } = &self.kind
+        {
+            return call == consult;
         }
+        false
     }
 
     fn not_found(&self, up: Up) -> Failure {
