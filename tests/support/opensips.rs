@@ -334,10 +334,14 @@ impl OpenSips {
             assert_eq!(text.matches(from).count(), times, "{from} in opensips.cfg");
             text = text.replace(from, to);
         };
-        change("127.0.0.1:5060", &self.sip().to_string(), 3);
-        change("127.0.0.1:5066 5 120", &format!("{door} {fr_timeout} {fr_inv_timeout}"), 1);
-        change("127.0.0.1:5066", &door.to_string(), 1);
-        change("127.0.0.1:8080", &self.mi().to_string(), 1);
+        // By way of names: a chosen port may begin like one that is still to be changed.
+        change("127.0.0.1:5060", "@SIP@", 3);
+        change("127.0.0.1:5066 5 120", &format!("@DOOR@ {fr_timeout} {fr_inv_timeout}"), 1);
+        change("127.0.0.1:5066", "@DOOR@", 1);
+        change("127.0.0.1:8080", "@MI@", 1);
+        change("@SIP@", &self.sip().to_string(), 3);
+        change("@DOOR@", &door.to_string(), 2);
+        change("@MI@", &self.mi().to_string(), 1);
         change("\"port\", 8888", &format!("\"port\", {}", self.ports.http), 1);
         change("\"fr_timeout\", 5", &format!("\"fr_timeout\", {fr_timeout}"), 1);
         change("\"fr_inv_timeout\", 120", &format!("\"fr_inv_timeout\", {fr_inv_timeout}"), 1);
