@@ -166,7 +166,7 @@ impl Stage {
         config.listen.address = HostPort::loopback(0);
         config.admin.listen = HostPort::loopback(0);
         config.admin.control = HostPort::loopback(0);
-        config.drain.timeout = Duration::from_secs(1);
+        config.drain.timeout = Duration::from_secs(10);
         let readiness = Readiness::starting();
         let levels = LogLevels::detached(LogFilter::info());
         let hints = Hints::default();
@@ -464,8 +464,9 @@ impl Stage {
         match &mut self.world {
             World::Simulated(proxy) => proxy.restart(),
             World::OpenSips { opensips, .. } => {
-                // Its time of birth, which counts in seconds, tells a restart.
-                wait_up_for(opensips.mi(), 1);
+                // Its time of birth counts in seconds: only what began well before it is known to
+                // have begun in another life.
+                wait_up_for(opensips.mi(), up_for(&mut opensips.connect()) + 2);
                 opensips.restart();
             }
         }
@@ -536,6 +537,8 @@ impl Stage {
     /// Nothing improper was seen by anybody, and the server stops in order.
     fn close(mut self) {
         self.client.check_nothing_after_ended();
+        // A stack that hung or was busy sends what it owes a little later.
+        wait_until("the ACK of every answer", || self.all_acked().then_some(()));
         if let World::OpenSips { opensips, phones } = &mut self.world {
             // The stack's own hold never raises the version of its offers (sip-outcomes F9).
             let known = if self.setup.hold == "call_hold" { "offer o= version" } else { "\0" };
@@ -551,18 +554,21 @@ impl Stage {
         site.readiness.drain();
         let stopped = self
             .runtime
-            .block_on(async { tokio::time::timeout(Duration::from_secs(10), site.running).await });
+            .block_on(async { tokio::time::timeout(Duration::from_secs(20), site.running).await });
         assert!(stopped.unwrap().unwrap(), "the server did not stop in order");
     }
 }
 
 fn wait_up_for(mi: SocketAddr, seconds: u64) {
     let mut mi = Mi::connect(mi);
-    wait_until("the stack is old enough", || {
-        let uptime = mi.call("uptime", serde_json::Value::Null).unwrap();
-        let up = uptime["Up time"].as_str().unwrap().split(' ').next().unwrap();
-        (up.parse::<u64>().unwrap() >= seconds).then_some(())
-    });
+    wait_until("the stack is old enough", || (up_for(&mut mi) >= seconds).then_some(()));
+}
+
+/// How many seconds the stack has been up, as it counts them.
+fn up_for(mi: &mut Mi) -> u64 {
+    let uptime = mi.call("uptime", serde_json::Value::Null).unwrap();
+    let up = uptime["Up time"].as_str().unwrap().split(' ').next().unwrap();
+    up.parse().unwrap()
 }
 
 impl Drop for Stage {
