@@ -103,14 +103,19 @@ impl Leadership for Told {
     }
 }
 
-struct Quiet;
+#[derive(Default)]
+struct Quiet {
+    woken: AtomicUsize,
+}
 
 impl Host for Quiet {
     fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
         tokio::spawn(work);
     }
 
-    fn wake_at(&self, _at: StoreTime) {}
+    fn wake_at(&self, _at: StoreTime) {
+        self.woken.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Observer for Quiet {
@@ -122,6 +127,7 @@ impl Observer for Quiet {
 struct Place {
     stacks: Arc<One>,
     told: Arc<Told>,
+    host: Arc<Quiet>,
     inbox: Inbox,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
@@ -138,13 +144,14 @@ fn place(leads: bool) -> Place {
     let epoch = Epoch::derive(nonces.nonce());
     let bus = Arc::new(MemoryBus::default());
     let store = MemoryStore::new(Arc::clone(&clock), bus, epoch, Limits::default());
+    let host = Arc::new(Quiet::default());
     let parts = Parts {
         store: Arc::new(store),
         stacks: Arc::new(Shared(Arc::clone(&stacks))),
         clock,
         nonces: Arc::new(nonces),
-        host: Arc::new(Quiet),
-        observer: Arc::new(Quiet),
+        host: Arc::clone(&host) as Arc<dyn Host>,
+        observer: Arc::clone(&host) as Arc<dyn Observer>,
     };
     let settings = Settings {
         pod: PodId::new("p"),
@@ -161,7 +168,7 @@ fn place(leads: bool) -> Place {
     let (inbox, outlet) = inbox(&[name()]);
     let stop = CancellationToken::new();
     let running = tokio::spawn(run(engine, Arc::clone(&told), outlet, stop.clone()));
-    Place { stacks, told, inbox, stop, running }
+    Place { stacks, told, host, inbox, stop, running }
 }
 
 impl Place {
@@ -181,6 +188,15 @@ impl Place {
 fn event(n: usize) -> StackReport {
     StackReport::Event(StackEvent::Dialog {
         call: CallId::parse(&format!("call-{n}")).unwrap(),
+        dialog: DialogId::parse("1.2").unwrap(),
+        state: DialogState::Confirmed,
+    })
+}
+
+/// A setup leg that no command knows: to end it later the host is asked to wake the engine.
+fn leg_of_nobody(n: usize) -> StackReport {
+    StackReport::Event(StackEvent::Dialog {
+        call: CallId::parse(&format!("cp-i-0-{n}")).unwrap(),
         dialog: DialogId::parse("1.2").unwrap(),
         state: DialogState::Confirmed,
     })
@@ -221,6 +237,27 @@ async fn a_term_that_came_while_a_list_was_read_is_not_missed() {
     place.stacks.stack.holds.store(false, Ordering::SeqCst);
     place.stacks.stack.go_on.notify_one();
     place.until("the list of the new term", |place| place.lists() == 2).await;
+}
+
+#[tokio::test]
+async fn one_list_is_read_at_a_time_and_who_asked_meanwhile_gets_the_next() {
+    let place = place(true);
+    place.stacks.stack.holds.store(true, Ordering::SeqCst);
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("busy with a list", |place| place.lists() == 1).await;
+    for n in 0..100 {
+        place.inbox.report(&name(), StackReport::Joined);
+        place.inbox.report(&name(), leg_of_nobody(n));
+    }
+    let taken = |place: &Place| place.host.woken.load(Ordering::SeqCst) == 100;
+    place.until("all reports are taken", taken).await;
+    assert_eq!(place.lists(), 1, "the first is not given up");
+    place.stacks.stack.holds.store(false, Ordering::SeqCst);
+    place.stacks.stack.go_on.notify_one();
+    place.until("the next list", |place| place.lists() == 2).await;
+    place.stop.cancel();
+    place.running.await.unwrap();
+    assert_eq!(place.stacks.stack.lists.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -203,4 +203,17 @@ impl Request {
             | Self::End { call } => Some(call),
         }
     }
+
+    /// Whether a call is to be ended: the one thing that is never refused, whatever else goes on.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::End { .. } => true,
+            Self::Start(_)
+            | Self::BlindTransfer { .. }
+            | Self::AttendedTransfer { .. }
+            | Self::Hold { .. }
+            | Self::Unhold { .. } => false,
+        }
+    }
 }

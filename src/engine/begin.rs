@@ -65,8 +65,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// [`Refusal`] says why it does not begin.
     pub async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Begun, Refusal> {
         let stack = self.stack_of(&begin).await?;
-        if let Some(adapter) = self.stacks.get(&stack) {
-            // The plan is made once, of what the stack can.
+        if let (Some(adapter), false) = (self.stacks.get(&stack), begin.request.is_end()) {
+            // The plan is made once, of what the stack can. To end a call is the same for all.
             adapter.introduced().await;
         }
         loop {

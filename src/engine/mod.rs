@@ -339,11 +339,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let input = Input::Replied { op: op.id.clone(), reply };
             let next = match self.apply(Arc::clone(&record), input, None).await {
                 Applied::Committed(next) => next,
-                Applied::Settled => return lock(&self.performing).done(&op),
+                Applied::Settled => return lock(&self.performing).done(&op.id),
                 // It stays taken until its reply is in the store.
                 Applied::Owed => return,
             };
-            lock(&self.performing).done(&op);
+            lock(&self.performing).done(&op.id);
             let mut ops = self.to_perform(&next);
             let Some(last) = ops.pop() else { return };
             for other in ops {

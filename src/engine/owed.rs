@@ -49,7 +49,9 @@ impl Debts {
 
     fn add(&mut self, key: &Key, owed: Owed) {
         let debts = self.of.entry(key.clone()).or_default();
-        if debts.len() < MOST {
+        let counted = matches!(owed, Owed::Beginning)
+            && debts.iter().any(|known| matches!(known, Owed::Beginning));
+        if debts.len() < MOST && !counted {
             debts.push(owed);
         }
     }
@@ -76,7 +78,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                         Ok(Verdict::Applied { record, .. }) => {
                             self.note_end(&commit);
                             self.set_timer(&record);
-                            self.note_answered(&before, &input);
+                            self.note_answered(&input);
                             self.perform_open(&record);
                             continue;
                         }
@@ -102,20 +104,31 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             // Each loads anew through `Stale` if the one before changed the record.
             match self.apply(Arc::clone(record), input.clone(), term).await {
                 Applied::Committed(next) => {
-                    self.note_answered(record, &input);
+                    self.note_answered(&input);
                     self.perform_open(&next);
                 }
-                Applied::Settled => self.note_answered(record, &input),
+                Applied::Settled => self.note_answered(&input),
                 Applied::Owed => {}
             }
         }
     }
 
     /// An operation's reply is in the store now, so it is no longer under way here.
-    fn note_answered(&self, record: &Record, input: &Input) {
-        let Input::Replied { op: answered, .. } = input else { return };
-        if let Some(op) = record.state.ops.iter().find(|op| op.id == *answered) {
+    fn note_answered(&self, input: &Input) {
+        if let Input::Replied { op, .. } = input {
             lock(&self.performing).done(op);
+        }
+    }
+
+    /// The command is not there any more: nothing is owed to it.
+    pub(super) fn forgive(&self, owed: Vec<Owed>) {
+        for one in owed {
+            match one {
+                Owed::Commit { input, .. } | Owed::Input { input, .. } => {
+                    self.note_answered(&input)
+                }
+                Owed::Beginning => {}
+            }
         }
     }
 

@@ -36,9 +36,13 @@ impl Performing {
     }
 
     /// The operation's reply is in the store, or nobody waits for it any more.
-    pub(super) fn done(&mut self, op: &Op) {
-        if self.open.remove(&(op.id.clone(), op.send_before)) {
-            self.done.insert((op.send_before, op.id.clone()));
+    pub(super) fn done(&mut self, op: &OpId) {
+        let first = (op.clone(), StoreTime::default());
+        while let Some(taken) = self.open.range(&first..).next().filter(|(id, _)| id == op).cloned()
+        {
+            self.open.remove(&taken);
+            let (op, send_before) = taken;
+            self.done.insert((send_before, op));
         }
     }
 }
@@ -69,7 +73,7 @@ mod tests {
         let op = op(StoreTime(500));
         assert!(performing.take(&op, StoreTime(0)));
         assert!(!performing.take(&op, StoreTime(1)), "it is under way");
-        performing.done(&op);
+        performing.done(&op.id);
         assert!(!performing.take(&op, StoreTime(499)), "an old version could still send it");
     }
 
@@ -85,7 +89,7 @@ mod tests {
     fn a_new_time_makes_it_another() {
         let mut performing = Performing::default();
         assert!(performing.take(&op(StoreTime(500)), StoreTime(0)));
-        performing.done(&op(StoreTime(500)));
+        performing.done(&op(StoreTime(500)).id);
         assert!(performing.take(&op(StoreTime(900)), StoreTime(400)));
     }
 
@@ -95,7 +99,7 @@ mod tests {
         for at in 0..1000_u64 {
             let op = op(StoreTime(at + 500));
             assert!(performing.take(&op, StoreTime(at)));
-            performing.done(&op);
+            performing.done(&op.id);
             assert!(performing.done.len() <= 500);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::owed::Owed;
 use super::{Engine, REARM, lock};
 use crate::core::command::Input;
 use crate::core::record::{Key, Record};
@@ -86,7 +87,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 .saturating_sub(u64::try_from(FORGOTTEN.as_millis()).unwrap_or_default()),
         );
         for record in self.find(Find::DueBy(long_ago)).await {
-            self.fire_record(record).await;
+            let owed = lock(&self.debts).take(&record.key);
+            self.come_back(record, owed).await;
         }
     }
 
@@ -96,14 +98,17 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             return self.look_again(&key);
         };
         let owed = lock(&self.debts).take(&key);
-        let Some(record) = found.pop() else { return };
+        match found.pop() {
+            Some(record) => self.come_back(record, owed).await,
+            None => self.forgive(owed),
+        }
+    }
+
+    /// Does what is due for a command, after what is owed to it.
+    async fn come_back(self: &Arc<Self>, record: Arc<Record>, owed: Vec<Owed>) {
         self.pay(&record, owed).await;
         // What a lost commit opened was never set about.
         self.perform_open(&record);
-        self.fire_record(record).await;
-    }
-
-    async fn fire_record(self: &Arc<Self>, record: Arc<Record>) {
         self.input(record, Input::Due, None).await;
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::OptionFuture;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
@@ -105,43 +106,64 @@ async fn apply_all<S: Store, K: Stacks, L: Leadership>(
 ) {
     let mut term = leadership.term(&stack);
     // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
-    // order.
+    // order. One list at a time: who asks for one while it is under way gets the next.
+    let hurry = Notify::new();
     let mut listing = None;
+    let mut once_more = false;
     loop {
+        let mut wanted = false;
         tokio::select! {
             // A new term comes before any report that is applied in it.
             biased;
             now = leadership.changed(&stack, term) => {
                 term = now;
                 // What happened before is only known from a list.
-                listing = term.map(|term| Box::pin(list(&engine, &stack, term)));
+                listing = term.map(|term| Box::pin(list(&engine, &stack, term, &hurry)));
+                once_more = false;
             }
             () = OptionFuture::from(listing.as_mut()).map(|_| ()), if listing.is_some() => {
                 listing = None;
+                wanted = std::mem::take(&mut once_more);
             }
             report = reports.recv() => {
                 let Some(report) = report else { return };
                 let Some(term) = term else { continue };
                 match report {
                     StackReport::Event(event) => engine.happened(&stack, event, Some(term)).await,
-                    StackReport::Joined => listing = Some(Box::pin(list(&engine, &stack, term))),
+                    StackReport::Joined => wanted = true,
                 }
                 // Only once all that did fit has been applied: the list is newer than that.
                 if reports.is_empty() && gap.open.swap(false, Ordering::AcqRel) {
                     tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
-                    listing = Some(Box::pin(list(&engine, &stack, term)));
+                    wanted = true;
                 }
             }
+        }
+        match (wanted, &listing, term) {
+            (true, None, Some(term)) => {
+                listing = Some(Box::pin(list(&engine, &stack, term, &hurry)));
+            }
+            (true, Some(_), _) => {
+                once_more = true;
+                hurry.notify_one();
+            }
+            (true, None, None) | (false, _, _) => {}
         }
     }
 }
 
-/// Applies what the stack's list shows, however long it takes to get one.
-async fn list<S: Store, K: Stacks>(engine: &Arc<Engine<S, K>>, stack: &StackId, term: Term) {
+/// Applies what the stack's list shows, however long it takes to get one. `hurry` ends the wait
+/// for the next try.
+async fn list<S: Store, K: Stacks>(
+    engine: &Arc<Engine<S, K>>,
+    stack: &StackId,
+    term: Term,
+    hurry: &Notify,
+) {
     let mut again = AGAIN;
     while let Err(why) = engine.joined(stack, Some(term)).await {
         tracing::warn!(%stack, %why, again_in = ?again, "running commands were not checked");
-        tokio::time::sleep(again).await;
+        let _ = tokio::time::timeout(again, hurry.notified()).await;
         again = (again * 2).min(AGAIN_AT_MOST);
     }
 }

@@ -22,7 +22,14 @@ const APART: Duration = Duration::from_secs(1);
 
 pub(super) struct Lists<L> {
     mi: L,
-    latest: Mutex<Option<Taken>>,
+    latest: Mutex<Latest>,
+}
+
+#[derive(Default)]
+struct Latest {
+    /// When the last one was begun, also one that nobody waited for to its end.
+    begun: Option<StoreTime>,
+    taken: Option<Taken>,
 }
 
 struct Taken {
@@ -32,7 +39,7 @@ struct Taken {
 
 impl<L: Mi> Lists<L> {
     pub fn new(mi: L) -> Self {
-        Self { mi, latest: Mutex::new(None) }
+        Self { mi, latest: Mutex::default() }
     }
 
     pub fn mi(&self) -> &L {
@@ -48,18 +55,18 @@ impl<L: Mi> Lists<L> {
     ) -> Result<Arc<Snapshot>, Away> {
         let wished = gate.now();
         let mut latest = self.latest.lock().await;
-        if let Some(taken) = latest.as_ref() {
-            if taken.begun > wished {
-                return taken.list.clone();
-            }
-            let earliest = taken.begun.after(APART);
-            if gate.now() < earliest {
-                gate.timer.sleep(gate.now().until(earliest)).await;
-            }
+        if let Some(taken) = latest.taken.as_ref().filter(|taken| taken.begun > wished) {
+            return taken.list.clone();
+        }
+        if let Some(earliest) = latest.begun.map(|begun| begun.after(APART))
+            && gate.now() < earliest
+        {
+            gate.timer.sleep(gate.now().until(earliest)).await;
         }
         let begun = gate.now();
+        latest.begun = Some(begun);
         let list = self.take(gate, timeout).await.map(Arc::new);
-        *latest = Some(Taken { begun, list: list.clone() });
+        latest.taken = Some(Taken { begun, list: list.clone() });
         list
     }
 
