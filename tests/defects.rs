@@ -447,7 +447,9 @@ async fn defect_06_short_connections_leave_no_descriptor() {
         let ended = client.run("CallEnd", json!({"callid": "nobody"})).await;
         assert_eq!(ended.last().unwrap()["event"], "Ended");
         client.socket.close(None).await.unwrap();
-        while client.socket.next().await.is_some_and(|message| message.is_ok()) {}
+        let closed =
+            async { while client.socket.next().await.is_some_and(|message| message.is_ok()) {} };
+        timeout(DEADLINE, closed).await.expect("the connection is left open");
     };
     // Side by side: the calls that nobody knows share the stack's one list a second.
     let many = |count: usize| futures_util::future::join_all((0..count).map(|_| one()));
