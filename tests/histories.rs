@@ -396,6 +396,56 @@ mod starting {
         run.step(&Input::Cancel);
         assert!(run.asks("end"), "it is still up");
     }
+
+    #[test]
+    fn a_setup_leg_that_ended_before_its_answer_came_is_not_ended_again() {
+        let mut run = start(reference());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.dialog(&setup, DialogState::Deleted);
+        run.answer("invite", Reply::Done(Facts::Answered { takes_refer: Some(false) }));
+        assert_eq!(run.ending().outcome, Outcome::Failed);
+    }
+
+    /// Presence proves: what the stack says of the request does not undo it.
+    #[test]
+    fn a_start_whose_phone_was_seen_to_ring_is_not_told_as_never_sent() {
+        for reply in [Reply::NotSent(NotSent::TooLate), refused_by_stack()] {
+            let mut run = start(stock());
+            let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+            run.dialog(&setup, DialogState::Early);
+            run.answer("invite", reply);
+            assert!(run.asks("look"), "{:#?}", run.command.progress);
+        }
+    }
+
+    fn refused_by_stack() -> Reply {
+        Reply::Refused { by: Refuser::Stack, code: 500, reason: Arc::from("No") }
+    }
+
+    #[test]
+    fn a_cancelled_start_is_not_told_while_its_second_dialog_is_up() {
+        let mut run = start(reference());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.another_dialog(&setup, DialogState::Early);
+        run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
+        run.step(&Input::Cancel);
+        run.dialog(&setup, DialogState::Deleted);
+        assert_eq!(run.command.outcome(), None, "the other one is up");
+        run.another_dialog(&setup, DialogState::Deleted);
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::No);
+    }
+
+    #[test]
+    fn a_look_that_comes_late_tells_a_cancelled_start_that_its_leg_is_over() {
+        let mut run = start(stock());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.answer("invite", Reply::Silent);
+        run.step(&Input::Cancel);
+        let call = Some(dialog(&setup, DialogState::Deleted));
+        let over = Sighting { call, ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(over))));
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::No);
+    }
 }
 
 mod holding {
@@ -635,5 +685,40 @@ mod transferring {
             assert_eq!(run.ending().outcome, Outcome::Cancelled);
             assert!(!run.ending().remarks.may_still_ring);
         }
+    }
+
+    #[test]
+    fn a_call_that_was_seen_to_end_needs_no_second_list_to_be_gone() {
+        let mut run = blind(reference());
+        run.dialog(&call("A"), DialogState::Deleted);
+        let sighting = Box::new(Sighting { named_recently: true, ..*nothing() });
+        run.answer("refer", Reply::Missing { call: call("A"), sighting });
+        run.ended(Outcome::Failed, Code::CallNotFound, Up::No);
+    }
+
+    #[test]
+    fn a_cancelled_transfer_does_not_say_that_nothing_is_up_when_its_call_came_up_again() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.dialog(&call("A"), DialogState::Deleted);
+        run.step(&Input::Cancel);
+        run.another_dialog(&call("A"), DialogState::Confirmed);
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::Unknown);
+    }
+
+    #[test]
+    fn a_cancelled_transfer_heeds_a_look_that_comes_late() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.due();
+        run.step(&Input::Cancel);
+        let call = Some(dialog(&call("A"), DialogState::Deleted));
+        let over = Sighting { call, ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(over))));
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::No);
     }
 }

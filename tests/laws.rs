@@ -1,5 +1,11 @@
-//! Laws over all command machines at once: whatever comes in, in whatever order, a command ends
-//! once, in time, and asks nothing of a phone twice.
+//! Laws over all command machines at once: whatever comes in, in whatever order, a command
+//!
+//! * ends once, in time;
+//! * asks nothing of a phone twice that may be asked once, and ends no call that it saw end;
+//! * tells and asks nothing new when a thing happens twice, or when it is about strangers;
+//! * tells the same in whichever order two calls change;
+//! * says nothing of a call that what it saw last contradicts, and leaves no leg of its own up
+//!   without a word.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,21 +14,21 @@
     reason = "a test fails by panicking"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::act::{
-    Act, Dialog, DialogState, Facts, NotSent, Refuser, Repeat, Reply, Sighting,
+    Act, Dialog, DialogState, Facts, NotSent, Offer, Op, Refuser, Repeat, Reply, Sighting,
 };
 use callplane::core::command::{Command, Input};
-use callplane::core::failure::{Outcome, SipStatus};
+use callplane::core::failure::{Code, Outcome, SipStatus, Up};
 use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Install, Nonce, OpId, PodId, StackId,
 };
 use callplane::core::notice::Notice;
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
-use callplane::core::request::{Leg, Request, StartRequest};
+use callplane::core::request::{Leg, Method, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::{HoldState, StackEvent, TransferState, Watch};
 use callplane::core::time::{Now, StoreTime};
@@ -81,11 +87,29 @@ fn plan(tokens: bool, by_stack: bool, persists: bool) -> Plan {
 /// One thing that happens, by numbers that are looked up in what the command is doing then.
 #[derive(Debug, Clone)]
 enum Move {
-    Reply { op: usize, kind: u8, code: u16 },
-    Doubt { op: usize },
-    Event { kind: u8, call: usize, state: u8, code: u16 },
+    Reply {
+        op: usize,
+        kind: u8,
+        code: u16,
+    },
+    Doubt {
+        op: usize,
+    },
+    Event {
+        kind: u8,
+        call: usize,
+        state: u8,
+        code: u16,
+    },
     Due,
-    Later { ms: u64 },
+    /// Two calls change at once.
+    Both {
+        calls: [usize; 2],
+        states: [u8; 2],
+    },
+    Later {
+        ms: u64,
+    },
     Cancel,
     Ending,
     Again,
@@ -115,6 +139,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => (0..3_usize).prop_map(|op| Move::Doubt { op }),
         6 => (0..6_u8, 0..6_usize, 0..5_u8, code)
             .prop_map(|(kind, call, state, code)| Move::Event { kind, call, state, code }),
+        2 => (any::<[usize; 2]>(), any::<[u8; 2]>())
+            .prop_map(|(calls, states)| Move::Both { calls, states }),
         2 => Just(Move::Due),
         2 => (1..9_000_u64).prop_map(|ms| Move::Later { ms }),
         1 => Just(Move::Cancel),
@@ -124,34 +150,91 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     proptest::collection::vec(one, 0..40)
 }
 
+/// What was seen of a call last.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// The dialog that is alive.
+    live: Option<DialogId>,
+    /// It was answered.
+    answered: bool,
+    /// The dialog that ended last.
+    ended: Option<DialogId>,
+}
+
+/// The dialog of a call that was answered and of which no event has told yet.
+fn unknown_dialog() -> DialogId {
+    DialogId::parse("unknown").unwrap()
+}
+
+impl Seen {
+    fn dialog(&mut self, dialog: &DialogId, state: DialogState) {
+        if state == DialogState::Deleted {
+            let known = self.live.as_ref().filter(|live| **live != unknown_dialog());
+            if known.is_none_or(|live| live == dialog) {
+                *self = Self { ended: Some(dialog.clone()), ..Self::default() };
+            }
+        } else if self.ended.as_ref() != Some(dialog) {
+            let again = self.live.as_ref() == Some(dialog) && self.answered;
+            self.answered =
+                again || matches!(state, DialogState::Answered | DialogState::Confirmed);
+            self.live = Some(dialog.clone());
+        }
+    }
+
+    /// A look did not show it. That proves little, but nobody can say that it is up.
+    fn not_found(&mut self) {
+        self.answered = false;
+    }
+
+    fn is_over(&self) -> bool {
+        self.live.is_none() && self.ended.is_some()
+    }
+
+    fn is_up(&self) -> bool {
+        self.live.is_some() && self.answered
+    }
+}
+
+/// How far something is that may be asked of a phone once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is under way, was taken or refused, or nobody knows.
+    Asked,
+    /// It provably never got to the phone, or the phone asked to be asked again.
+    Free,
+}
+
 struct World {
     command: Command,
     at: StoreTime,
     drawn: u128,
     told: Vec<Notice>,
-    sent: BTreeSet<OpId>,
-    refers: usize,
-    invites: usize,
+    /// What was asked once, by what it is.
+    once: BTreeMap<String, Fate>,
+    invite: Option<OpId>,
+    seen: BTreeMap<CallId, Seen>,
+    /// Calls that an act to end them was accepted for, and that were not seen answered since.
+    ended: BTreeMap<CallId, bool>,
     last: Option<Input>,
 }
 
 impl World {
     fn begin(request: &Request, plan: Plan) -> Self {
         let at = StoreTime(1_000_000);
+        let begun = Command::begin(request, Arc::new(plan), &now(at, 1));
+        assert!(matches!(begun.notices[0], Notice::Started { .. }));
         let mut world = Self {
-            command: Command::begin(request, Arc::new(plan), &now(at, 1)).state,
+            command: begun.state,
             at,
             drawn: 1,
-            told: Vec::new(),
-            sent: BTreeSet::new(),
-            refers: 0,
-            invites: 0,
+            told: begun.notices,
+            once: BTreeMap::new(),
+            invite: None,
+            seen: BTreeMap::new(),
+            ended: BTreeMap::new(),
             last: None,
         };
-        let begun = Command::begin(request, Arc::clone(&world.command.plan), &now(at, 1));
-        assert!(matches!(begun.notices[0], Notice::Started { .. }));
-        world.told = begun.notices;
-        world.note_asked();
+        world.note_asked(&[]);
         world
     }
 
@@ -159,37 +242,116 @@ impl World {
         self.command.outcome().is_some()
     }
 
-    /// Counts what is newly asked of the stack; an operation's name is used once.
-    fn note_asked(&mut self) {
-        for op in self.command.open() {
-            if self.sent.insert(op.id.clone()) {
-                match op.act {
-                    Act::Refer { .. } => self.refers += 1,
-                    Act::Invite { .. } => self.invites += 1,
-                    _ => {}
-                }
+    /// What is newly asked of the stack.
+    fn note_asked(&mut self, before: &[Op]) {
+        let open = self.command.open().to_vec();
+        for op in open.iter().filter(|op| !before.contains(op)) {
+            if let Act::Invite { .. } = op.act {
+                let same = self.invite.get_or_insert_with(|| op.id.clone()) == &op.id;
+                assert!(same, "a second INVITE under another name");
+            }
+            if op.act.repeat(&self.command.plan.capabilities) == Repeat::Once {
+                let earlier = self.once.insert(what(&op.act), Fate::Asked);
+                assert_ne!(earlier, Some(Fate::Asked), "asked twice: {:?}", op.act);
+            }
+            if let Act::End { call } = &op.act {
+                // A referred call that failed may come up again (F6), so that one is ended anyway.
+                let referred = call.as_str().starts_with("new");
+                let over = !referred && self.seen.get(call).is_some_and(Seen::is_over);
+                assert!(!over, "a call is ended that was seen to end: {call}");
             }
         }
-        assert!(self.refers <= 1, "a second REFER");
-        let once = self.command.open().iter().all(|op| {
-            !matches!(op.act, Act::Invite { .. })
-                || op.act.repeat(&self.command.plan.capabilities) == Repeat::Safe
-        });
-        assert!(once || self.invites <= 1, "a second INVITE that is not safe");
     }
 
-    /// A REFER that provably never left counts for nothing: one may still be sent.
-    fn note_unsent(&mut self, act: &Act, reply: &Reply) {
-        let unsent = matches!(reply, Reply::Missing { .. } | Reply::NotSent(_));
-        if unsent && matches!(act, Act::Refer { .. }) {
-            self.refers -= 1;
+    fn seen(&mut self, call: &CallId) -> &mut Seen {
+        self.seen.entry(call.clone()).or_default()
+    }
+
+    fn note_dialog(&mut self, call: &CallId, dialog: &DialogId, state: DialogState) {
+        self.seen(call).dialog(dialog, state);
+        let up = matches!(state, DialogState::Answered | DialogState::Confirmed);
+        if up && self.seen(call).is_up() {
+            self.ended.insert(call.clone(), false);
+        }
+    }
+
+    /// What the input tells of calls, before the command takes it.
+    fn note_input(&mut self, input: &Input) {
+        match input {
+            Input::Happened(StackEvent::Dialog { call, dialog, state }) => {
+                self.note_dialog(call, dialog, *state);
+            }
+            Input::Replied { op, reply } => {
+                let op = self.command.open().iter().find(|open| open.id == *op).cloned();
+                if let Some(op) = op {
+                    self.note_reply(&op, reply);
+                }
+            }
+            Input::Happened(_)
+            | Input::Due
+            | Input::Cancel
+            | Input::Ending { .. }
+            | Input::Doubt { .. } => {}
+        }
+    }
+
+    fn note_reply(&mut self, op: &Op, reply: &Reply) {
+        let free = match reply {
+            Reply::Missing { .. } | Reply::NotSent(_) => true,
+            Reply::Refused { by: Refuser::Stack, .. } => true,
+            Reply::Refused { by: Refuser::Phone, code: 491, .. } => {
+                matches!(op.act, Act::ReInvite { .. })
+            }
+            Reply::Refused { .. } | Reply::Done(_) | Reply::Silent => false,
+        };
+        if free {
+            self.once.entry(what(&op.act)).and_modify(|fate| *fate = Fate::Free);
+        }
+        match reply {
+            Reply::Done(Facts::Looked(sighting)) | Reply::Missing { sighting, .. } => {
+                match (&op.act, reply) {
+                    (_, Reply::Missing { call, .. }) | (Act::Look { call, .. }, _) => {
+                        match &sighting.call {
+                            Some(dialog) => self.note_dialog(call, &dialog.id, dialog.state),
+                            None => self.seen(call).not_found(),
+                        }
+                    }
+                    (_, _) => {}
+                }
+                if let Some(dialog) = &sighting.referred {
+                    self.note_dialog(&dialog.call, &dialog.id, dialog.state);
+                }
+            }
+            Reply::Done(_) => match &op.act {
+                Act::Invite { call, .. } if !self.seen(call).is_over() => {
+                    let known = self.seen(call).live.clone();
+                    let dialog = known.unwrap_or_else(unknown_dialog);
+                    self.note_dialog(call, &dialog, DialogState::Answered);
+                }
+                Act::End { call } => {
+                    self.ended.insert(call.clone(), true);
+                }
+                _ => {}
+            },
+            // The phone knows no such call; or the INVITE's final answer is no answer.
+            Reply::Refused { by: Refuser::Phone, code, .. } => match &op.act {
+                Act::Refer { call, .. } if *code == 481 => self.seen(call).not_found(),
+                Act::Invite { call, .. } => self.seen(call).not_found(),
+                _ => {}
+            },
+            Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => {}
         }
     }
 
     fn step(&mut self, input: Input) -> bool {
         self.drawn += 7;
-        let stepped = self.command.step(&input, &now(self.at, self.drawn));
-        self.last = Some(input);
+        let now = now(self.at, self.drawn);
+        if !self.over() {
+            self.note_input(&input);
+        }
+        let before = self.command.clone();
+        let stepped = before.step(&input, &now);
+        self.last = Some(input.clone());
         let Some(step) = stepped else { return false };
         assert!(!self.over(), "something happened after the end");
         let text = serde_json::to_string(&step.state).unwrap();
@@ -197,12 +359,118 @@ impl World {
         assert_eq!(back, step.state, "the state does not survive the store");
         self.command = step.state;
         self.told.extend(step.notices);
-        self.note_asked();
-        if !self.over() {
+        self.note_asked(&before.ops);
+        self.check_twice(&input, &now);
+        self.check_strangers();
+        if self.over() {
+            self.check_truth();
+        } else {
             let due = self.command.due().expect("a running command without a due time");
             assert!(due <= self.command.deadline);
         }
         true
+    }
+
+    /// The same once more tells nothing and asks nothing.
+    fn check_twice(&self, input: &Input, now: &Now) {
+        let again = match input {
+            Input::Happened(_) | Input::Cancel | Input::Ending { .. } => true,
+            // A repeated INVITE has the name of the first.
+            Input::Replied { op, .. } | Input::Doubt { op } => self.invite.as_ref() != Some(op),
+            Input::Due => false,
+        };
+        let Some(step) = self.command.step(input, now).filter(|_| again) else { return };
+        assert!(step.notices.is_empty(), "told twice: {input:?} {:?}", step.notices);
+        let new = step.state.open().iter().find(|op| !self.command.ops.contains(op));
+        assert_eq!(new, None, "asked because of the same thing twice: {input:?}");
+    }
+
+    /// What happens to calls and operations of others changes nothing.
+    fn check_strangers(&self) {
+        let other = call("somebody-elses");
+        let token = Some(OpId::parse("0").unwrap());
+        let now = now(self.at, 5);
+        for kind in 0..5 {
+            for state in 0..5 {
+                let mut event = event(kind, &other, token.clone(), state, 200).unwrap();
+                if let StackEvent::Referral { new_call, .. } = &mut event {
+                    *new_call = other.clone();
+                }
+                let input = Input::Happened(event);
+                assert_eq!(self.command.step(&input, &now), None, "{input:?}");
+            }
+        }
+    }
+
+    /// In whichever order two calls change, the same is told.
+    fn check_order(&self, one: &Input, other: &Input) {
+        let now = now(self.at, 5);
+        // What comes after the end is not told.
+        let ends = |input| {
+            let step = self.command.step(input, &now);
+            step.is_some_and(|step| step.state.outcome().is_some())
+        };
+        if ends(one) || ends(other) {
+            return;
+        }
+        let in_order = |inputs: [&Input; 2]| {
+            let (mut command, mut told) = (self.command.clone(), Vec::new());
+            for input in inputs {
+                if let Some(step) = command.step(input, &now) {
+                    told.extend(step.notices.iter().map(|notice| format!("{notice:?}")));
+                    command = step.state;
+                }
+            }
+            told.sort();
+            (told, command.outcome().copied())
+        };
+        assert_eq!(in_order([one, other]), in_order([other, one]), "{one:?} {other:?}");
+    }
+
+    /// What is told at the end is not contradicted by what was seen last.
+    fn check_truth(&self) {
+        let ending = self.command.ending().unwrap();
+        let last = |call: &CallId| self.seen.get(call).cloned().unwrap_or_default();
+        let up = match (&ending.error, ending.outcome) {
+            (_, Outcome::Unknown { up }) => Some(up),
+            (Some(error), _) => Some(error.up),
+            (None, _) => None,
+        };
+        let (unknown, left) =
+            (matches!(ending.outcome, Outcome::Unknown { .. }), ending.remarks.leg_left_up);
+        match self.command.method {
+            Method::CallStart => {
+                let setup = self.setup();
+                let said = unknown || left || self.command.orphan().is_some();
+                assert!(said || !last(&setup).is_up(), "a leg of ours is left up: {ending:?}");
+                assert_eq!(self.command.orphan().is_some(), unknown || left);
+                assert!(up != Some(Up::No) || !last(&setup).is_up(), "it is up: {ending:?}");
+            }
+            Method::CallBlindTransfer | Method::CallAttendedTransfer => {
+                let seen = last(&call("A"));
+                assert!(up != Some(Up::Yes) || !seen.is_over(), "it is over: {ending:?}");
+                assert!(up != Some(Up::No) || !seen.is_up(), "it is up: {ending:?}");
+                assert!(!left || ending.error.is_none() || up != Some(Up::No));
+            }
+            Method::CallHold | Method::CallUnhold => {
+                let seen = last(&call("A"));
+                assert!(up != Some(Up::Yes) || !seen.is_over(), "it is over: {ending:?}");
+                assert!(up != Some(Up::No) || !seen.is_up(), "it is up: {ending:?}");
+            }
+            Method::CallEnd => {
+                let seen = last(&call("A"));
+                if ending.outcome == Outcome::Success {
+                    assert!(!seen.is_up() || self.ended.get(&call("A")) == Some(&true));
+                }
+                let sent = self.once.contains_key("end");
+                let not_found = ending.error.as_ref().is_some_and(|e| e.code == Code::CallNotFound);
+                assert!(!not_found || unknown || !seen.is_up(), "{sent} {ending:?}");
+            }
+        }
+    }
+
+    fn setup(&self) -> CallId {
+        CallId::of_setup(&self.command.plan.install, 0, now(self.at, 1).nonce)
     }
 
     fn calls(&self) -> (Vec<CallId>, Option<OpId>) {
@@ -219,6 +487,21 @@ impl World {
 
     fn apply(&mut self, mv: &Move) {
         match mv {
+            Move::Both { calls: [one, other], states } => {
+                let (calls, _) = self.calls();
+                let (one, other) = (&calls[one % calls.len()], &calls[other % calls.len()]);
+                let changes = |call: &CallId, state| {
+                    let (call, dialog) = (call.clone(), DialogId::parse("d.1").unwrap());
+                    let state = state_of(state);
+                    Input::Happened(StackEvent::Dialog { call, dialog, state })
+                };
+                let (first, second) = (changes(one, states[0]), changes(other, states[1]));
+                if one != other && !self.over() {
+                    self.check_order(&first, &second);
+                }
+                self.step(first);
+                self.step(second);
+            }
             Move::Reply { op, kind, code } => {
                 let open = self.command.open();
                 if open.is_empty() {
@@ -226,7 +509,6 @@ impl World {
                 }
                 let op = open[op % open.len()].clone();
                 let reply = reply(&op.act, *kind, *code);
-                self.note_unsent(&op.act, &reply);
                 self.step(Input::Replied { op: op.id, reply });
             }
             Move::Doubt { op } => {
@@ -288,6 +570,17 @@ impl World {
             assert!(steps < 500, "it does not come to an end");
         }
         self.at = self.at.max(then);
+    }
+}
+
+/// What a phone is asked once. A hold and its undoing are two things.
+fn what(act: &Act) -> String {
+    match act {
+        Act::ReInvite { leg, offer, .. } => match offer {
+            Offer::Hold { .. } => format!("hold {leg:?}"),
+            Offer::Resume { .. } => format!("resume {leg:?}"),
+        },
+        other => other.verb().to_owned(),
     }
 }
 
@@ -415,15 +708,15 @@ fn a_call_that_was_only_overlooked_is_referred_once() {
         let request = requests().remove(which);
         let mut world = World::begin(&request, plan(true, false, true));
         world.apply(&Move::Reply { op: 0, kind: 6, code: 404 });
-        assert_eq!(world.refers, 0);
+        assert_eq!(world.once["refer"], Fate::Free);
         world.apply(&Move::Due);
         world.apply(&Move::Reply { op: 0, kind: 3, code: 603 });
-        assert_eq!(world.refers, 1, "{:?}", world.command.progress);
+        assert_eq!(world.once["refer"], Fate::Asked, "{:?}", world.command.progress);
         // Overlooked again: that is told, and not tried for ever.
         world.apply(&Move::Reply { op: 0, kind: 6, code: 404 });
         world.apply(&Move::Due);
         world.apply(&Move::Reply { op: 0, kind: 3, code: 603 });
-        assert_eq!(world.refers, 0);
+        assert_eq!(world.once["refer"], Fate::Free);
         check_told(&world.told);
     }
 }

@@ -153,10 +153,8 @@ impl Start {
             turn.end(restarted());
             return;
         }
-        if let Fact::Event(StackEvent::Dialog { call, dialog, state }) = fact
-            && *call == self.setup
-        {
-            self.life.see(dialog, *state);
+        if let Some((dialog, state)) = fact.shows(&self.setup) {
+            self.life.see(dialog, state);
         }
         match &mut self.phase {
             Phase::Calling(_) => self.calling(fact, turn),
@@ -200,19 +198,19 @@ impl Start {
             (Reply::Silent, None) if looking => {}
             (Reply::Done(_) | Reply::Silent, Some(why)) => {
                 // The 200 crossed our CANCEL, or nobody knows: ending is safe either way.
-                self.close(vec![self.setup.clone()], why.ending(), turn);
+                self.close(self.setup_leg(), why.ending(), turn);
             }
             // The proxy has this operation's call already: an earlier send got there.
             (Reply::Done(Facts::Adopted), None) => self.look_for_the_call(turn),
             (Reply::Done(facts), None) => self.answered(facts, confirmed, turn),
-            // Of a second send nothing follows for the first.
+            // Of a second send nothing follows for the first, and what was seen is there.
             (
                 Reply::Refused { by: Refuser::Stack, .. }
                 | Reply::Missing { .. }
                 | Reply::NotSent(_),
                 _,
-            ) if calling.resent => match given_up {
-                Some(why) => self.close(vec![self.setup.clone()], why.ending(), turn),
+            ) if calling.resent || self.life.is_alive() => match given_up {
+                Some(why) => self.close(self.setup_leg(), why.ending(), turn),
                 None => self.look_for_the_call(turn),
             },
             // A final answer of any kind is the end of a ringing that was given up (F17).
@@ -263,7 +261,7 @@ impl Start {
         if let Facts::Answered { takes_refer: Some(false) } = facts {
             let failed =
                 failure(Code::ReferUnsupported, "transfer refused: phone takes no REFER", Up::No);
-            self.close(vec![self.setup.clone()], Ending::failed(failed), turn);
+            self.close(self.setup_leg(), Ending::failed(failed), turn);
             return;
         }
         if self.life.is_over() {
@@ -369,7 +367,7 @@ impl Start {
                         Heard::Nothing | Heard::Cancels | Heard::NothingToCancel,
                     ) => why.ending(),
                 };
-                self.close(vec![self.setup.clone()], ending, turn);
+                self.close(self.setup_leg(), ending, turn);
             }
             CallingStep::Looking { at: Some(then), until, .. } if (*then).min(*until) <= at => {
                 if *until <= at {
@@ -396,11 +394,11 @@ impl Start {
                     (GivenUp::Cancelled, _) | (GivenUp::RangOut, true) => why.ending(),
                     (GivenUp::RangOut, false) => Ending::unknown(not_established(Up::No)),
                 };
-                self.close(vec![self.setup.clone()], ending, turn);
+                self.close(self.setup_leg(), ending, turn);
             }
             CallingStep::ReplyDue { .. } if self.life.is_over() => turn.end(why.ending()),
             CallingStep::ReplyDue { .. } => {
-                self.close(vec![self.setup.clone()], why.ending(), turn);
+                self.close(self.setup_leg(), why.ending(), turn);
             }
             CallingStep::Ringing { .. } => {
                 let until = turn.later(times.silence);
@@ -495,7 +493,6 @@ impl Start {
     }
 
     fn confirming(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
-        let up = || vec![self.setup.clone()];
         match fact {
             Fact::Event(StackEvent::Dialog { call, state, .. }) if *call == self.setup => {
                 match state {
@@ -521,8 +518,8 @@ impl Start {
                     Some(DialogState::Deleted) => turn.end(Ending::failed(hung_up(None))),
                     Some(DialogState::Unconfirmed | DialogState::Early | DialogState::Answered)
                     | None => {
-                        let legs = up();
-                        self.close(legs, Ending::failed(not_established(Up::No)), turn);
+                        let failed = Ending::failed(not_established(Up::No));
+                        self.close(self.setup_leg(), failed, turn);
                     }
                 }
             }
@@ -533,8 +530,7 @@ impl Start {
                 }
             }
             Fact::GiveUp { .. } => {
-                let legs = up();
-                self.close(legs, Ending::cancelled(Up::No), turn);
+                self.close(self.setup_leg(), Ending::cancelled(Up::No), turn);
             }
         }
     }
@@ -562,9 +558,8 @@ impl Start {
         let Phase::Referring(referral) = &mut self.phase else { return };
         if matches!(fact, Fact::GiveUp { .. }) {
             let abandoned = referral.abandon();
-            let new = referral.ours().cloned();
-            let setup = (!referral.call_over()).then(|| self.setup.clone());
-            let legs = setup.into_iter().chain(new.clone()).collect();
+            let new = referral.ours();
+            let legs = self.setup_leg().into_iter().chain(new.clone()).collect();
             let mut closing = Closing::begin(legs, Ending::cancelled(Up::No), turn);
             if new.is_none() {
                 closing = closing.and_stray(abandoned, turn);
@@ -582,14 +577,13 @@ impl Start {
     fn advance(&mut self, progress: Progress, turn: &mut Turn<'_>) {
         let Phase::Referring(referral) = &self.phase else { return };
         let new_call = referral.new.as_ref().map(|new| new.call.clone());
-        let (call_over, call_gone) = (referral.call_over(), referral.call_gone());
+        let call_gone = referral.call_gone();
         let data = Data {
             callee: Some(text(&self.request.callee)),
             caller: Some(text(&self.request.caller)),
             callid: new_call.clone(),
             ..Data::default()
         };
-        let setup = || self.setup.clone();
         match progress {
             Progress::Accepted => {}
             Progress::Placed => turn.tell(Event::TransferStart, data),
@@ -598,15 +592,14 @@ impl Start {
             }
             Progress::Answered => {
                 turn.tell(Event::CalleeAnswered, data);
-                let legs = if call_over { Vec::new() } else { vec![setup()] };
                 let mut ending = Ending::success();
                 ending.remarks.observed_by_notify = new_call.is_none();
-                self.close(legs, ending, turn);
+                self.close(self.setup_leg(), ending, turn);
             }
             Progress::Failed(why) => {
-                let mut legs = if call_over { Vec::new() } else { vec![setup()] };
+                let mut legs = self.setup_leg();
                 let mut ending = start_failed(&why, call_gone, turn.plan());
-                let ours = referral.ours().cloned();
+                let ours = referral.ours();
                 let abandoned = referral.abandon();
                 let may_come = why.may_come() && ours.is_none();
                 if matches!(why, Why::NoAnswer { ended: false } | Why::Lost) {
@@ -625,7 +618,13 @@ impl Start {
         }
     }
 
-    fn close(&mut self, legs: Vec<CallId>, ending: Ending, turn: &mut Turn<'_>) {
+    /// The setup leg, unless it is over.
+    fn setup_leg(&self) -> Vec<(CallId, Life)> {
+        let leg = (self.setup.clone(), self.life.clone());
+        if self.life.is_over() { Vec::new() } else { vec![leg] }
+    }
+
+    fn close(&mut self, legs: Vec<(CallId, Life)>, ending: Ending, turn: &mut Turn<'_>) {
         self.phase = Phase::Closing(Closing::begin(legs, ending, turn));
         self.finish_closing(turn);
     }

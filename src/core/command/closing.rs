@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
 use super::call_start::seen;
+use super::life::Life;
 use super::referral::{Abandoned, Parties};
 use super::turn::Turn;
 use super::{Ending, Fact};
@@ -33,8 +34,10 @@ pub struct Closing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ClosingLeg {
     call: CallId,
-    /// The dialog that is meant, once one has been seen: a dead one may share its Call-ID.
-    dialog: Option<DialogId>,
+    /// Its dialogs.
+    life: Life,
+    /// The one that was last seen answered since it was asked to end.
+    came_up: Option<DialogId>,
     tries: u8,
     /// How often it came up after it was asked to end.
     crossings: u8,
@@ -96,11 +99,11 @@ enum Watching {
 const MOST_SUSPECTS: usize = 8;
 
 impl Closing {
-    /// Starts ending these legs; `ending` is told when all are gone.
-    pub(crate) fn begin(legs: Vec<CallId>, ending: Ending, turn: &mut Turn<'_>) -> Self {
+    /// Starts ending these legs, of which that was seen; `ending` is told when all are gone.
+    pub(crate) fn begin(legs: Vec<(CallId, Life)>, ending: Ending, turn: &mut Turn<'_>) -> Self {
         let mut closing = Self { legs: Vec::new(), stray: None, ending };
-        for leg in legs {
-            closing.add(leg, turn);
+        for (call, life) in legs {
+            closing.add(call, life, turn);
         }
         closing
     }
@@ -132,11 +135,11 @@ impl Closing {
         self
     }
 
-    fn add(&mut self, call: CallId, turn: &mut Turn<'_>) {
+    fn add(&mut self, call: CallId, life: Life, turn: &mut Turn<'_>) {
         let times = turn.plan().times;
         turn.open(Act::End { call: call.clone() }, times.reply);
         let state = LegState::Ending { until: turn.later(times.silence) };
-        self.legs.push(ClosingLeg { call, dialog: None, tries: 1, crossings: 0, state });
+        self.legs.push(ClosingLeg { call, life, came_up: None, tries: 1, crossings: 0, state });
     }
 
     /// Takes a fact; ends the command when everything is gone.
@@ -204,6 +207,11 @@ impl Closing {
         let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else {
             return self.looked_at_suspect(call, reply, turn);
         };
+        let dialog = seen(reply).and_then(|sighting| sighting.call.as_ref());
+        if dialog.is_some_and(|dialog| leg.life.see(&dialog.id, dialog.state)) {
+            leg.state = LegState::Gone;
+            return;
+        }
         let LegState::Looking { absence, at } = &mut leg.state else { return };
         let finding = match reply {
             Reply::Done(Facts::Looked(sighting)) => absence.see(sighting, true, turn),
@@ -229,10 +237,12 @@ impl Closing {
             Some(dialog) if dialog.state == DialogState::Deleted || !stray.parties.fit(dialog) => {
                 stray.suspects.remove(at);
             }
-            Some(_) => {
+            Some(dialog) => {
                 stray.suspects.remove(at);
                 stray.caught = true;
-                self.add(call.clone(), turn);
+                let mut life = Life::default();
+                life.see(&dialog.id, dialog.state);
+                self.add(call.clone(), life, turn);
             }
             // Not to be seen proves nothing (F4).
             None => stray.again = Some(turn.later(turn.plan().times.reply)),
@@ -279,17 +289,14 @@ impl Closing {
         turn: &Turn<'_>,
     ) {
         let Some(leg) = self.legs.iter_mut().find(|leg| leg.call == *call) else { return };
+        if leg.life.see(dialog, state) {
+            leg.state = LegState::Gone;
+            return;
+        }
         match state {
-            DialogState::Deleted => {
-                if leg.dialog.as_ref().is_none_or(|known| known == dialog) {
-                    // What is told of it later is only late.
-                    leg.dialog = Some(dialog.clone());
-                    leg.state = LegState::Gone;
-                }
-            }
-            DialogState::Answered | DialogState::Confirmed => {
-                let first_sight = leg.dialog.as_ref() != Some(dialog);
-                leg.dialog = Some(dialog.clone());
+            DialogState::Answered | DialogState::Confirmed if leg.life.is(dialog) => {
+                let first_sight = leg.came_up.as_ref() != Some(dialog);
+                leg.came_up = Some(dialog.clone());
                 // A 200 crossed our CANCEL or an early end: end what came up, if it is not over
                 // soon. Once per dialog.
                 if first_sight && leg.crossings < MOST_CROSSINGS {
@@ -298,7 +305,12 @@ impl Closing {
                     leg.state = LegState::Ending { until: turn.later(EVENTS_APART) };
                 }
             }
-            DialogState::Unconfirmed | DialogState::Early => {}
+            // Not its end, not its answer, or only late.
+            DialogState::Deleted
+            | DialogState::Answered
+            | DialogState::Confirmed
+            | DialogState::Unconfirmed
+            | DialogState::Early => {}
         }
     }
 
@@ -322,7 +334,7 @@ impl Closing {
         }
         if turn.plan().capabilities.referral_tokens {
             stray.caught = true;
-            self.add(new_call.clone(), turn);
+            self.add(new_call.clone(), Life::default(), turn);
         } else if stray.watch != Watching::Over
             && stray.suspects.len() < MOST_SUSPECTS
             && !stray.suspects.contains(new_call)
@@ -394,9 +406,16 @@ impl Closing {
         legs.chain(stray).collect()
     }
 
-    /// The call that was to stay is over.
-    pub(crate) fn no_call_is_up(&mut self) {
-        self.ending = self.ending.clone().with_up(Up::No);
+    /// What is seen of the call that was to stay.
+    pub(crate) fn note_kept_call(&mut self, life: &Life) {
+        let says_over = self.ending.error.as_ref().is_some_and(|error| error.up == Up::No);
+        let up = match (life.is_over(), says_over) {
+            (true, _) => Up::No,
+            // Another dialog of it came up.
+            (false, true) => Up::Unknown,
+            (false, false) => return,
+        };
+        self.ending = self.ending.clone().with_up(up);
     }
 
     /// Tells the end once nothing is left to wait for.

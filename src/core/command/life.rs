@@ -42,6 +42,11 @@ impl Life {
         }
     }
 
+    /// Whether this dialog is the one that is alive.
+    pub(crate) fn is(&self, dialog: &DialogId) -> bool {
+        self.live.as_ref() == Some(dialog)
+    }
+
     /// Whether it was seen alive, and no end since.
     pub(crate) fn is_alive(&self) -> bool {
         self.live.is_some()

@@ -29,9 +29,9 @@ use self::call_hold::Hold;
 use self::call_start::Start;
 use self::transfer::Transfer;
 use self::turn::Turn;
-use super::act::{Op, Repeat, Reply};
+use super::act::{DialogState, Facts, Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
-use super::ids::{Boot, CallId, CommandId, OpId};
+use super::ids::{Boot, CallId, CommandId, DialogId, OpId};
 use super::notice::{Notice, Remarks};
 use super::plan::{OVERDUE, Plan};
 use super::request::{Method, Request};
@@ -373,6 +373,24 @@ pub(crate) enum Fact<'a> {
     GiveUp {
         overtaken: bool,
     },
+}
+
+impl Fact<'_> {
+    /// The dialog of this call that an event or a look shows, and its state.
+    pub(crate) fn shows(&self, call: &CallId) -> Option<(&DialogId, DialogState)> {
+        let (about, dialog, state) = match self {
+            Fact::Event(StackEvent::Dialog { call, dialog, state }) => (call, dialog, *state),
+            Fact::Reply(
+                _,
+                Reply::Done(Facts::Looked(sighting)) | Reply::Missing { sighting, .. },
+            ) => {
+                let dialog = sighting.call.as_ref()?;
+                (&dialog.call, &dialog.id, dialog.state)
+            }
+            Fact::Event(_) | Fact::Reply(..) | Fact::Due | Fact::GiveUp { .. } => return None,
+        };
+        (about == call).then_some((dialog, state))
+    }
 }
 
 /// How a command ends: what is told, in this order.

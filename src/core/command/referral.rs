@@ -71,8 +71,8 @@ pub struct NewCall {
     pub destination: Option<Arc<str>>,
     /// Its parties are known to be the right ones, or it carried our token.
     proven: bool,
-    /// The newest live dialog of that Call-ID: a challenged INVITE leaves a dead one beside it.
-    live: Option<DialogId>,
+    /// Its dialogs: a challenged INVITE leaves a dead one beside the live one.
+    life: Life,
 }
 
 /// Between whom a referred call must be, as far as that is known. A call between others is not
@@ -295,6 +295,9 @@ impl Referral {
         if self.stage == Stage::Done {
             return Vec::new();
         }
+        if let Some((dialog, state)) = fact.shows(&self.call) {
+            self.life.see(dialog, state);
+        }
         let seen = match fact {
             Fact::Reply(op, reply) if op.id == self.token => self.refer_answered(reply, turn),
             Fact::Reply(op, reply) => match &op.act {
@@ -415,7 +418,6 @@ impl Referral {
             }
             StackEvent::Dialog { call, dialog, state } => {
                 if *call == self.call {
-                    self.life.see(dialog, *state);
                     return Vec::new();
                 }
                 self.dialog_changed(call, dialog, *state, turn)
@@ -510,7 +512,7 @@ impl Referral {
             return;
         }
         let (call, destination) = (call.clone(), destination.cloned());
-        self.new = Some(NewCall { call, destination, proven, live: None });
+        self.new = Some(NewCall { call, destination, proven, life: Life::default() });
         self.stage = Stage::Ringing { until: turn.later(self.ring) };
     }
 
@@ -673,13 +675,10 @@ impl Referral {
         let Some(new) = self.new.as_mut().filter(|new| new.call == *call) else {
             return Vec::new();
         };
+        let ends = new.life.see(dialog, state);
         match state {
-            DialogState::Unconfirmed | DialogState::Answered => {
-                new.live = Some(dialog.clone());
-                Vec::new()
-            }
+            DialogState::Unconfirmed | DialogState::Answered => Vec::new(),
             DialogState::Early => {
-                new.live = Some(dialog.clone());
                 self.alive_again();
                 // The stack's own transfer events tell the phone's words; say it once.
                 if self.told.pending.is_empty() {
@@ -688,14 +687,9 @@ impl Referral {
                     Vec::new()
                 }
             }
-            DialogState::Confirmed => {
-                new.live = Some(dialog.clone());
-                self.answered(turn)
-            }
+            DialogState::Confirmed => self.answered(turn),
+            DialogState::Deleted if !ends => Vec::new(),
             DialogState::Deleted => {
-                if new.live.as_ref().is_some_and(|live| live != dialog) {
-                    return Vec::new();
-                }
                 let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
                 self.failing(&status, turn)
             }
@@ -815,9 +809,6 @@ impl Referral {
         }
         let Stage::LookingForCall { since, taken } = &self.stage else { return Vec::new() };
         let (since, taken) = (*since, *taken);
-        if let Some(dialog) = there {
-            self.life.see(&dialog.id, dialog.state);
-        }
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
         // A token shows the call in a complete list; without one only events could tell of it.
         let nothing_came = seen.is_some_and(|sighting| sighting.full || !tokens);
@@ -941,14 +932,9 @@ impl Referral {
         vec![Progress::Failed(why)]
     }
 
-    /// Whether the transferred call was seen to end.
-    pub(crate) fn call_over(&self) -> bool {
-        self.life.is_over()
-    }
-
     /// Whether the call is over, as far as words go.
     pub(crate) fn call_gone(&self) -> bool {
-        self.call_over() || self.call_missing
+        self.life.is_over() || self.call_missing
     }
 
     /// Whether the party that was asked is known to have taken the REFER, or to call.
@@ -982,8 +968,9 @@ impl Referral {
     }
 
     /// The referred call, if it is known to be ours to end.
-    pub(crate) fn ours(&self) -> Option<&CallId> {
-        self.new.as_ref().filter(|new| new.proven).map(|new| &new.call)
+    pub(crate) fn ours(&self) -> Option<(CallId, Life)> {
+        let new = self.new.as_ref().filter(|new| new.proven);
+        new.map(|new| (new.call.clone(), new.life.clone()))
     }
 
     /// Gives it up: what is needed to watch what still comes of it.

@@ -136,9 +136,7 @@ impl Transfer {
             Phase::Replacing { .. } => self.replacing(fact, turn),
             Phase::Checking { .. } => self.checking(fact, turn),
             Phase::Closing(closing) => {
-                if self.life.is_over() {
-                    closing.no_call_is_up();
-                }
+                closing.note_kept_call(&self.life);
                 closing.apply(fact, turn);
             }
         }
@@ -146,15 +144,16 @@ impl Transfer {
 
     /// Remembers whether a call is over, in whatever phase that is seen.
     fn note_lives(&mut self, fact: &Fact<'_>) {
-        let Fact::Event(StackEvent::Dialog { call, dialog, state }) = fact else { return };
-        if *call == self.call {
-            self.life.see(dialog, *state);
+        if let Some((dialog, state)) = fact.shows(&self.call) {
+            self.life.see(dialog, state);
         }
         match &mut self.kind {
-            Kind::Attended { consult, consult_life } if call == consult => {
-                consult_life.see(dialog, *state);
+            Kind::Attended { consult, consult_life } => {
+                if let Some((dialog, state)) = fact.shows(consult) {
+                    consult_life.see(dialog, state);
+                }
             }
-            Kind::Attended { .. } | Kind::Blind { .. } => {}
+            Kind::Blind { .. } => {}
         }
     }
 
@@ -177,7 +176,7 @@ impl Transfer {
                 (false, false) => Up::Unknown,
             };
             let abandoned = referral.abandon();
-            let new = referral.ours().cloned();
+            let new = referral.ours();
             let legs = new.clone().into_iter().collect();
             let mut closing = Closing::begin(legs, Ending::cancelled(up), turn);
             if new.is_none() {
@@ -217,7 +216,7 @@ impl Transfer {
                 self.succeeded(new.is_none(), turn);
             }
             Progress::Failed(why) => {
-                let new = referral.ours().cloned();
+                let new = referral.ours();
                 self.failed(why, gone, new, token, turn);
             }
         }
@@ -247,8 +246,9 @@ impl Transfer {
     }
 
     /// The transferred call, unless it is over.
-    fn old_call(&self) -> Vec<CallId> {
-        if self.life.is_over() { Vec::new() } else { vec![self.call.clone()] }
+    fn old_call(&self) -> Vec<(CallId, Life)> {
+        let call = (self.call.clone(), self.life.clone());
+        if self.life.is_over() { Vec::new() } else { vec![call] }
     }
 
     fn replacing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
@@ -266,11 +266,11 @@ impl Transfer {
     fn end_both(&mut self, turn: &mut Turn<'_>) {
         let mut legs = self.old_call();
         let mut ending = Ending::success();
-        if let Kind::Attended { consult, .. } = &self.kind {
+        if let Kind::Attended { consult, consult_life } = &self.kind {
             let replaced = self.replaced();
             ending.remarks.replaced = Some(replaced);
             if !replaced {
-                legs.push(consult.clone());
+                legs.push((consult.clone(), consult_life.clone()));
             }
         }
         self.close(legs, ending, turn);
@@ -280,7 +280,7 @@ impl Transfer {
         &mut self,
         why: Why,
         gone: bool,
-        new: Option<CallId>,
+        new: Option<(CallId, Life)>,
         token: OpId,
         turn: &mut Turn<'_>,
     ) {
@@ -352,6 +352,10 @@ impl Transfer {
 
     /// Looks whether the call is still up, to tell it together with the failure.
     fn check(&mut self, ending: Ending, turn: &mut Turn<'_>) {
+        if self.life.is_over() {
+            turn.end(ending.with_up(Up::No));
+            return;
+        }
         let look = turn.plan().times.look();
         turn.open(look_at(self.call.clone()), look);
         self.phase = Phase::Checking { ending: Box::new(ending) };
@@ -390,7 +394,11 @@ impl Transfer {
 
     fn prove_missing(&mut self, call: CallId, sighting: &Sighting, turn: &mut Turn<'_>) {
         self.phase = Phase::Missing { call, absence: Absence::default(), at: None };
-        self.weigh(sighting, turn);
+        if self.life.is_over() && !self.consult_missing() {
+            turn.end(Ending::failed(self.not_found(Up::No)));
+        } else {
+            self.weigh(sighting, turn);
+        }
     }
 
     fn missing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
@@ -407,6 +415,9 @@ impl Transfer {
                 turn.open(act, look);
             }
             Fact::GiveUp { .. } => turn.end(Ending::cancelled(Up::Unknown)),
+            Fact::Event(_) if self.life.is_over() && !self.consult_missing() => {
+                turn.end(Ending::failed(self.not_found(Up::No)));
+            }
             Fact::Reply(..) | Fact::Event(_) | Fact::Due => {}
         }
     }
@@ -458,7 +469,7 @@ impl Transfer {
         Failure { code: Code::CallNotFound, text: Arc::from(text), sip: None, up }
     }
 
-    fn close(&mut self, legs: Vec<CallId>, ending: Ending, turn: &mut Turn<'_>) {
+    fn close(&mut self, legs: Vec<(CallId, Life)>, ending: Ending, turn: &mut Turn<'_>) {
         let mut closing = Closing::begin(legs, ending, turn);
         closing.finish_if_done(turn);
         self.phase = Phase::Closing(closing);
