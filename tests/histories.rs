@@ -11,9 +11,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callplane::core::act::{Act, Dialog, DialogState, Facts, NotSent, Refuser, Reply, Sighting};
+use callplane::core::act::{
+    Act, Dialog, DialogState, Facts, NotSent, ReferMark, Refuser, Reply, Sighting,
+};
 use callplane::core::command::{Command, Ending, Input};
-use callplane::core::failure::{Code, Outcome, Up};
+use callplane::core::failure::{Code, Outcome, SipStatus, Up};
 use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Install, Nonce, OpId, PodId, StackId,
 };
@@ -720,5 +722,46 @@ mod transferring {
         run.answer("revoke", Reply::Done(Facts::Nothing));
         run.due();
         run.ended(Outcome::Cancelled, Code::Cancelled, Up::No);
+    }
+
+    /// A look was under way when the new call came, and failed.
+    #[test]
+    fn a_look_that_finds_the_new_call_does_not_undo_its_failure() {
+        let mut run = blind(reference());
+        run.answer("refer", taken());
+        run.due();
+        let busy = SipStatus::new(486, "Busy Here");
+        run.happens(transfer("new", TransferState::Start));
+        run.happens(transfer("new", TransferState::Fail(busy)));
+        let of = call("A");
+        let refer = Some(ReferMark::Placed(call("new")));
+        let marked = Dialog { refer, ..*dialog(&of, DialogState::Confirmed) };
+        let sighting = Sighting { call: Some(Box::new(marked)), ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(sighting))));
+        run.due();
+        run.answer("look", unseen());
+        run.answer("look", unmarked());
+        run.ended(Outcome::Failed, Code::TargetBusy, Up::Yes);
+    }
+
+    /// The phone's NOTIFY told it, and the look finds only that there was a call.
+    #[test]
+    fn a_look_that_finds_the_new_call_does_not_undo_its_phones_word() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.due();
+        let (of, busy) = (call("A"), SipStatus::new(486, "Busy Here"));
+        let state = TransferState::Notified(busy);
+        let notify =
+            StackEvent::Transfer { call: of.clone(), new_call: None, destination: None, state };
+        run.happens(notify);
+        let refer = Some(ReferMark::Placed(call("new")));
+        let marked = Dialog { refer, ..*dialog(&of, DialogState::Confirmed) };
+        let sighting = Sighting { call: Some(Box::new(marked)), ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(sighting))));
+        run.due();
+        run.answer("look", unseen());
+        run.answer("look", unmarked());
+        run.ended(Outcome::Failed, Code::TargetBusy, Up::Yes);
     }
 }

@@ -513,7 +513,10 @@ impl Referral {
         }
         let (call, destination) = (call.clone(), destination.cloned());
         self.new = Some(NewCall { call, destination, proven, life: Life::default() });
-        self.stage = Stage::Ringing { until: turn.later(self.ring) };
+        // It may be failing by its phone's own word.
+        if !matches!(self.stage, Stage::Failing { .. }) {
+            self.stage = Stage::Ringing { until: turn.later(self.ring) };
+        }
     }
 
     /// A fact about the referred call.
@@ -800,12 +803,7 @@ impl Referral {
             && !self.names_us(&call)
             && !self.strangers.contains(&call)
         {
-            self.adopt(&call, None, proven, turn);
-            let mut told = self.advanced(&call, None, &TransferState::Start, turn);
-            if state == DialogState::Confirmed {
-                told.extend(self.answered(turn));
-            }
-            return told;
+            return self.seen_placed(&call, state, proven, turn);
         }
         let Stage::LookingForCall { since, taken } = &self.stage else { return Vec::new() };
         let (since, taken) = (*since, *taken);
@@ -831,6 +829,33 @@ impl Referral {
                 self.fail(Why::Lost)
             }
         }
+    }
+
+    /// A look shows the referred call in this state.
+    fn seen_placed(
+        &mut self,
+        call: &CallId,
+        state: DialogState,
+        proven: bool,
+        turn: &mut Turn<'_>,
+    ) -> Vec<Progress> {
+        let mut told = Vec::new();
+        if self.new.is_none() {
+            self.adopt(call, None, proven, turn);
+            told.push(Progress::Placed);
+        }
+        // That it was placed is no news of a call that events told of: it may be failing.
+        if self.new.as_ref().is_some_and(|new| new.call == *call) {
+            match state {
+                DialogState::Confirmed => told.extend(self.answered(turn)),
+                DialogState::Deleted => {
+                    let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
+                    told.extend(self.failing(&status, turn));
+                }
+                DialogState::Unconfirmed | DialogState::Early | DialogState::Answered => {}
+            }
+        }
+        told
     }
 
     fn looked_at_candidate(
