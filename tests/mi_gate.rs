@@ -290,6 +290,72 @@ async fn a_once_act_whose_preparation_failed_was_not_sent() {
     }
 }
 
+/// Lets a request be lost: `n` have been asked when it is, and time passes until it is asked again.
+async fn lose_one(fake: &Fake, n: usize) {
+    // The operation's last moment and the request's own patience.
+    while fake.asked().len() < n || fake.time.sleeping() < 2 {
+        tokio::task::yield_now().await;
+    }
+    fake.time.pass(Duration::from_millis(125));
+}
+
+#[tokio::test]
+async fn one_lost_reply_to_a_look_costs_no_act() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |_| ()));
+    let (_never, waits) = oneshot::channel();
+    fake.then("dlg_list_ctx", Does::Waits(waits));
+    fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog(4))));
+    fake.then("dlg_send_sequential", Does::Answers(MiAnswer::Result(json!({"Code": 202}))));
+    let referring = {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, refer()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    lose_one(&fake, 2).await;
+    let reply = referring.await.unwrap();
+    assert!(matches!(reply, Reply::Done(Facts::Referred { code: 202, .. })), "{reply:?}");
+    assert_eq!(fake.asked(), ["uptime", "dlg_list_ctx", "dlg_list_ctx", "dlg_send_sequential"]);
+}
+
+#[tokio::test]
+async fn of_two_answers_to_one_look_the_first_counts() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |_| ()));
+    let (answer, slow) = oneshot::channel();
+    let (_never, lost) = oneshot::channel();
+    fake.then("dlg_list_ctx", Does::Waits(slow));
+    fake.then("dlg_list_ctx", Does::Waits(lost));
+    fake.then("dlg_send_sequential", Does::Answers(MiAnswer::Result(json!({"Code": 202}))));
+    let referring = {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, refer()));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    lose_one(&fake, 2).await;
+    while fake.asked().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    answer.send(MiAnswer::Result(dialog(4))).unwrap();
+    assert!(matches!(referring.await.unwrap(), Reply::Done(Facts::Referred { .. })));
+}
+
+#[tokio::test]
+async fn a_busy_stack_is_not_asked_twice() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |s| s.in_flight = 1));
+    let (answer, slow) = oneshot::channel();
+    fake.then("dlg_list_ctx", Does::Waits(slow));
+    let looking = {
+        let look = Act::Look { call: call(), referred_by: None, sent: None };
+        let (stack, op) = (Arc::clone(&stack), op(&fake, look));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    lose_one(&fake, 2).await;
+    fake.time.pass(Duration::from_millis(500));
+    answer.send(MiAnswer::Result(dialog(4))).unwrap();
+    assert!(matches!(looking.await.unwrap(), Reply::Done(Facts::Looked(_))));
+    assert_eq!(fake.asked(), ["uptime", "dlg_list_ctx"]);
+}
+
 fn invite() -> Act {
     let address = |user: &str| SipAddress::parse(&format!("sip:{user}@here.example")).unwrap();
     Act::Invite {
@@ -343,8 +409,10 @@ async fn an_invite_asks_for_the_grade_itself_and_never_leaves_without() {
     let stack = Arc::new(stack(&fake, |s| s.grade = GradeSetting::Reference));
     assert!(!stack.capabilities().start_is_safe, "what nobody has confirmed is not promised");
     let (_never, waits) = oneshot::channel();
+    let (_nor_then, waits_again) = oneshot::channel();
     fake.then("version", Does::Answers(done()));
     fake.then("cache_fetch", Does::Waits(waits));
+    fake.then("cache_fetch", Does::Waits(waits_again));
     let inviting = {
         let (stack, op) = (Arc::clone(&stack), op(&fake, invite()));
         tokio::spawn(async move { stack.perform(&op).await })
@@ -444,14 +512,14 @@ async fn a_busy_stack_is_still_asked_who_it_is_and_calls_are_ended() {
         tokio::task::yield_now().await;
     }
     let line: Vec<_> = (0..16).map(|_| spawn(look())).collect();
-    // Each has its last moment in view, those in the line their turn's as well.
-    while fake.time.sleeping() < 1 + 16 * 2 {
+    // Each has its last moment in view, and when it asks again or those in the line their turn's.
+    while fake.time.sleeping() < 17 * 2 {
         tokio::task::yield_now().await;
     }
     let overloaded = Reply::NotSent(NotSent::Overloaded);
     assert_eq!(stack.perform(&op(&fake, look())).await, overloaded, "the line has an end");
     let ending = [spawn(end()), spawn(Act::CancelInvite { call: call() })];
-    while fake.time.sleeping() < 1 + 18 * 2 {
+    while fake.time.sleeping() < 19 * 2 {
         tokio::task::yield_now().await;
     }
     fake.then("version", Does::Answers(done()));

@@ -79,6 +79,11 @@ impl Limits {
     pub fn any_time(self) -> Self {
         Self { send_before: self.reply_by, ..self }
     }
+
+    /// For a request without whose answer the act can't be sent: later, it is of no use.
+    pub fn preparing(self) -> Self {
+        Self { reply_by: self.send_before.min(self.reply_by), ..self }
+    }
 }
 
 /// How long an answer may take once the request was sent.
@@ -86,6 +91,9 @@ impl Limits {
 pub(super) enum Answer {
     /// As long as the stack itself takes.
     Stack,
+    /// The same; and as asking twice does no more than asking once, it is asked once more when the
+    /// answer is long in coming: a datagram may be lost.
+    StackAgain,
     /// As long as a phone takes: until the operation's own limit.
     Phone,
 }
@@ -213,6 +221,12 @@ impl<M: Mi> Gate<M> {
                 drop(place);
                 asked.map_err(failed)
             }
+            Answer::StackAgain => {
+                let asked = self.call_again(request, left.min(self.reply)).await;
+                self.note(&asked);
+                drop(place);
+                asked.map_err(failed)
+            }
             Answer::Phone => {
                 let call = pin!(self.call(request, left));
                 let asked = match select(call, self.timer.sleep(TAKEN)).await {
@@ -234,7 +248,7 @@ impl<M: Mi> Gate<M> {
     /// Asks whatever the breaker says, and lets the answer decide about it: the connector's own
     /// check.
     pub async fn check(&self, request: MiRequest) -> Result<MiAnswer, Failed> {
-        let asked = self.call(request, self.reply).await;
+        let asked = self.call_again(request, self.reply).await;
         self.note(&asked);
         asked.map_err(failed)
     }
@@ -255,7 +269,7 @@ impl<M: Mi> Gate<M> {
         // Whoever tries must not leave the door in between when it is dropped.
         let trial = Trial { gate: self };
         let left = self.now().until(limits.reply_by);
-        let asked = self.call(MiRequest::new("uptime"), left.min(self.reply / 2)).await;
+        let asked = self.call_again(MiRequest::new("uptime"), left.min(self.reply / 2)).await;
         self.note(&asked);
         drop(trial);
         if asked.is_ok() { Ok(()) } else { refused }
@@ -280,6 +294,30 @@ impl<M: Mi> Gate<M> {
         };
         drop(queued);
         got
+    }
+
+    /// Asks once more after a part of the time, and takes the answer that comes first.
+    async fn call_again(
+        &self,
+        request: MiRequest,
+        within: Duration,
+    ) -> Result<MiAnswer, MiFailure> {
+        let soon = within / 4;
+        let first = pin!(self.call(request.clone(), within));
+        let first = match select(first, self.timer.sleep(soon)).await {
+            Either::Left((asked, _)) => return asked,
+            Either::Right(((), first)) => first,
+        };
+        // A stack that is busy is not asked for more.
+        let Ok(_place) = self.places.try_acquire() else { return first.await };
+        let second = pin!(self.call(request, within.saturating_sub(soon)));
+        match select(first, second).await {
+            Either::Left((Err(MiFailure::Silent | MiFailure::NotSent { .. }), other))
+            | Either::Right((Err(MiFailure::Silent | MiFailure::NotSent { .. }), other)) => {
+                other.await
+            }
+            Either::Left((asked, _)) | Either::Right((asked, _)) => asked,
+        }
     }
 
     async fn call(&self, request: MiRequest, timeout: Duration) -> Result<MiAnswer, MiFailure> {

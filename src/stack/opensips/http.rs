@@ -86,15 +86,24 @@ impl ListMi {
     pub fn new(http: Option<HttpMi>, udp: UdpMi) -> Self {
         Self { http, udp }
     }
+
+    /// Asks once more after a part of the time: a datagram may be lost.
+    async fn by_udp(&self, request: MiRequest, timeout: Duration) -> Result<MiAnswer, MiFailure> {
+        let first = timeout / 3;
+        match self.udp.call(request.clone(), first).await {
+            Err(MiFailure::Silent) => self.udp.call(request, timeout.saturating_sub(first)).await,
+            asked => asked,
+        }
+    }
 }
 
 impl Mi for ListMi {
     async fn call(&self, request: MiRequest, timeout: Duration) -> Result<MiAnswer, MiFailure> {
-        let Some(http) = &self.http else { return self.udp.call(request, timeout).await };
+        let Some(http) = &self.http else { return self.by_udp(request, timeout).await };
         match http.call(request.clone(), timeout).await {
             Ok(answer) => Ok(answer),
             // Nobody there is known at once, so there is time for the other way.
-            Err(MiFailure::NotSent { .. }) => self.udp.call(request, timeout).await,
+            Err(MiFailure::NotSent { .. }) => self.by_udp(request, timeout).await,
             Err(failure) => Err(failure),
         }
     }

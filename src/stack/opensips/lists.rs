@@ -95,7 +95,7 @@ impl<L: Mi> Lists<L> {
 /// When the stack started.
 pub(super) async fn boot<M: Mi>(gate: &Gate<M>) -> Option<Boot> {
     let limits = gate.own_limits();
-    match gate.ask(MiRequest::new("uptime"), Answer::Stack, limits).await {
+    match gate.ask(MiRequest::new("uptime"), Answer::StackAgain, limits).await {
         Ok(MiAnswer::Result(uptime)) => boot_of(&uptime),
         Ok(MiAnswer::Error { .. }) | Err(_) => None,
     }

@@ -29,7 +29,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// Asks for one dialog with its values.
     pub(super) async fn dialog_of(&self, call: &CallId, limits: Limits) -> Asked {
         let request = MiRequest::new("dlg_list_ctx").text("callid", call.as_str());
-        match self.gate.ask(request, Answer::Stack, limits).await {
+        match self.gate.ask(request, Answer::StackAgain, limits).await {
             Ok(MiAnswer::Result(answer)) if Listed::only(&answer).is_some() => {
                 self.named.note(call, self.gate.now());
                 Asked::There(answer)
@@ -146,11 +146,11 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         let request = MiRequest::new("cache_fetch")
             .text("system", "local")
             .text("attr", format!("cps_{}", sent.op));
-        match self.gate.ask(request, Answer::Stack, limits).await {
+        match self.gate.ask(request, Answer::StackAgain, limits).await {
             Ok(MiAnswer::Result(_)) => Some(true),
             Ok(MiAnswer::Error { code: 400, .. }) => {
-                let up = match self.gate.ask(MiRequest::new("uptime"), Answer::Stack, limits).await
-                {
+                let uptime = MiRequest::new("uptime");
+                let up = match self.gate.ask(uptime, Answer::StackAgain, limits).await {
                     Ok(MiAnswer::Result(uptime)) => script::up_time(&uptime)?,
                     Ok(MiAnswer::Error { .. }) | Err(_) => return None,
                 };
@@ -234,7 +234,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             .text("dlg_val_name", HOLD_VALUE)
             .text("dlg_val_value", mark.to_text())
             .list("DID", [id.as_str()]);
-        self.gate.ask(request, Answer::Stack, limits).await
+        self.gate.ask(request, Answer::StackAgain, limits).await
     }
 
     pub(super) async fn revoke(&self, token: &OpId, limits: Limits) -> Reply {
@@ -254,7 +254,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     pub(super) async fn cancel_invite(&self, call: &CallId, limits: Limits) -> Reply {
         let request =
             MiRequest::new("t_uac_cancel").text("callid", call.as_str()).text("cseq", "1");
-        match self.gate.ask(request, Answer::Stack, limits).await {
+        // Of two only one reaches the phone (seen on 3.6.8 and 4.0.1).
+        match self.gate.ask(request, Answer::StackAgain, limits).await {
             Ok(MiAnswer::Result(_)) => Reply::Done(Facts::Nothing),
             Ok(MiAnswer::Error { code, message, .. }) => refused_by_stack(code, &message),
             Err(failed) => last_failed(failed),

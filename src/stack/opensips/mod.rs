@@ -390,7 +390,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// A request of the connector's own.
     async fn ask_own(&self, request: MiRequest) -> Result<MiAnswer, Away> {
         let limits = self.gate.own_limits();
-        self.gate.ask(request, Answer::Stack, limits).await.map_err(|_| Away::Unreachable)
+        self.gate.ask(request, Answer::StackAgain, limits).await.map_err(|_| Away::Unreachable)
     }
 
     async fn act(&self, op: &Op) -> Reply {

@@ -28,7 +28,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         to: &ReferTo,
         limits: Limits,
     ) -> Reply {
-        let answer = match self.dialog_of(call, limits).await {
+        let answer = match self.dialog_of(call, limits.preparing()).await {
             Asked::There(answer) => answer,
             Asked::NotFound => return self.missing(call, limits).await,
             Asked::Otherwise(reply) => return reply,
@@ -110,7 +110,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         stays: Leg,
         limits: Limits,
     ) -> Result<(SipAddress, String), Reply> {
-        let answer = match self.dialog_of(consult, limits).await {
+        let answer = match self.dialog_of(consult, limits.preparing()).await {
             Asked::There(answer) => answer,
             Asked::NotFound => return Err(self.missing(consult, limits).await),
             Asked::Otherwise(reply) => return Err(reply),

@@ -27,7 +27,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         offer: Offer,
         limits: Limits,
     ) -> Reply {
-        let answer = match self.dialog_of(call, limits).await {
+        let answer = match self.dialog_of(call, limits.preparing()).await {
             Asked::There(answer) => answer,
             Asked::NotFound => return self.missing(call, limits).await,
             Asked::Otherwise(reply) => return reply,
@@ -42,7 +42,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             Ok(next) => next,
             Err(refusal) => return refusal,
         };
-        match self.write_mark(dialog, mark, limits).await {
+        match self.write_mark(dialog, mark, limits.preparing()).await {
             Ok(MiAnswer::Result(_)) => {}
             Ok(MiAnswer::Error { code, message, .. }) => return refused_by_stack(code, &message),
             Err(failed) => return preparing_failed(failed),
