@@ -227,6 +227,30 @@ async fn unanswered_requests_in_a_row_open_the_breaker() {
 }
 
 #[tokio::test]
+async fn what_stays_here_for_a_reason_of_ours_says_nothing_of_the_stack() {
+    let overloaded = Reply::NotSent(NotSent::Overloaded);
+    let fake = Fake::default();
+    let stack = stack(&fake, |s| s.breaker_failures = 2);
+    // The one that tries is refused for itself, and the next one tries again.
+    fake.then("uptime", Does::Fails(MiFailure::NoRoom));
+    assert_eq!(stack.perform(&op(&fake, end())).await, overloaded);
+    fake.then("dlg_end_dlg", Does::Fails(MiFailure::Silent));
+    assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Silent);
+    for _ in 0..5 {
+        fake.then("dlg_end_dlg", Does::Fails(MiFailure::NoRoom));
+        assert_eq!(stack.perform(&op(&fake, end())).await, overloaded);
+        fake.then("dlg_end_dlg", Does::Fails(MiFailure::TooLong));
+        let refused = stack.perform(&op(&fake, end())).await;
+        assert!(matches!(refused, Reply::Refused { code: 400, .. }), "{refused:?}");
+        assert!(stack.is_reachable());
+    }
+    // Nor is it an answer: the silence before it still counts.
+    fake.then("dlg_end_dlg", Does::Fails(MiFailure::Silent));
+    assert_eq!(stack.perform(&op(&fake, end())).await, Reply::Silent);
+    assert!(!stack.is_reachable());
+}
+
+#[tokio::test]
 async fn only_one_request_tries_and_one_that_is_given_up_leaves_the_door_as_it_was() {
     let fake = Fake::default();
     let (_never, waits) = oneshot::channel();

@@ -337,9 +337,16 @@ pub enum MiFailure {
     /// The request provably never left us, or nobody was there to take it: nothing was done.
     #[error("not sent: {reason}")]
     NotSent {
-        /// A fixed word for logs, e.g. `refused`, `too long`, `breaker open`.
+        /// A fixed word for logs, e.g. `refused`, `no address`.
         reason: &'static str,
     },
+    /// It never left us: our own socket had no room just then. That says nothing of the stack.
+    #[error("not sent: no room")]
+    NoRoom,
+    /// It never left us: it is longer than what the way there carries. That says nothing of the
+    /// stack.
+    #[error("not sent: too long")]
+    TooLong,
     /// Sent, and nothing came back in time. Whether it was done is unknown.
     #[error("no answer in time")]
     Silent,

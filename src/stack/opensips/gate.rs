@@ -272,7 +272,17 @@ impl<M: Mi> Gate<M> {
         let asked = self.call_again(MiRequest::new("uptime"), left.min(self.reply / 2)).await;
         self.note(&asked);
         drop(trial);
-        if asked.is_ok() { Ok(()) } else { refused }
+        match asked {
+            Ok(_) => Ok(()),
+            // The stack was not tried.
+            Err(failure @ (MiFailure::NoRoom | MiFailure::TooLong)) => Err(failed(failure)),
+            Err(
+                MiFailure::NotSent { .. }
+                | MiFailure::Silent
+                | MiFailure::Plain(_)
+                | MiFailure::Garbled,
+            ) => refused,
+        }
     }
 
     async fn place(&self, limits: Limits) -> Result<Option<SemaphorePermit<'_>>, Failed> {
@@ -329,7 +339,9 @@ impl<M: Mi> Gate<M> {
         counted.result = match &asked {
             Ok(MiAnswer::Result(_)) => MiResult::Ok,
             Ok(MiAnswer::Error { .. }) => MiResult::Refused,
-            Err(MiFailure::NotSent { .. }) => MiResult::NotSent,
+            Err(MiFailure::NotSent { .. } | MiFailure::NoRoom | MiFailure::TooLong) => {
+                MiResult::NotSent
+            }
             Err(MiFailure::Silent | MiFailure::Garbled | MiFailure::Plain(_)) => MiResult::Silent,
         };
         asked
@@ -340,6 +352,8 @@ impl<M: Mi> Gate<M> {
         let answered = match asked {
             Ok(_) | Err(MiFailure::Plain(_) | MiFailure::Garbled) => true,
             Err(MiFailure::Silent | MiFailure::NotSent { .. }) => false,
+            // It stayed here for a reason of ours: nothing was learned of the stack.
+            Err(MiFailure::NoRoom | MiFailure::TooLong) => return,
         };
         let now = self.now();
         let mut breaker = self.breaker();
@@ -411,7 +425,8 @@ impl<M> Drop for Counted<'_, M> {
 
 fn failed(failure: MiFailure) -> Failed {
     match failure {
-        MiFailure::NotSent { reason: "too long" } => Failed::NotParsed,
+        MiFailure::TooLong => Failed::NotParsed,
+        MiFailure::NoRoom => Failed::NotSent(NotSent::Overloaded),
         MiFailure::NotSent { .. } => Failed::NotSent(NotSent::Unreachable),
         MiFailure::Plain(plain) if plain.code == 400 => Failed::NotParsed,
         MiFailure::Plain(_) => Failed::TooLarge,

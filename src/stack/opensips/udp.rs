@@ -167,13 +167,11 @@ impl Mi for UdpMi {
         let mut text = String::with_capacity(512);
         request.encode(id, &mut text);
         if text.len() > LONGEST {
-            return Err(MiFailure::NotSent { reason: "too long" });
+            return Err(MiFailure::TooLong);
         }
         // At once or not at all: whoever asks has just looked at the clock, and a request that waits
         // for room would leave after its time.
-        if let Err(reason) = self.shared.send(id, text.as_bytes()) {
-            return Err(MiFailure::NotSent { reason });
-        }
+        self.shared.send(id, text.as_bytes())?;
         // The sender side lives in the table until it is answered.
         let answer = tokio::time::timeout(timeout, reply).await;
         answer.unwrap_or(Ok(Err(MiFailure::Silent))).unwrap_or(Err(MiFailure::Silent))
@@ -221,9 +219,10 @@ impl Shared {
     /// what is found then is about this datagram; the lock keeps the reader from taking it away.
     ///
     /// An error says why it has not left.
-    fn send(&self, id: u32, datagram: &[u8]) -> Result<(), &'static str> {
+    fn send(&self, id: u32, datagram: &[u8]) -> Result<(), MiFailure> {
+        let not_sent = |reason| Err(MiFailure::NotSent { reason });
         let mut table = self.lock();
-        let Some(peer) = table.peer else { return Err("no address") };
+        let Some(peer) = table.peer else { return not_sent("no address") };
         let socket = self.socket();
         if let Ok(Some(error)) = socket.take_error() {
             table.trouble(&error);
@@ -233,17 +232,17 @@ impl Shared {
         let mut earlier = 0;
         while let Err(error) = plain.send(datagram) {
             match error.kind() {
-                io::ErrorKind::WouldBlock => return Err("no room"),
+                io::ErrorKind::WouldBlock => return Err(MiFailure::NoRoom),
                 io::ErrorKind::ConnectionRefused if earlier < EARLIER => {
                     // About an earlier datagram; this one has not left.
                     table.trouble(&error);
                     earlier += 1;
                 }
-                io::ErrorKind::ConnectionRefused => return Err("refused"),
+                io::ErrorKind::ConnectionRefused => return not_sent("refused"),
                 io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                    return Err("no route");
+                    return not_sent("no route");
                 }
-                _ => return Err("socket"),
+                _ => return not_sent("socket"),
             }
         }
         table.traffic.0 = true;
@@ -253,7 +252,7 @@ impl Shared {
         match socket.take_error() {
             Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 if peer.ip().is_loopback() {
-                    return Err("refused");
+                    return not_sent("refused");
                 }
                 table.trouble(&error);
                 Ok(())
