@@ -563,6 +563,42 @@ async fn a_busy_stack_is_still_asked_who_it_is_and_calls_are_ended() {
 }
 
 #[tokio::test]
+async fn a_flood_of_ends_is_bounded_and_takes_nobody_elses_place_in_line() {
+    let fake = Fake::default();
+    let stack = Arc::new(stack(&fake, |s| s.in_flight = 1));
+    let spawn = |act: Act| {
+        let (stack, op) = (Arc::clone(&stack), op(&fake, act));
+        tokio::spawn(async move { stack.perform(&op).await })
+    };
+    let (answer, waits) = oneshot::channel();
+    fake.then("dlg_end_dlg", Does::Waits(waits));
+    let mut ending = vec![spawn(end())];
+    while fake.asked().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    ending.extend((0..64).map(|_| spawn(end())));
+    // Each has its last moment in view, those that wait their turn's as well.
+    while fake.time.sleeping() < 1 + 64 * 2 {
+        tokio::task::yield_now().await;
+    }
+    let overloaded = Reply::NotSent(NotSent::Overloaded);
+    assert_eq!(stack.perform(&op(&fake, end())).await, overloaded, "ends are not without end");
+    let looking = spawn(Act::Look { call: call(), referred_by: None, sent: None });
+    while fake.time.sleeping() < 1 + 65 * 2 && !looking.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..64 {
+        fake.then("dlg_end_dlg", Does::Answers(done()));
+    }
+    fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog(4))));
+    answer.send(done()).unwrap();
+    assert!(matches!(looking.await.unwrap(), Reply::Done(Facts::Looked(_))));
+    for ending in ending {
+        assert_eq!(ending.await.unwrap(), Reply::Done(Facts::Nothing));
+    }
+}
+
+#[tokio::test]
 async fn one_full_list_serves_all_who_wait_for_it() {
     let fake = Fake::default();
     let stack = Arc::new(stack(&fake, |_| ()));

@@ -37,8 +37,11 @@ impl Timer for TokioTimer {
 /// socket by then, and a phone may take a minute.
 const TAKEN: Duration = Duration::from_millis(50);
 
-/// So many requests may wait for each place, then no more are taken.
+/// So many requests may wait in line for each place, then no more are taken.
 const QUEUE_PER_PLACE: usize = 16;
+
+/// The same for those that take load away: an end to what a flood of them keeps in memory.
+const ENDS_PER_PLACE: usize = 64;
 
 /// When a request must be on its way, and when its answer must be there.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +56,7 @@ pub(super) struct Limits {
 pub(super) enum Turn {
     /// It waits in a line that has an end.
     InLine,
-    /// It waits however long the line is: it takes load away.
+    /// It waits in a line of its own, a longer one: it takes load away.
     Ends,
     /// It does not wait. There is one of its kind at a time, and a stack that is busy must not look
     /// like one that is gone: joining again is more load.
@@ -136,8 +139,8 @@ pub(super) struct Gate<M> {
     pub timer: Arc<dyn Timer>,
     pub meter: Arc<dyn Meter>,
     places: Semaphore,
-    queue: AtomicUsize,
-    longest_queue: usize,
+    in_line: Queue,
+    ends: Queue,
     breaker: Mutex<Breaker>,
     most_failures: u32,
     open: Duration,
@@ -160,8 +163,8 @@ impl<M: Mi> Gate<M> {
             timer,
             meter,
             places: Semaphore::new(settings.in_flight),
-            queue: AtomicUsize::new(0),
-            longest_queue: settings.in_flight.saturating_mul(QUEUE_PER_PLACE),
+            in_line: Queue::new(settings.in_flight.saturating_mul(QUEUE_PER_PLACE)),
+            ends: Queue::new(settings.in_flight.saturating_mul(ENDS_PER_PLACE)),
             breaker: Mutex::new(Breaker {
                 state: Breaking::Open { until: StoreTime(0) },
                 failures: 0,
@@ -290,13 +293,12 @@ impl<M: Mi> Gate<M> {
         if let Ok(place) = self.places.try_acquire() {
             return Ok(Some(place));
         }
-        let full = self.queue.fetch_add(1, Ordering::Relaxed) >= self.longest_queue;
-        let queued = Queued { queue: &self.queue };
-        match limits.turn {
-            Turn::InLine if full => return Err(overloaded),
-            Turn::InLine | Turn::Ends => {}
+        let queue = match limits.turn {
+            Turn::InLine => &self.in_line,
+            Turn::Ends => &self.ends,
             Turn::Own => return Ok(None),
-        }
+        };
+        let Some(queued) = queue.join() else { return Err(overloaded) };
         let wait = self.now().until(limits.send_before.min(limits.reply_by));
         let got = match select(pin!(self.places.acquire()), self.timer.sleep(wait)).await {
             Either::Left((Ok(place), _)) => Ok(Some(place)),
@@ -400,13 +402,32 @@ impl<M: Mi> Drop for Trial<'_, M> {
     }
 }
 
+/// Requests of one kind that wait for a place, counted.
+struct Queue {
+    waiting: AtomicUsize,
+    longest: usize,
+}
+
+impl Queue {
+    fn new(longest: usize) -> Self {
+        Self { waiting: AtomicUsize::new(0), longest }
+    }
+
+    /// One more, unless it is full.
+    fn join(&self) -> Option<Queued<'_>> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let queued = Queued { queue: self };
+        (before < self.longest).then_some(queued)
+    }
+}
+
 struct Queued<'a> {
-    queue: &'a AtomicUsize,
+    queue: &'a Queue,
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.queue.fetch_sub(1, Ordering::Relaxed);
+        self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
