@@ -155,8 +155,19 @@ async fn a_flood_without_reading_is_held_back_and_answered_whole() {
         sink.flush().await.unwrap();
     };
     let read = async {
-        // Not before the server had every chance to drown.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Not before the server has had its chance to drown: it waits for us, and takes no more.
+        let metrics = server.client.metrics();
+        let (mut taken, mut at_rest) = (0, 0);
+        let stopped = async {
+            while at_rest < 10_000 {
+                tokio::task::yield_now().await;
+                let now = metrics.messages_taken();
+                at_rest = if now == taken && metrics.waiting_now() > 0 { at_rest + 1 } else { 0 };
+                taken = now;
+            }
+        };
+        tokio::time::timeout(PATIENCE, stopped).await.expect("it is held back");
+        assert!(taken < flood, "all {flood} were taken while nobody read");
         let mut answers = 0;
         while answers < flood {
             let message = stream.next().await.unwrap().unwrap().into_text().unwrap();
@@ -393,6 +404,37 @@ async fn a_post_that_repeats_a_running_command_waits_for_its_end() {
     });
     assert_eq!(waited.1["result"]["outcome"], "failed");
     assert_eq!(waited.1["result"]["events"][0]["event"], "CallHolding");
+}
+
+#[tokio::test]
+async fn posts_that_wait_leave_room_for_everybody_else() {
+    let server = Server::start(Script::Silent, Settings { requests: 4, ..settings() }).await;
+    let (one, two) = (hold(1, "one"), hold(2, "two"));
+    let waiting =
+        async { tokio::join!(server.post("?wait=ended", &one), server.post("?wait=ended", &two)) };
+    let others = async {
+        until(|| server.stub.begun() == 2).await;
+        let third = hold(3, "three").to_string();
+        let head = "POST /call-api?wait=ended HTTP/1.1";
+        let (status, answer) = server.http_whole(head, &third).await;
+        assert_eq!(status, 503, "{answer}");
+        assert!(answer.to_lowercase().contains("\r\nretry-after: 5\r\n"), "{answer}");
+        assert_eq!(server.client.metrics().refused_for("limit"), 1);
+        assert_eq!(server.stub.begun(), 2, "what is refused has not begun");
+        assert_eq!(server.post("", &hold(4, "four")).await.0, 200);
+        assert_eq!(server.connect().await.call(5, "Echo", json!({})).await["id"], 5);
+        for id in ["one", "two"] {
+            server.stub.emit(id, ended(Outcome::Success));
+        }
+    };
+    let ((one, two), ()) = tokio::join!(waiting, others);
+    assert_eq!((one.0, two.0), (200, 200));
+    let five = hold(6, "five");
+    let (five, ()) = tokio::join!(server.post("?wait=ended", &five), async {
+        until(|| server.stub.begun() == 4).await;
+        server.stub.emit("five", ended(Outcome::Success));
+    });
+    assert_eq!(five.0, 200, "their places are free again");
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ use super::socket::converse;
 use super::{BODY_TIMEOUT, Client, HEAD_TIMEOUT, SEND_TIMEOUT};
 use crate::core::ids::SessionId;
 
+/// Seconds after which a place to wait may have become free: most commands end sooner.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
 /// The routes of the protocol at the configured path.
 pub fn router<C: Commands>(client: Arc<Client<C>>) -> Router {
     let path = client.settings.path.clone();
@@ -251,6 +254,20 @@ async fn post<C: Commands>(
             return refused(StatusCode::PAYLOAD_TOO_LARGE, why);
         }
         Ok(Err(_)) => return refused(StatusCode::BAD_REQUEST, "the body broke off\n"),
+    };
+    // Given back with the answer, also when the client goes away first.
+    let _waiting = match until_ended.then(|| client.waiting.try_acquire()) {
+        None => None,
+        Some(Ok(place)) => Some(place),
+        Some(Err(_)) => {
+            client.metrics.refused("limit");
+            let mut response = refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many requests wait for the end of their commands; wait=started has room\n",
+            );
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            return response;
+        }
     };
     client.metrics.message();
     // What is not UTF-8 is not JSON either, and is answered as such.

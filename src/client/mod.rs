@@ -77,6 +77,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Most `POST`s at once that wait for the end of their commands. They may wait for minutes, and
+    /// the other half of [`Self::requests`] is for whoever is served at once.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        (self.requests / 2).max(1)
+    }
+
     fn limits(&self) -> Limits {
         Limits { batch: self.batch, commands: self.commands }
     }
@@ -94,6 +101,8 @@ pub struct Client<C> {
     winding_down: AtomicBool,
     tasks: TaskTracker,
     places: Arc<Semaphore>,
+    /// Of `POST`s that wait for the end of their commands.
+    waiting: Semaphore,
     start: Instant,
 }
 
@@ -133,6 +142,7 @@ impl<C: Commands> Client<C> {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(settings.connections));
+        let waiting = Semaphore::new(settings.waiting());
         Arc::new(Self {
             commands,
             feed,
@@ -143,6 +153,7 @@ impl<C: Commands> Client<C> {
             winding_down: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             places,
+            waiting,
             start: Instant::now(),
         })
     }

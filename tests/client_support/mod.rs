@@ -333,6 +333,13 @@ impl Server {
 
     /// One HTTP request, as it stands, and the answer's status and body.
     pub async fn http(&self, head: &str, body: &str) -> (u16, String) {
+        let (status, answer) = self.http_whole(head, body).await;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap();
+        (status, body)
+    }
+
+    /// The same with the whole answer, its head included.
+    pub async fn http_whole(&self, head: &str, body: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let length = body.len();
@@ -344,8 +351,7 @@ impl Server {
         let mut answer = String::new();
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap();
-        (status, body)
+        (status, answer)
     }
 
     pub async fn post(&self, query: &str, body: &Value) -> (u16, Value) {

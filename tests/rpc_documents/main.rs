@@ -114,6 +114,19 @@ fn limits() -> String {
     row("silence of a client until it is pinged", ping, "limits.ping_interval", "a ping");
     row("the same until it is closed", idle, "limits.idle_timeout", "close 4002");
     row("WebSockets of a server", limits.sessions.to_string(), "limits.sessions", "HTTP 503");
+    let sessions = limits.sessions;
+    row(
+        "other connections of a server",
+        sessions.to_string(),
+        "limits.sessions",
+        "not accepted until another one ends",
+    );
+    row(
+        "POSTs that wait for `Ended`",
+        (sessions / 2).to_string(),
+        "limits.sessions",
+        "HTTP 503 with `Retry-After`. Always half of the other connections",
+    );
     row("head of an HTTP request", spoken(HEAD_TIMEOUT), "", "the connection is dropped");
     row("body of a POST", spoken(BODY_TIMEOUT), "", "HTTP 408");
     row("`id` of a request", format!("{LONGEST_ID} bytes"), "", "error -32600");
