@@ -582,6 +582,83 @@ mod transferring {
         run.ended(Outcome::Failed, Code::ReferIgnored, Up::Yes);
     }
 
+    /// The phone hangs up, and may dial all the same while its token lives.
+    fn hung_up_with_its_refer_out(plan: Plan) -> Run {
+        let mut run = blind(plan);
+        run.answer("refer", taken());
+        run.dialog(&call("A"), DialogState::Deleted);
+        run.due();
+        run
+    }
+
+    #[test]
+    fn no_call_is_said_to_be_up_only_once_the_token_of_an_ended_call_is_void() {
+        let mut run = hung_up_with_its_refer_out(reference());
+        run.answer("look", unseen());
+        assert_eq!(run.command.outcome(), None, "its phone may dial until the token is void");
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Failed, Code::CallEnded, Up::No);
+        assert!(!run.ending().remarks.may_still_ring);
+    }
+
+    /// It dialled just before the token was void.
+    #[test]
+    fn a_call_that_comes_up_after_its_call_ended_is_ended() {
+        let mut run = hung_up_with_its_refer_out(reference());
+        run.answer("look", unseen());
+        let Act::Revoke { token } = run.open("revoke").1 else { panic!() };
+        let (new_call, state) = (call("new"), TransferState::Start);
+        run.happens(StackEvent::Referral { token, new_call, destination: None, state });
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        let Act::End { call: ended } = run.open("end").1 else { panic!() };
+        assert_eq!(ended, call("new"));
+        run.answer("end", Reply::Done(Facts::Nothing));
+        run.dialog(&call("new"), DialogState::Deleted);
+        run.due();
+        run.ended(Outcome::Failed, Code::CallEnded, Up::No);
+    }
+
+    /// No list was read: whether the phone calls by another way can't be known.
+    #[test]
+    fn the_token_of_an_ended_call_is_voided_where_nobody_knows_what_came_of_it() {
+        let mut run = hung_up_with_its_refer_out(reference());
+        run.answer("look", Reply::Silent);
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        let outcome = Outcome::Unknown { up: Up::Unknown };
+        run.ended(outcome, Code::ReplyLost, Up::Unknown);
+    }
+
+    fn timed_out() -> Reply {
+        let reason = Arc::from("Request Timeout");
+        Reply::Refused { by: Refuser::Phone, code: 408, reason }
+    }
+
+    /// Its answer to the REFER was lost, so it may have taken it.
+    #[test]
+    fn the_token_of_an_ended_call_is_voided_where_its_refer_timed_out() {
+        let mut run = blind(reference());
+        run.dialog(&call("A"), DialogState::Deleted);
+        run.answer("refer", timed_out());
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        run.due();
+        run.ended(Outcome::Failed, Code::CallEnded, Up::No);
+    }
+
+    #[test]
+    fn without_tokens_a_phone_may_still_dial_after_its_call_ended() {
+        let mut run = hung_up_with_its_refer_out(stock());
+        run.answer("look", unseen());
+        run.ended(Outcome::Failed, Code::CallEnded, Up::Unknown);
+        assert!(run.ending().remarks.may_still_ring);
+        let mut run = blind(stock());
+        run.dialog(&call("A"), DialogState::Deleted);
+        run.answer("refer", timed_out());
+        run.ended(Outcome::Failed, Code::CallEnded, Up::Unknown);
+        assert!(run.ending().remarks.may_still_ring);
+    }
+
     /// A stock script's event of a call that is being transferred: anybody can raise one.
     fn transfer(new_call: &str, state: TransferState) -> StackEvent {
         let (call, new_call) = (call("A"), Some(call(new_call)));

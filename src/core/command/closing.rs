@@ -406,8 +406,12 @@ impl Closing {
         legs.chain(stray).collect()
     }
 
-    /// What is seen of the call that was to stay.
+    /// What is seen of the call that was to stay. Of a new call that nobody knows of, that says
+    /// nothing.
     pub(crate) fn note_kept_call(&mut self, life: &Life) {
+        if matches!(self.ending.outcome, Outcome::Unknown { .. }) {
+            return;
+        }
         let says_over = self.ending.error.as_ref().is_some_and(|error| error.up == Up::No);
         let up = match (life.is_over(), says_over) {
             (true, _) => Up::No,

@@ -14,12 +14,12 @@ use super::call_start::{
 };
 use super::closing::{Closing, look_at, not_sent};
 use super::life::Life;
-use super::referral::{Progress, Referral, Why};
+use super::referral::{Abandoned, Progress, Referral, Why};
 use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
 use crate::core::act::{Act, DialogState, ReferTo, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
-use crate::core::ids::{CallId, OpId};
+use crate::core::ids::CallId;
 use crate::core::notice::{Data, Event};
 use crate::core::request::Leg;
 use crate::core::sip_address::SipAddress;
@@ -196,7 +196,6 @@ impl Transfer {
         let Phase::Referring(referral) = &self.phase else { return };
         let new = referral.new.clone();
         let gone = referral.call_gone();
-        let token = referral.token.clone();
         let data = Data {
             callid: new.as_ref().map(|new| new.call.clone()),
             destination: self.destination(new.as_ref().and_then(|new| new.destination.as_ref())),
@@ -216,8 +215,9 @@ impl Transfer {
                 self.succeeded(new.is_none(), turn);
             }
             Progress::Failed(why) => {
+                let abandoned = referral.abandon();
                 let new = referral.ours();
-                self.failed(why, gone, new, token, turn);
+                self.failed(why, gone, new, abandoned, turn);
             }
         }
     }
@@ -281,7 +281,7 @@ impl Transfer {
         why: Why,
         gone: bool,
         new: Option<(CallId, Life)>,
-        token: OpId,
+        abandoned: Abandoned,
         turn: &mut Turn<'_>,
     ) {
         let up = match (self.life.is_over(), gone) {
@@ -291,6 +291,7 @@ impl Transfer {
             (false, false) => Up::Yes,
         };
         let may_come = why.may_come() && new.is_none();
+        let tokens = turn.plan().capabilities.referral_tokens;
         let left = match &why {
             Why::NoAnswer { ended: false } => new,
             Why::Refused(_)
@@ -309,13 +310,13 @@ impl Transfer {
                 self.prove_missing(call, &sighting, turn);
                 return;
             }
-            Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } if gone => {
-                Ending::failed(ended(Up::No))
-            }
-            // Without tokens nothing names the call of a phone that dials when its old call is over.
-            Why::Ignored if gone => {
-                let tokens = turn.plan().capabilities.referral_tokens;
-                Ending::failed(ended(if tokens { Up::No } else { Up::Unknown }))
+            Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
+                if gone =>
+            {
+                // Without tokens nothing names the call of a phone that dials when its old call is
+                // over.
+                let unnamed = may_come && !tokens;
+                Ending::failed(ended(if unnamed { Up::Unknown } else { Up::No }))
             }
             Why::Refused(status) => Ending::failed(refer_refused(&status, up)),
             Why::RefusedUnsaid => Ending::failed(refused_unsaid(up)),
@@ -333,18 +334,23 @@ impl Transfer {
                 Ending::unknown(lost)
             }
         };
-        let tokens = turn.plan().capabilities.referral_tokens;
         ending.remarks.may_still_ring = may_come && !tokens;
         if let Some(new) = left {
             // It rang too long, and nobody has seen it end.
             self.close(vec![new], ending, turn);
+        } else if self.life.is_over() && may_come && tokens {
+            // That no call is up is true only once the token is void.
+            let mut closing = Closing::begin(Vec::new(), ending, turn).and_stray(abandoned, turn);
+            closing.finish_if_done(turn);
+            self.phase = Phase::Closing(closing);
         } else if self.life.is_over() {
             turn.end(ending);
         } else {
             if may_come && tokens {
                 // A late INVITE is refused by the token. Nobody waits for the answer: a token
                 // that is never used is as good.
-                turn.open(Act::Revoke { token }, turn.plan().times.reply);
+                let act = Act::Revoke { token: abandoned.token };
+                turn.open(act, turn.plan().times.reply);
             }
             self.check(ending, turn);
         }
