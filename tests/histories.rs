@@ -744,10 +744,31 @@ mod transferring {
         }
     }
 
+    /// Without tokens, its phone's answer may have been lost on the way.
+    #[test]
+    fn a_cancelled_refer_that_timed_out_may_still_bring_a_call() {
+        let mut run = blind(stock());
+        run.step(&Input::Cancel);
+        run.answer("refer", timed_out());
+        run.due();
+        assert_eq!(run.ending().outcome, Outcome::Cancelled);
+        assert!(run.ending().remarks.may_still_ring);
+    }
+
+    #[test]
+    fn a_cancelled_refer_that_was_refused_brings_no_call() {
+        let mut run = blind(stock());
+        run.step(&Input::Cancel);
+        let reason = Arc::from("Decline");
+        run.answer("refer", Reply::Refused { by: Refuser::Phone, code: 603, reason });
+        assert_eq!(run.ending().outcome, Outcome::Cancelled);
+        assert!(!run.ending().remarks.may_still_ring);
+    }
+
     /// The token is armed when the REFER is sent, and that was still to come when it was voided.
     #[test]
     fn a_token_counts_as_void_only_once_its_refer_is_out() {
-        for answer in [taken(), Reply::Silent] {
+        for answer in [taken(), Reply::Silent, timed_out()] {
             let mut run = blind(reference());
             run.step(&Input::Cancel);
             let (early, _) = run.open("revoke");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::absence::{Absence, Finding};
 use super::call_start::seen;
 use super::life::Life;
-use super::referral::{Abandoned, Parties};
+use super::referral::{Abandoned, Parties, never_answered};
 use super::turn::Turn;
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Facts, NotSent, Op, Refuser, Reply};
@@ -175,6 +175,9 @@ impl Closing {
             return;
         };
         match reply {
+            Reply::Refused { by: Refuser::Phone, code, .. } if never_answered(*code) => {
+                stray.refer_is_out(reply, turn);
+            }
             // A refused REFER brings nothing about any more.
             Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) => {
                 self.stray = None;

@@ -219,7 +219,7 @@ impl Why {
     /// Whether the party may call all the same, later.
     pub(crate) fn may_come(&self) -> bool {
         match self {
-            Self::Refused(status) => status.code == 408,
+            Self::Refused(status) => never_answered(status.code),
             Self::Ignored | Self::Lost => true,
             Self::RefusedUnsaid
             | Self::StackRefused { .. }
@@ -1011,6 +1011,12 @@ impl Referral {
             unanswered: self.stage == Stage::Asking,
         }
     }
+}
+
+/// Whether a phone's refusal of a REFER is no answer of its own: it was silent, or its answer was
+/// lost, and it may call all the same.
+pub(crate) fn never_answered(code: u16) -> bool {
+    code == 408
 }
 
 /// Of two words for one failure the one that says more.
