@@ -361,6 +361,56 @@ mod starting {
         assert_eq!(run.command.orphan(), Some(&setup));
     }
 
+    /// Its caller took the REFER, and so many calls are up that no list can be read.
+    fn start_that_is_lost() -> (Run, CallId) {
+        let mut run = start(reference());
+        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
+        run.dialog(&setup, DialogState::Confirmed);
+        run.answer("refer", taken());
+        run.due();
+        run.answer("look", Reply::Silent);
+        run.answer("revoke", Reply::Done(Facts::Nothing));
+        (run, setup)
+    }
+
+    #[test]
+    fn a_start_that_nobody_knows_the_end_of_names_no_setup_leg_that_was_seen_to_end() {
+        let (mut run, setup) = start_that_is_lost();
+        run.dialog(&setup, DialogState::Deleted);
+        run.due();
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
+        assert_eq!(run.command.orphan(), None);
+    }
+
+    #[test]
+    fn a_start_whose_deadline_passes_while_its_setup_leg_ends_names_it() {
+        let (mut run, setup) = start_that_is_lost();
+        run.at = run.command.deadline;
+        run.step(&Input::Due);
+        let outcome = Outcome::Unknown { up: Up::Unknown };
+        run.ended(outcome, Code::DeadlinePassed, Up::Unknown);
+        assert_eq!(run.command.orphan(), Some(&setup));
+    }
+
+    /// Its end was asked for twice, and no look says that it is gone.
+    #[test]
+    fn a_start_that_leaves_its_setup_leg_up_names_it() {
+        let (mut run, setup) = start_that_is_lost();
+        while run.command.outcome().is_none() {
+            for verb in ["end", "look"] {
+                if run.asks(verb) {
+                    run.answer(verb, Reply::Silent);
+                }
+            }
+            if run.command.outcome().is_none() {
+                run.due();
+            }
+        }
+        assert!(run.ending().remarks.leg_left_up);
+        assert_eq!(run.command.orphan(), Some(&setup));
+    }
+
     #[test]
     fn a_start_that_was_refused_leaves_no_leg() {
         let mut run = start(reference());

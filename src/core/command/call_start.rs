@@ -17,7 +17,7 @@ use super::transfer::stack_refused;
 use super::turn::Turn;
 use super::{Claim, Ending, Fact, Taking};
 use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sent, Sighting};
-use crate::core::failure::{Code, Failure, SipStatus, Up};
+use crate::core::failure::{Code, Failure, Outcome, SipStatus, Up};
 use crate::core::ids::{CallId, OpId};
 use crate::core::notice::{Data, Event};
 use crate::core::plan::Plan;
@@ -632,6 +632,16 @@ impl Start {
     fn finish_closing(&mut self, turn: &mut Turn<'_>) {
         if let Phase::Closing(closing) = &mut self.phase {
             closing.finish_if_done(turn);
+        }
+    }
+
+    /// Whether this ending leaves, or may leave, the setup leg up.
+    pub(crate) fn leaves_setup_up(&self, ending: &Ending) -> bool {
+        match &self.phase {
+            Phase::Closing(closing) => closing.leaves_up(&self.setup),
+            Phase::Calling(_) | Phase::Confirming { .. } | Phase::Referring(_) => {
+                matches!(ending.outcome, Outcome::Unknown { .. })
+            }
         }
     }
 

@@ -425,6 +425,11 @@ impl Closing {
         self.ending = self.ending.clone().with_up(up);
     }
 
+    /// Whether this is a leg that was not seen to be gone.
+    pub(crate) fn leaves_up(&self, call: &CallId) -> bool {
+        self.legs.iter().any(|leg| leg.call == *call && leg.state != LegState::Gone)
+    }
+
     /// Tells the end once nothing is left to wait for.
     pub(crate) fn finish_if_done(&mut self, turn: &mut Turn<'_>) {
         let settled = |leg: &ClosingLeg| matches!(leg.state, LegState::Gone | LegState::LeftUp);

@@ -341,14 +341,8 @@ impl Progress {
 
     /// The leg of our own that this ending leaves, or may leave, up.
     fn orphan(&self, ending: &Ending) -> Option<CallId> {
-        let may_be_up = match ending.outcome {
-            Outcome::Unknown { .. } => true,
-            Outcome::Success | Outcome::Failed | Outcome::Cancelled | Outcome::NotStarted => {
-                ending.remarks.leg_left_up
-            }
-        };
         match self {
-            Self::Start(start) if may_be_up => Some(start.setup().clone()),
+            Self::Start(start) if start.leaves_setup_up(ending) => Some(start.setup().clone()),
             Self::Start(_) | Self::Transfer(_) | Self::Hold(_) | Self::End(_) | Self::Over(_) => {
                 None
             }
