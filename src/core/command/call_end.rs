@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::call_start::{failure, seen};
+use super::call_start::{failure, restarted, seen};
 use super::closing::{EVENTS_APART, look_at, not_sent};
 use super::life::Life;
 use super::transfer::stack_refused;
@@ -94,8 +94,7 @@ impl End {
             }
             Fact::Event(StackEvent::Restarted { .. }) => {
                 if !turn.plan().capabilities.persists_dialogs {
-                    let text = "stack restarted";
-                    turn.end(Ending::unknown(failure(Code::StackRestarted, text, Up::Unknown)));
+                    turn.end(restarted());
                 }
             }
             Fact::Event(

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::call_start::{failure, seen, with_sip};
+use super::call_start::{failure, restarted, seen, with_sip};
 use super::closing::{look_at, not_sent};
 use super::life::Life;
 use super::turn::Turn;
@@ -138,8 +138,7 @@ impl Hold {
             }
             Fact::Event(StackEvent::Restarted { .. }) => {
                 if !turn.plan().capabilities.persists_dialogs {
-                    let text = "stack restarted";
-                    turn.end(Ending::unknown(failure(Code::StackRestarted, text, Up::Unknown)));
+                    turn.end(restarted());
                 }
             }
             Fact::Event(StackEvent::Hold { call, leg, hold, state }) => {
@@ -212,15 +211,8 @@ impl Hold {
         match reply {
             Reply::Done(_) => self.leg_took_it(leg, place, turn),
             Reply::Refused { by: Refuser::Stack, code, reason } => {
-                let code_word = match code {
-                    480 if self.hold => Code::AlreadyHeld,
-                    480 => Code::NotHeld,
-                    410 => Code::CallNotReady,
-                    488 => Code::NoMedia,
-                    _ => Code::StackRefused,
-                };
-                let failed = failure(code_word, &format!("{code} {reason}"), Up::Yes);
-                self.leg_failed(leg, place, Ending::failed(failed), turn);
+                let ending = refused_by_stack(self.hold, *code, reason);
+                self.leg_failed(leg, place, ending, turn);
             }
             Reply::Refused { by: Refuser::Phone, code: 491, .. } if !glared => {
                 let spread = (GLARE_LONGEST - GLARE_SHORTEST).as_millis();
@@ -342,13 +334,7 @@ impl Hold {
                 *until = Some(turn.later(legs.wait(times.silence)));
             }
             Reply::Refused { code, reason, .. } => {
-                let word = match code {
-                    480 if self.hold => Code::AlreadyHeld,
-                    480 => Code::NotHeld,
-                    410 => Code::CallNotReady,
-                    _ => Code::StackRefused,
-                };
-                turn.end(Ending::failed(failure(word, &format!("{code} {reason}"), Up::Yes)));
+                turn.end(refused_by_stack(self.hold, *code, reason));
             }
             Reply::Missing { sighting, .. } => {
                 self.phase = Phase::Missing { absence: Absence::default(), at: None };
@@ -473,6 +459,18 @@ fn of_leg(leg: Leg) -> Data {
 
 fn not_found(up: Up) -> Failure {
     failure(Code::CallNotFound, "404 Dialog not found", up)
+}
+
+/// A refusal by the stack itself, before anything was sent.
+fn refused_by_stack(hold: bool, code: u16, reason: &str) -> Ending {
+    let word = match code {
+        480 if hold => Code::AlreadyHeld,
+        480 => Code::NotHeld,
+        410 => Code::CallNotReady,
+        488 => Code::NoMedia,
+        _ => Code::StackRefused,
+    };
+    Ending::failed(failure(word, &format!("{code} {reason}"), Up::Yes))
 }
 
 fn leg_refused(leg: Leg, status: &SipStatus) -> Ending {

@@ -727,7 +727,7 @@ pub(crate) fn seen(reply: &Reply) -> Option<&Sighting> {
 }
 
 /// What ran there is forgotten; the phones may talk on.
-fn restarted() -> Ending {
+pub(crate) fn restarted() -> Ending {
     Ending::unknown(failure(Code::StackRestarted, "stack restarted", Up::Unknown))
 }
 

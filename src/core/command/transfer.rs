@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
 use super::call_start::{
-    REFER_IGNORED, failure, no_answer, refer_refused, refused_unsaid, seen, target_failed, with_sip,
+    REFER_IGNORED, failure, no_answer, refer_refused, refused_unsaid, restarted, seen,
+    target_failed, with_sip,
 };
 use super::closing::{Closing, look_at, not_sent};
 use super::life::Life;
@@ -122,11 +123,7 @@ impl Transfer {
             && !turn.plan().capabilities.persists_dialogs
             && !matches!(self.phase, Phase::Closing(_))
         {
-            turn.end(Ending::unknown(failure(
-                Code::StackRestarted,
-                "stack restarted",
-                Up::Unknown,
-            )));
+            turn.end(restarted());
             return;
         }
         self.note_lives(fact);
