@@ -441,9 +441,9 @@ impl World {
         match self.command.method {
             Method::CallStart => {
                 let setup = self.setup();
-                let said = unknown || left || self.command.orphan().is_some();
-                assert!(said || !last(&setup).is_up(), "a leg of ours is left up: {ending:?}");
-                assert_eq!(self.command.orphan().is_some(), unknown || left);
+                let named = self.command.orphan().is_some();
+                assert!(named || !last(&setup).is_up(), "a leg of ours is left up: {ending:?}");
+                assert!(!named || unknown || left, "named, and not said: {ending:?}");
                 assert!(up != Some(Up::No) || !last(&setup).is_up(), "it is up: {ending:?}");
             }
             Method::CallBlindTransfer | Method::CallAttendedTransfer => {

@@ -213,7 +213,13 @@ impl End {
     }
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
-        let Phase::Missing { absence, at } = &mut self.phase else { return };
+        let Phase::Missing { absence, at } = &mut self.phase else {
+            // An event brought the call back before this look did: what it saw is news all the same.
+            if let Some(dialog) = &sighting.call {
+                self.dialog_changed(&dialog.id, dialog.state, turn);
+            }
+            return;
+        };
         match absence.see(sighting, self.known.met, turn) {
             // It was there, or the stack took it for one that is; now it is over.
             Finding::Absent if self.known.met || self.known.accepted => {

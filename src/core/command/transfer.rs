@@ -379,9 +379,21 @@ impl Transfer {
         let up = match fact {
             Fact::Event(_) if self.life.is_over() => Some(Up::No),
             Fact::Event(_) | Fact::GiveUp { .. } | Fact::Due => None,
-            Fact::Reply(op, reply) => {
-                matches!(op.act, Act::Look { .. }).then(|| seen(reply).map_or(Up::Unknown, up_of))
-            }
+            Fact::Reply(op, reply) => match (&op.act, seen(reply)) {
+                (Act::Look { .. }, Some(sighting)) => Some(up_of(sighting, &mut self.life)),
+                (Act::Look { .. }, None) => Some(Up::Unknown),
+                (
+                    Act::Invite { .. }
+                    | Act::CancelInvite { .. }
+                    | Act::Refer { .. }
+                    | Act::ReInvite { .. }
+                    | Act::StackHold { .. }
+                    | Act::Mark { .. }
+                    | Act::End { .. }
+                    | Act::Revoke { .. },
+                    _,
+                ) => None,
+            },
         };
         let Some(up) = up else { return };
         let mut ending = (**ending).clone();
@@ -527,11 +539,15 @@ pub(crate) fn stack_refused(code: u16, reason: &str, up: Up) -> Failure {
     failure(word, &format!("{code} {reason}"), up)
 }
 
-fn up_of(sighting: &Sighting) -> Up {
-    match (&sighting.call, sighting.full) {
-        (Some(dialog), _) if dialog.state == DialogState::Deleted => Up::No,
-        (Some(_), _) => Up::Yes,
+/// Whether the call is up by what a look saw. A dead dialog may be found in front of the live one
+/// (sip-outcomes F4).
+fn up_of(sighting: &Sighting, life: &mut Life) -> Up {
+    match &sighting.call {
+        Some(dialog) => {
+            life.see(&dialog.id, dialog.state);
+            if life.is_alive() { Up::Yes } else { Up::No }
+        }
         // One list proves nothing by itself.
-        (None, _) => Up::Unknown,
+        None => Up::Unknown,
     }
 }
