@@ -28,10 +28,11 @@ impl Drop for Server {
     }
 }
 
-/// A server that may have 200 descriptors; where clients and where probes connect.
-fn start() -> (Server, SocketAddr, SocketAddr) {
+/// A server under this limit; where clients and where probes connect.
+fn start(ulimit: &str) -> (Server, SocketAddr, SocketAddr) {
+    let script = format!("ulimit {ulimit}; exec \"$0\" serve");
     let mut child = Command::new("sh")
-        .args(["-c", "ulimit -n 200; exec \"$0\" serve", env!("CARGO_BIN_EXE_callplane")])
+        .args(["-c", &script, env!("CARGO_BIN_EXE_callplane")])
         .env("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0")
         .env("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0")
         .env("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0")
@@ -73,9 +74,19 @@ fn beginning_to_connect(to: SocketAddr) -> Socket {
 
 #[test]
 fn probes_are_answered_while_clients_use_up_what_they_may() {
-    let (_server, clients, operations) = start();
+    let (_server, clients, operations) = start("-n 200");
     let flood: Vec<_> = (0..400).map(|_| beginning_to_connect(clients)).collect();
     let answer = get(operations, "/livez").expect("a probe is answered");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(flood);
+}
+
+#[test]
+fn the_soft_limit_is_raised_to_the_hard_one() {
+    let (server, ..) = start("-S -n 200");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.0.id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[0], words[1], "{line}");
+    assert_ne!(words[0], "200", "{line}");
 }

@@ -8,6 +8,14 @@ use crate::client;
 /// Descriptors that clients do not get: the stacks' sockets and lists, probes, the log.
 const OURS: usize = 128;
 
+/// Takes as many descriptors as the system lets this process have. The soft limit, 1,024 on most
+/// systems, is for programs that use `select`.
+pub fn raise() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the soft limit of descriptors (ulimit -n) stays as it is");
+    }
+}
+
 /// How many descriptors the process may have; nothing where the system does not tell.
 pub fn most() -> Option<usize> {
     soft_limit(&std::fs::read_to_string("/proc/self/limits").ok()?)

@@ -10,6 +10,7 @@ mod server;
 pub mod settings;
 mod stacks;
 
+pub use descriptors::raise as raise_descriptors;
 pub use desk::{Desk, FeedListener};
 pub use host::TokioHost;
 pub use probe::{Finding, probe};

@@ -27,6 +27,7 @@ pub async fn serve(
     levels: LogLevels,
     readiness: Readiness,
 ) -> Result<Exit, String> {
+    app::raise_descriptors();
     let path = config.listen.path.as_str().to_owned();
     let hints = Hints { call_api: Some(path), ..Hints::default() };
     let server = start(&config, &hints, levels, readiness).await?;
