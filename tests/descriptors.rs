@@ -12,7 +12,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -72,10 +72,27 @@ fn beginning_to_connect(to: SocketAddr) -> Socket {
     socket
 }
 
+/// How long a server that does serve is waited for. Well below the ten seconds after which those
+/// that say nothing lose their places.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Whether whoever comes now is still served.
+fn serves_one_more(clients: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&clients, SILENCE) else { return false };
+    stream.set_read_timeout(Some(SILENCE)).unwrap();
+    let asked = write!(stream, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    asked.is_ok() && matches!(stream.read(&mut [0]), Ok(1))
+}
+
 #[test]
 fn probes_are_answered_while_clients_use_up_what_they_may() {
     let (_server, clients, operations) = start("-n 200");
+    assert!(serves_one_more(clients), "a client is served before the flood");
     let flood: Vec<_> = (0..400).map(|_| beginning_to_connect(clients)).collect();
+    let begin = Instant::now();
+    while serves_one_more(clients) {
+        assert!(begin.elapsed() < DEADLINE, "the flood never used up what clients may");
+    }
     let answer = get(operations, "/livez").expect("a probe is answered");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(flood);
