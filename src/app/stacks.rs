@@ -1,9 +1,11 @@
 //! The configured stacks: one connector each, and the task that keeps its events flowing.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +20,7 @@ use crate::stack::opensips::settings::{
     CallopsMode, EventSettings, EventTransport, GradeSetting, StackSettings,
 };
 use crate::stack::opensips::sink::Sink;
-use crate::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer, keeper};
+use crate::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer, keeper, udp};
 use crate::stack::{Away, Reports, SipStack, Snapshot, Stacks};
 
 /// A stack's sockets could not be opened.
@@ -88,9 +90,28 @@ impl ConfiguredStacks {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Self, StackError> {
+        let look_up = |address: String| async move { udp::look_up(&address).await };
+        Self::connect_by(look_up, config, metrics, clock, reports, tasks, stop).await
+    }
+
+    async fn connect_by<Found: Future<Output = io::Result<SocketAddr>>>(
+        look_up: impl Fn(String) -> Found,
+        config: &Config,
+        metrics: &Metrics,
+        clock: &Arc<dyn Clock>,
+        reports: Arc<dyn Reports>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, StackError> {
         let mut all = Self { names: Vec::new(), stacks: Vec::new(), domains: Vec::new() };
-        for stack in &config.stacks {
-            let connector = Arc::new(open(config, stack, clock, metrics).await?);
+        // All at once: names that lead nowhere delay the start by one wait, not by one each.
+        let opening = config.stacks.iter().map(|stack| {
+            let found = look_up(stack.mi.address.to_string());
+            open_by(found, config, stack, clock, metrics)
+        });
+        let opened = try_join_all(opening).await?;
+        for (stack, connector) in config.stacks.iter().zip(opened) {
+            let connector = Arc::new(connector);
             let (reports, stop) = (Arc::clone(&reports), stop.clone());
             if connector.mi().local_addr().is_ok() {
                 let sink = sink_of(&connector).await?;
@@ -170,6 +191,17 @@ pub async fn open(
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
 ) -> Result<RealOpenSips, StackError> {
+    let address = stack.mi.address.to_string();
+    open_by(udp::look_up(&address), config, stack, clock, metrics).await
+}
+
+async fn open_by(
+    look_up: impl Future<Output = io::Result<SocketAddr>>,
+    config: &Config,
+    stack: &config::Stack,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<RealOpenSips, StackError> {
     let settings = settings_of(config, stack);
     let id = settings.id.clone();
     let surroundings = Surroundings {
@@ -177,7 +209,7 @@ pub async fn open(
         timer: Arc::new(TokioTimer),
         meter: Arc::new(StackMeter(metrics.stack(id.as_str()))),
     };
-    let opened = opensips::open(settings, surroundings).await;
+    let opened = opensips::open_by(settings, surroundings, look_up).await;
     opened.map_err(|why| StackError::Open { stack: id, why })
 }
 
@@ -243,5 +275,52 @@ fn settings_of(config: &Config, stack: &config::Stack) -> StackSettings {
         breaker_failures: stack.breaker.failures,
         breaker_open: stack.breaker.open,
         ..StackSettings::new(StackId::new(stack.name.as_str()), stack.mi.address.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::events;
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_lead_nowhere_delay_the_start_by_one_wait() {
+        let mut config = Config::default();
+        let stack = config.stacks.pop().unwrap();
+        config.stacks = (1..=3)
+            .map(|port| config::Stack {
+                mi: config::StackSocket::udp_loopback(port),
+                ..stack.clone()
+            })
+            .collect();
+        let looked_up = RefCell::new(Vec::new());
+        let never = |address: String| {
+            looked_up.borrow_mut().push(address);
+            std::future::pending()
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (inbox, _outlet) = events::inbox(&[]);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (metrics, began) = (Metrics::new(), Instant::now());
+        let connecting = ConfiguredStacks::connect_by(
+            never,
+            &config,
+            &metrics,
+            &clock,
+            Arc::new(inbox),
+            &tasks,
+            &stop,
+        );
+        let all = connecting.await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+        assert_eq!(all.names().len(), 3);
+        let each_once = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
+        assert_eq!(*looked_up.borrow(), each_once);
+        stop.cancel();
     }
 }

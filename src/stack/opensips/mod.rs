@@ -33,6 +33,7 @@ pub mod stream;
 pub mod udp;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -139,8 +140,23 @@ pub async fn open(
     settings: StackSettings,
     surroundings: Surroundings,
 ) -> Result<RealOpenSips, OpenError> {
-    let udp = UdpMi::open(&settings.mi).await.map_err(OpenError::Mi)?;
-    let for_lists = UdpMi::open(&settings.mi).await.map_err(OpenError::Mi)?;
+    let address = settings.mi.clone();
+    open_by(settings, surroundings, udp::look_up(&address)).await
+}
+
+/// The same with another way to find out where its name leads. It is asked once, for at most a
+/// second.
+///
+/// # Errors
+/// [`OpenError`] when no socket can be made.
+pub async fn open_by(
+    settings: StackSettings,
+    surroundings: Surroundings,
+    look_up: impl Future<Output = io::Result<SocketAddr>>,
+) -> Result<RealOpenSips, OpenError> {
+    let peer = udp::first_look(&settings.mi, look_up).await;
+    let udp = UdpMi::at(&settings.mi, peer).await.map_err(OpenError::Mi)?;
+    let for_lists = UdpMi::at(&settings.mi, peer).await.map_err(OpenError::Mi)?;
     let http = settings.mi_http.as_deref().map(HttpMi::new).transpose();
     let lists = ListMi::new(http.map_err(OpenError::MiHttp)?, for_lists);
     Ok(OpenSips::new(settings, udp, lists, surroundings))

@@ -84,21 +84,12 @@ impl UdpMi {
     /// # Errors
     /// When the socket can't be made.
     pub async fn open(address: &str) -> io::Result<Self> {
-        let peer = match tokio::time::timeout(FIRST_LOOK, look_up(address)).await {
-            Ok(Ok(peer)) => Some(peer),
-            Ok(Err(error)) => {
-                tracing::warn!(address, %error, "the stack's name leads nowhere yet");
-                None
-            }
-            Err(_) => {
-                tracing::warn!(address, "the stack's name is being looked up");
-                None
-            }
-        };
+        let peer = first_look(address, look_up(address)).await;
         Self::at(address, peer).await
     }
 
-    async fn at(address: &str, peer: Option<SocketAddr>) -> io::Result<Self> {
+    /// The same where it is known what a first look at the name has found.
+    pub(super) async fn at(address: &str, peer: Option<SocketAddr>) -> io::Result<Self> {
         let socket = match peer {
             Some(peer) => socket_to(peer).await?,
             None => UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?,
@@ -368,7 +359,29 @@ async fn socket_to(peer: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-async fn look_up(address: &str) -> io::Result<SocketAddr> {
+/// Where the name leads, if that is known soon.
+pub(super) async fn first_look(
+    address: &str,
+    look_up: impl Future<Output = io::Result<SocketAddr>>,
+) -> Option<SocketAddr> {
+    match tokio::time::timeout(FIRST_LOOK, look_up).await {
+        Ok(Ok(peer)) => Some(peer),
+        Ok(Err(error)) => {
+            tracing::warn!(address, %error, "the stack's name leads nowhere yet");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(address, "the stack's name is being looked up");
+            None
+        }
+    }
+}
+
+/// Asks the system where a `host:port` leads.
+///
+/// # Errors
+/// When it leads nowhere.
+pub async fn look_up(address: &str) -> io::Result<SocketAddr> {
     let mut found = lookup_host(address).await?;
     found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
