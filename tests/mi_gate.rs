@@ -183,6 +183,15 @@ fn dialog(state: u8) -> Value {
     }})
 }
 
+async fn until(so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it never came to be so");
+}
+
 const UNREACHABLE: Reply = Reply::NotSent(NotSent::Unreachable);
 
 #[tokio::test]
@@ -573,20 +582,16 @@ async fn a_flood_of_ends_is_bounded_and_takes_nobody_elses_place_in_line() {
     let (answer, waits) = oneshot::channel();
     fake.then("dlg_end_dlg", Does::Waits(waits));
     let mut ending = vec![spawn(end())];
-    while fake.asked().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    until(|| fake.asked().len() >= 2).await;
     ending.extend((0..64).map(|_| spawn(end())));
     // Each has its last moment in view, those that wait their turn's as well.
-    while fake.time.sleeping() < 1 + 64 * 2 {
-        tokio::task::yield_now().await;
-    }
+    until(|| fake.time.sleeping() > 64 * 2).await;
     let overloaded = Reply::NotSent(NotSent::Overloaded);
-    assert_eq!(stack.perform(&op(&fake, end())).await, overloaded, "ends are not without end");
+    let one_more = spawn(end());
+    until(|| one_more.is_finished()).await;
+    assert_eq!(one_more.await.unwrap(), overloaded, "ends are not without end");
     let looking = spawn(Act::Look { call: call(), referred_by: None, sent: None });
-    while fake.time.sleeping() < 1 + 65 * 2 && !looking.is_finished() {
-        tokio::task::yield_now().await;
-    }
+    until(|| fake.time.sleeping() > 65 * 2 || looking.is_finished()).await;
     for _ in 0..64 {
         fake.then("dlg_end_dlg", Does::Answers(done()));
     }
