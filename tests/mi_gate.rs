@@ -400,6 +400,28 @@ fn invite() -> Act {
     }
 }
 
+#[tokio::test]
+async fn an_invite_does_not_leave_for_a_stack_that_has_fallen_silent() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |_| ());
+    let busy = || Does::Answers(MiAnswer::Result(json!({"Status": "486 Busy Here"})));
+    fake.then("t_uac_dlg", busy());
+    stack.perform(&op(&fake, invite())).await;
+    assert_eq!(fake.asked(), ["uptime", "t_uac_dlg"]);
+    // It has just answered, so nothing is asked.
+    fake.time.pass(Duration::from_millis(999));
+    fake.then("t_uac_dlg", busy());
+    stack.perform(&op(&fake, invite())).await;
+    assert_eq!(fake.asked()[2..], ["t_uac_dlg"]);
+    fake.time.pass(Duration::from_secs(1));
+    fake.then("uptime", Does::Fails(MiFailure::Silent));
+    assert_eq!(stack.perform(&op(&fake, invite())).await, UNREACHABLE);
+    assert_eq!(fake.asked()[3..], ["uptime"], "no phone was rung");
+    fake.then("t_uac_dlg", busy());
+    stack.perform(&op(&fake, invite())).await;
+    assert_eq!(fake.asked()[4..], ["uptime", "t_uac_dlg"]);
+}
+
 fn graded(value: &str) -> MiAnswer {
     MiAnswer::Result(json!({"key": "cp_cfg_version", "value": value}))
 }

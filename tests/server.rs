@@ -244,8 +244,10 @@ async fn the_proxy_may_come_late_and_restart() {
     site.joined().await;
     a_call(&mut client).await;
 
-    client.send("CallStart", json!({"caller": sip("erin"), "callee": sip("bob")})).await;
+    let params = json!({"caller": sip("erin"), "callee": sip("bob"), "ringing": true});
+    client.send("CallStart", params).await;
     assert_eq!(client.receive().await["result"]["event"], "Started");
+    assert_eq!(client.receive().await["params"]["event"], "CallerRinging");
     let mi = proxy.stop().await;
     let proxy = Proxy::start(Script::Stock, mi).await;
     let mut last = client.receive().await;
@@ -254,6 +256,33 @@ async fn the_proxy_may_come_late_and_restart() {
     }
     assert_eq!(last["params"]["outcome"], "unknown", "{last}");
     assert_eq!(last["params"]["up"], "unknown");
+    drop(client);
+    site.stop().await;
+    proxy.stop().await;
+}
+
+/// A proxy that hangs is known within a second, before anybody's phone could have rung.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_at_a_proxy_that_hangs_is_told_at_once() {
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    let site = Site::start(proxy.mi).await;
+    site.joined().await;
+    let mut client = site.client().await;
+    proxy.faults(json!({"silent": true})).await;
+    // The server's own question to it has stayed unanswered for a second.
+    let silent = |line: &str| {
+        line.starts_with("callplane_mi_answered_requests_total{")
+            && line.contains("\"uptime\"")
+            && line.contains("\"timeout\"")
+    };
+    let noticed = async { while !site.metrics().await.lines().any(silent) {} };
+    tokio::time::timeout(site::DEADLINE, noticed).await.unwrap();
+    let begun = std::time::Instant::now();
+    let params = json!({"caller": sip("alice"), "callee": sip("bob"), "ring_timeout": 5});
+    let events = client.run("CallStart", params).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(names(&events), ["Started", "Error", "Ended"]);
+    assert_eq!(events[2]["outcome"], "not_started");
     drop(client);
     site.stop().await;
     proxy.stop().await;

@@ -37,6 +37,10 @@ impl Timer for TokioTimer {
 /// socket by then, and a phone may take a minute.
 const TAKEN: Duration = Duration::from_millis(50);
 
+/// A stack that answered within this is there. Another one is asked first: the silence of an INVITE
+/// to a stack that hangs would be a phone's, and it would take the whole ringing time to tell.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
+
 /// So many requests may wait in line for each place, then no more are taken.
 const QUEUE_PER_PLACE: usize = 16;
 
@@ -120,6 +124,8 @@ struct Breaker {
     state: Breaking,
     /// Unanswered requests in a row.
     failures: u32,
+    /// When the stack answered last.
+    heard: StoreTime,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +174,7 @@ impl<M: Mi> Gate<M> {
             breaker: Mutex::new(Breaker {
                 state: Breaking::Open { until: StoreTime(0) },
                 failures: 0,
+                heard: StoreTime(0),
             }),
             most_failures: settings.breaker_failures.max(1),
             open: settings.breaker_open,
@@ -211,6 +218,10 @@ impl<M: Mi> Gate<M> {
         limits: Limits,
     ) -> Result<MiAnswer, Failed> {
         self.admit(limits).await?;
+        match answer {
+            Answer::Stack | Answer::StackAgain => {}
+            Answer::Phone => self.hear(limits).await?,
+        }
         let place = self.place(limits).await?;
         let now = self.now();
         if now >= limits.send_before || now >= limits.reply_by {
@@ -272,9 +283,26 @@ impl<M: Mi> Gate<M> {
         // Whoever tries must not leave the door in between when it is dropped.
         let trial = Trial { gate: self };
         let left = self.now().until(limits.reply_by);
-        let asked = self.call_again(MiRequest::new("uptime"), left.min(self.reply / 2)).await;
-        self.note(&asked);
+        let there = self.try_it(left.min(self.reply / 2)).await;
         drop(trial);
+        there
+    }
+
+    /// Makes sure that the stack is there. Usually nothing is asked; a stack that had nothing to do
+    /// answers within a fraction of a millisecond.
+    async fn hear(&self, limits: Limits) -> Result<(), Failed> {
+        let now = self.now();
+        if now < self.breaker().heard.after(HEARD_LATELY) {
+            return Ok(());
+        }
+        let left = now.until(limits.send_before.min(limits.reply_by));
+        self.try_it(left.min(self.reply)).await
+    }
+
+    /// Whether the stack answers at all.
+    async fn try_it(&self, within: Duration) -> Result<(), Failed> {
+        let asked = self.call_again(MiRequest::new("uptime"), within).await;
+        self.note(&asked);
         match asked {
             Ok(_) => Ok(()),
             // The stack was not tried.
@@ -284,7 +312,7 @@ impl<M: Mi> Gate<M> {
                 | MiFailure::Silent
                 | MiFailure::Plain(_)
                 | MiFailure::Garbled,
-            ) => refused,
+            ) => Err(Failed::NotSent(NotSent::Unreachable)),
         }
     }
 
@@ -324,8 +352,9 @@ impl<M: Mi> Gate<M> {
         let Ok(_place) = self.places.try_acquire() else { return first.await };
         let second = pin!(self.call(request, within.saturating_sub(soon)));
         match select(first, second).await {
-            Either::Left((Err(MiFailure::Silent | MiFailure::NotSent { .. }), other))
-            | Either::Right((Err(MiFailure::Silent | MiFailure::NotSent { .. }), other)) => {
+            Either::Left((Err(failure), other)) | Either::Right((Err(failure), other))
+                if is_no_answer(&failure) =>
+            {
                 other.await
             }
             Either::Left((asked, _)) | Either::Right((asked, _)) => asked,
@@ -361,6 +390,7 @@ impl<M: Mi> Gate<M> {
         let mut breaker = self.breaker();
         let before = breaker.state;
         if answered {
+            breaker.heard = now;
             breaker.failures = 0;
             breaker.state = Breaking::Closed;
         } else {
@@ -441,6 +471,16 @@ struct Counted<'a, M> {
 impl<M> Drop for Counted<'_, M> {
     fn drop(&mut self) {
         self.gate.meter.answered(self.command, self.result, self.began.elapsed());
+    }
+}
+
+/// Whether the stack has said nothing.
+fn is_no_answer(failure: &MiFailure) -> bool {
+    match failure {
+        MiFailure::Plain(_) | MiFailure::Garbled => false,
+        MiFailure::Silent | MiFailure::NotSent { .. } | MiFailure::NoRoom | MiFailure::TooLong => {
+            true
+        }
     }
 }
 
