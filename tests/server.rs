@@ -204,6 +204,50 @@ async fn a_draining_server_takes_no_new_commands_while_it_waits_for_those_that_r
     proxy.stop().await;
 }
 
+/// What is still ringing when a server stops is given up, and told: no phone rings for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_leaves_no_phone_ringing() {
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    let mut config = config_for(proxy.mi);
+    config.drain.timeout = Duration::from_secs(2);
+    let site = Site::of(&config).await;
+    site.joined().await;
+    let mut client = site.client().await;
+    // One rings its caller, the other has the callee rung.
+    let ringing = [("erin", "bob"), ("alice", "erin")];
+    for (caller, callee) in ringing {
+        let params = json!({"caller": sip(caller), "callee": sip(callee), "ringing": true});
+        client.send("CallStart", params).await;
+    }
+    let with_a_call = async || {
+        let phones = proxy.control("GET", "/phones", &json!({})).await;
+        let calls = |phone: &&Value| !phone["calls"].as_array().unwrap().is_empty();
+        phones.as_array().unwrap().iter().filter(calls).count()
+    };
+    let mut rung = 0;
+    while rung < ringing.len() {
+        let event = &client.receive().await["params"];
+        rung += usize::from(event["event"] == "TransferPending");
+        rung += usize::from(
+            event["event"] == "CallerRinging" && event["data"]["caller"] == sip("erin"),
+        );
+    }
+    assert_eq!(with_a_call().await, 2, "erin and alice");
+    site.begin_to_stop();
+    let mut ended = Vec::new();
+    while ended.len() < ringing.len() {
+        let event = client.receive().await["params"].clone();
+        if event["event"] == "Ended" {
+            ended.push(event["outcome"].clone());
+        }
+    }
+    assert_eq!(ended, ["cancelled", "cancelled"]);
+    assert_eq!(with_a_call().await, 0);
+    drop(client);
+    assert!(!site.stop().await, "commands were cut off");
+    proxy.stop().await;
+}
+
 /// `POST` waits for the end if asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_one_shot_request_waits_for_the_end() {

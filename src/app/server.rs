@@ -32,6 +32,7 @@ use crate::store::memory::MemoryStore;
 use crate::telemetry::LogLevels;
 
 type Store = MemoryStore<Arc<SystemClock>>;
+type ServerEngine = Engine<CountedStore<Store>, ConfiguredStacks>;
 type ServerClient = Client<Desk<CountedStore<Store>, ConfiguredStacks>>;
 
 /// Why a server did not start. Each is one clear line for the person who started it.
@@ -58,6 +59,7 @@ pub struct Server {
     admin_address: SocketAddr,
     control_address: SocketAddr,
     client: Arc<ServerClient>,
+    engine: Arc<ServerEngine>,
     store: Arc<Store>,
     stacks: Arc<ConfiguredStacks>,
     readiness: Readiness,
@@ -158,6 +160,7 @@ impl Server {
             admin_address,
             control_address,
             client,
+            engine,
             store,
             stacks,
             readiness,
@@ -196,7 +199,7 @@ impl Server {
     }
 
     /// Runs until [`Readiness`] is told to drain and the drain is over. Returns whether everything
-    /// ended in time.
+    /// ended by itself and in time.
     pub async fn run(self) -> bool {
         self.readiness.drained().await;
         self.wind_down().await
@@ -207,19 +210,29 @@ impl Server {
         tracing::info!("draining: no longer ready");
         tokio::time::sleep(self.drain.delay).await;
         // Commands of this process end with it: no new ones, and those that run get most of the time
-        // to end by themselves.
+        // to end by themselves. Who is still calling then is given up, so that no phone rings for
+        // nobody, and told so.
         self.client.wind_down();
-        let share = self.drain.timeout.mul_f32(0.6);
-        let finished = tokio::time::timeout(share, self.commands_ended()).await.is_ok();
-        tracing::info!(finished, "closing clients");
+        let (to_end, to_give_up) =
+            (self.drain.timeout.mul_f32(0.6), self.drain.timeout.mul_f32(0.15));
+        let by_themselves = tokio::time::timeout(to_end, self.commands_ended()).await.is_ok();
+        let finished = by_themselves || {
+            tracing::info!(running = self.store.size().running, "giving up what still runs");
+            let given_up = async {
+                self.engine.cancel_all().await;
+                self.commands_ended().await;
+            };
+            tokio::time::timeout(to_give_up, given_up).await.is_ok()
+        };
+        tracing::info!(by_themselves, finished, "closing clients");
         self.stop_clients.cancel();
-        let rest = self.drain.timeout.saturating_sub(share);
+        let rest = self.drain.timeout.saturating_sub(to_end + to_give_up);
         let closed = tokio::time::timeout(rest, self.client.drained()).await.is_ok();
         self.stop_rest.cancel();
         self.tasks.close();
         let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await.is_ok();
         tracing::info!(finished, closed, ended, "stopped");
-        finished && closed
+        by_themselves && closed
     }
 
     /// Waits until no command runs. The store is looked at 20 times a second, only while draining.

@@ -386,6 +386,16 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         self.input(Arc::clone(&record), Input::Cancel, None).await;
         Ok(Cancelling::Begun(record))
     }
+
+    /// Gives up everything that runs here and can be given up: whoever is to end does not leave
+    /// phones ringing for commands that nobody steps any more.
+    pub async fn cancel_all(self: &Arc<Self>) {
+        for stack in self.stacks.names() {
+            for record in self.find(Find::AtStack(stack.clone())).await {
+                self.input(record, Input::Cancel, None).await;
+            }
+        }
+    }
 }
 
 /// What became of an input.
