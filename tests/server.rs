@@ -149,7 +149,8 @@ async fn a_start_is_cancelled_and_its_id_is_idempotent() {
     let other = json!({"caller": sip("erin"), "callee": sip("carol"), "cmd_id": "one"});
     client.send("CallStart", other).await;
     assert_eq!(client.receive().await["error"]["data"]["kind"], "id_conflict");
-    let second = json!({"caller": sip("erin"), "callee": sip("carol"), "cmd_id": "two"});
+    let spelled = format!("SIP:%65rin@{};transport=udp", site::DOMAIN.to_uppercase());
+    let second = json!({"caller": spelled, "callee": sip("carol"), "cmd_id": "two"});
     client.send("CallStart", second).await;
     let busy = client.receive().await;
     assert_eq!(busy["error"]["data"]["kind"], "caller_busy");

@@ -20,6 +20,12 @@ pub fn check(data: &[u8]) -> bool {
     assert!(!user.is_empty() && !host.is_empty());
     assert!(!address.domain().is_empty() && host.starts_with(address.domain()));
     assert!(address.is_party(&shown), "it names its own party");
+    let normal = address.normal();
+    assert_eq!(SipAddress::parse(normal.as_str()).as_ref(), Ok(&normal), "of {shown:?}");
+    assert_eq!(normal.normal(), normal, "of {shown:?}");
+    if let Ok(to_call) = SipAddress::to_call(text) {
+        assert_eq!(to_call, address);
+    }
     let json = serde_json::to_string(&address).expect("an address is a JSON string");
     assert_eq!(serde_json::from_str::<SipAddress>(&json).ok(), Some(address));
     true

@@ -36,13 +36,46 @@ pub enum BadAddress {
     /// There is no user part, so nobody to call.
     #[error("names no user")]
     NoUser,
+    /// RFC 3261 section 16.5: a call goes to `maddr`, whatever the domain; `ttl` is of use only
+    /// with it.
+    #[error("must have neither `maddr` nor `ttl`: a call goes where its domain says")]
+    Elsewhere,
+    /// RFC 3261 section 19.1.1: in no request URI, and out of a Refer-To it asks for another request
+    /// than an INVITE.
+    #[error("must not have `method`: who is called gets an INVITE")]
+    Method,
+    /// What calls that callplane brings about are known by.
+    #[error("must have neither `cpt` nor `osid`: callplane sets them itself")]
+    Ours,
 }
+
+/// The parameters by which a referred INVITE is recognised; nobody else may set them.
+const OURS: [&str; 2] = ["cpt", "osid"];
 
 impl SipAddress {
     /// Longest address taken, in bytes.
     pub const LONGEST: usize = 512;
 
-    /// Takes an address from a client or from the configuration.
+    /// Takes an address from a client: one that is to be called. Of the parameters of RFC 3261
+    /// section 19.1.1 it may have `user`, `transport`, `lr` and those that the RFC does not name.
+    ///
+    /// # Errors
+    /// [`BadAddress`] says what is wrong with it.
+    pub fn to_call(text: &str) -> Result<Self, BadAddress> {
+        let address = Self::parse(text)?;
+        if address.has_parameter(&["maddr", "ttl"]) {
+            return Err(BadAddress::Elsewhere);
+        }
+        if address.has_parameter(&["method"]) {
+            return Err(BadAddress::Method);
+        }
+        if address.carries_ours() {
+            return Err(BadAddress::Ours);
+        }
+        Ok(address)
+    }
+
+    /// Takes an address from wherever: what a stack reports has parameters of all kinds.
     ///
     /// # Errors
     /// [`BadAddress`] says what is wrong with it.
@@ -81,13 +114,37 @@ impl SipAddress {
             return Err(BadAddress::Character);
         }
         let mut names = std::collections::BTreeSet::new();
-        for parameter in host.split(';').skip(1) {
-            let name = parameter.split('=').next().unwrap_or_default().to_ascii_lowercase();
-            if !names.insert(name) {
-                return Err(BadAddress::Repeated);
-            }
+        if !parameter_names(text).all(|name| names.insert(name)) {
+            return Err(BadAddress::Repeated);
         }
         Ok(Self(Arc::from(text)))
+    }
+
+    /// Whether it has a parameter by which a referred INVITE of ours is recognised.
+    #[must_use]
+    pub fn carries_ours(&self) -> bool {
+        self.has_parameter(&OURS)
+    }
+
+    fn has_parameter(&self, any_of: &[&str]) -> bool {
+        parameter_names(&self.0).any(|name| any_of.contains(&name.as_str()))
+    }
+
+    /// The party alone, in one spelling (RFC 3261 section 19.1.4): scheme and host in lower case,
+    /// needless escapes decoded, without parameters. A port that is written out stays: another
+    /// phone may be there.
+    #[must_use]
+    pub fn normal(&self) -> Self {
+        let scheme = self.0.split(':').next().unwrap_or_default();
+        let (user, place) = self.party().split_once('@').unwrap_or_default();
+        let (user, mut place) = (unescaped(user), place.to_ascii_lowercase());
+        if let Some((host, port)) = place.rsplit_once(':')
+            && let Ok(port) = port.parse::<u16>()
+            && !host.is_empty()
+        {
+            place = format!("{host}:{port}");
+        }
+        Self(format!("{}:{user}@{place}", scheme.to_ascii_lowercase()).into())
     }
 
     /// The address as it was given.
@@ -129,6 +186,32 @@ impl SipAddress {
 fn party_of(uri: &str) -> &str {
     let rest = uri.split_once(':').map_or(uri, |(_, rest)| rest);
     rest.split([';', '?', '>']).next().unwrap_or(rest)
+}
+
+/// The names of its parameters, in one spelling.
+fn parameter_names(uri: &str) -> impl Iterator<Item = String> {
+    let parameters = uri.split_once('@').map_or("", |(_, rest)| rest).split(';').skip(1);
+    parameters.map(|parameter| {
+        unescaped(parameter.split('=').next().unwrap_or_default()).to_ascii_lowercase()
+    })
+}
+
+/// Decodes what needs no escape, and writes the other escapes in upper case.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (hex, rest) = part.split_at_checked(2).unwrap_or((part, ""));
+        match u8::from_str_radix(hex, 16).map(char::from) {
+            Ok(c) if c.is_ascii_alphanumeric() || "-_.!~*()".contains(c) => plain.push(c),
+            Ok(_) | Err(_) => {
+                plain.push('%');
+                plain.push_str(&hex.to_ascii_uppercase());
+            }
+        }
+        plain.push_str(rest);
+    }
+    plain
 }
 
 /// An escaped octet below 0x20, or 0x7f: legal in the grammar, never meant well.
@@ -211,6 +294,42 @@ mod tests {
         ] {
             assert!(SipAddress::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_client_may_not_say_where_else_or_how_a_call_is_sent() {
+        for (bad, why) in [
+            ("sip:a@b;maddr=10.0.0.1", BadAddress::Elsewhere),
+            ("sip:a@b;transport=udp;M%61ddr=10.0.0.1", BadAddress::Elsewhere),
+            ("sip:a@b;ttl=1", BadAddress::Elsewhere),
+            ("sip:a@b;Method=REGISTER", BadAddress::Method),
+            ("sip:a@b?Subject=x", BadAddress::Part),
+            ("sip:a@b;CPT=1", BadAddress::Ours),
+            ("sip:a@b;transport=udp;osid=1.2", BadAddress::Ours),
+        ] {
+            assert_eq!(SipAddress::to_call(bad), Err(why), "{bad}");
+        }
+        for good in ["sip:a@b;transport=tls;user=phone", "sip:a@b;lr", "sip:a@b;ob;x=method"] {
+            assert!(SipAddress::to_call(good).is_ok(), "{good}");
+        }
+        assert!(SipAddress::parse("sip:a@b;cpt=1").is_ok(), "a phone may show it in To");
+    }
+
+    #[test]
+    fn one_party_has_one_spelling() {
+        let normal = |text: &str| SipAddress::parse(text).unwrap().normal();
+        for (text, spelling) in [
+            ("SIP:%61lice@Example.COM;transport=tcp", "sip:alice@example.com"),
+            ("sip:a%2fb%27%7e@[2001:DB8::1]:05060", "sip:a%2Fb%27~@[2001:db8::1]:5060"),
+            ("sips:Alice@h;x", "sips:Alice@h"),
+        ] {
+            assert_eq!(normal(text).as_str(), spelling);
+            assert_eq!(normal(spelling).as_str(), spelling);
+            assert_eq!(SipAddress::parse(spelling).as_ref(), Ok(&normal(text)));
+        }
+        assert_ne!(normal("sip:a@h"), normal("sip:a@h:5060"));
+        assert_ne!(normal("sip:a@h"), normal("sip:A@h"));
+        assert_ne!(normal("sip:a@h"), normal("sips:a@h"));
     }
 
     #[test]

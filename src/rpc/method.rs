@@ -227,8 +227,8 @@ fn asked(method: Commanded, fields: &Fields<'_>) -> Result<Asked, Refusal> {
     let leg = |field| fields.required(field, leg_of);
     let request = match method {
         Commanded::CallStart => Request::Start(StartRequest {
-            caller: fields.required("caller", SipAddress::parse)?,
-            callee: fields.required("callee", SipAddress::parse)?,
+            caller: fields.required("caller", SipAddress::to_call)?,
+            callee: fields.required("callee", SipAddress::to_call)?,
             ring_timeout: fields.seconds("ring_timeout", 1, LONGEST_RING)?,
             display: fields.parsed("display", Display::parse)?,
             auto_answer: fields.switch("auto_answer")?.unwrap_or_default(),
@@ -237,7 +237,7 @@ fn asked(method: Commanded, fields: &Fields<'_>) -> Result<Asked, Refusal> {
         Commanded::CallBlindTransfer => Request::BlindTransfer {
             call: call("callid")?,
             leg: leg("leg")?,
-            destination: fields.required("destination", SipAddress::parse)?,
+            destination: fields.required("destination", SipAddress::to_call)?,
         },
         Commanded::CallAttendedTransfer => {
             let (one, other) = (call("callidA")?, call("callidB")?);
@@ -401,6 +401,12 @@ mod tests {
             ("CallStart", format!(r#"{{{ab},"external_id":""}}"#), "external_id"),
             ("CallStart", format!(r#"{{{ab},"stack":"a b"}}"#), "stack"),
             ("CallStart", format!(r#"{{{ab},"traceparent":"x"}}"#), "traceparent"),
+            (
+                "CallStart",
+                r#"{"caller":"sip:a@x;maddr=y","callee":"sip:b@x"}"#.to_owned(),
+                "caller",
+            ),
+            ("CallStart", format!(r#"{{{a},"callee":"sip:b@x;cpt=1"}}"#), "callee"),
             ("CallStart", r#"["sip:a@x","sip:b@x"]"#.to_owned(), "params"),
             ("CallHold", "{}".to_owned(), "callid"),
             ("CallUnhold", r#"{"callid":"a b"}"#.to_owned(), "callid"),

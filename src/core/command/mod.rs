@@ -115,7 +115,7 @@ pub struct Step {
 pub enum Claim {
     /// The right to change this call.
     Call(CallId),
-    /// The caller of a start: double clicks place one call.
+    /// The caller of a start, in its one spelling: double clicks place one call.
     Caller(SipAddress),
 }
 
