@@ -92,6 +92,20 @@ fn a_variable_counts_and_a_wrong_one_is_named() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_variable_that_is_not_utf_8_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let output = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .arg("check-config")
+        .env_clear()
+        .env("CALLPLANE_LOG__FILE", std::ffi::OsStr::from_bytes(b"/var/log/\xff"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(err(&output).lines().next(), Some("CALLPLANE_LOG__FILE: log.file: is not UTF-8"));
+}
+
+#[test]
 fn the_printed_defaults_are_a_good_file() {
     let printed = callplane(&["check-config", "--default"]);
     assert_eq!(printed.status.code(), Some(0));

@@ -209,6 +209,14 @@ fn variables_lie_over_the_file() {
             // Set by Kubernetes for a Service of this name, not ours.
             ("CALLPLANE_PORT", "tcp://10.0.0.1:5059"),
             ("CALLPLANE_SERVICE_HOST", "10.0.0.1"),
+            ("CALLPLANE_SERVICE_PORT_CALL_API", "5059"),
+            ("CALLPLANE_PORT_5059_TCP_ADDR", "10.0.0.1"),
+            ("CALLPLANE_PORT_5059_TCP_PORT", "5059"),
+            ("CALLPLANE_ADMIN_PORT", "tcp://10.0.0.2:9090"),
+            ("CALLPLANE_ADMIN_PORT_9090_TCP", "tcp://10.0.0.2:9090"),
+            // Read with the arguments.
+            ("CALLPLANE_CONFIG", "two-stacks.yml"),
+            ("CALLPLANE_SERVER", "ws://127.0.0.1:1/call-api"),
             ("HOME", "/root"),
         ],
     )
@@ -245,6 +253,10 @@ fn a_variable_that_is_wrong_is_named() {
         ("CALLPLANE_LIMITS__SESSIONS", "many"),
         ("CALLPLANE_STACKS__4__MI", "udp:127.0.0.1:1"),
         ("CALLPLANE_LISTEN__ORIGINS", "[https://a.example"),
+        ("CALLPLANE_LISTEN", "127.0.0.1:1"),
+        ("CALLPLANE_LISTEN_ADDRESS", "127.0.0.1:1"),
+        ("CALLPLANE_LISTEN_PORT", "5059"),
+        ("CALLPLANE_LISTEN__PATH", "/\u{fffd}"),
     ])
     .unwrap_err()
     .to_string();
@@ -253,6 +265,10 @@ fn a_variable_that_is_wrong_is_named() {
         "CALLPLANE_LIMITS__SESSIONS: limits.sessions: `many` is not a whole number",
         "CALLPLANE_STACKS__4__MI: stacks[4]: leaves a gap",
         "CALLPLANE_LISTEN__ORIGINS: listen.origins: not valid YAML",
+        "CALLPLANE_LISTEN: is a section; its keys are set one by one, such as `CALLPLANE_LISTEN__ADDRESS`",
+        "CALLPLANE_LISTEN_ADDRESS: unknown variable; did you mean `CALLPLANE_LISTEN__ADDRESS`?",
+        "CALLPLANE_LISTEN_PORT: unknown variable; a key is set by `CALLPLANE_<SECTION>__<KEY>`",
+        "CALLPLANE_LISTEN__PATH: listen.path: is not UTF-8",
     ] {
         assert!(refused.contains(part), "{part}\n in\n{refused}");
     }
@@ -318,6 +334,9 @@ fn what_is_no_file_is_one_clear_line() {
     );
     let folder = config::load(Some(Path::new("/")), []).unwrap_err();
     assert_eq!(folder.to_string(), "/: can't read the configuration: it is a directory");
+    let endless = config::load(Some(Path::new("/dev/zero")), []).unwrap_err();
+    let text = "/dev/zero: can't read the configuration: it is longer than 1 MiB";
+    assert_eq!(endless.to_string(), text);
 }
 
 #[test]

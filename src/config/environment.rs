@@ -1,14 +1,21 @@
 //! Environment variables laid over the file: `CALLPLANE_<SECTION>__<KEY>`.
 //!
 //! `CALLPLANE_LISTEN__ADDRESS` is `listen.address`, `CALLPLANE_STACKS__0__MI` is `stacks[0].mi`,
-//! `CALLPLANE_INSTALL` is `install`. Other names without a double underscore are not ours:
-//! Kubernetes sets `CALLPLANE_PORT`, `CALLPLANE_SERVICE_HOST` and more for a Service `callplane`.
+//! `CALLPLANE_INSTALL` is `install`. A name that is no key is refused, but for those that arguments
+//! are read from, and those that Kubernetes sets for Services: `CALLPLANE_SERVICE_HOST`,
+//! `CALLPLANE_PORT`, `CALLPLANE_ADMIN_PORT_9090_TCP_ADDR`.
 
 use super::decode::Report;
 use super::problem::{KeyPath, Origin};
 use super::tree::{self, Entry, Node, Value};
 
 const PREFIX: &str = "CALLPLANE_";
+
+/// What the command line reads itself.
+const ARGUMENTS: [&str; 2] = ["CONFIG", "SERVER"];
+
+/// The one key without a section.
+const PLAIN: &str = "INSTALL";
 
 /// Lays `variables` over `root`.
 pub(super) fn overlay(
@@ -18,8 +25,9 @@ pub(super) fn overlay(
 ) {
     let mut ours: Vec<(String, String)> = variables
         .into_iter()
-        .filter(|(name, _)| {
-            name.strip_prefix(PREFIX).is_some_and(|rest| rest == "INSTALL" || rest.contains("__"))
+        .filter(|(name, value)| {
+            name.strip_prefix(PREFIX)
+                .is_some_and(|rest| !ARGUMENTS.contains(&rest) && !is_of_a_service(rest, value))
         })
         .collect();
     // So that elements of a list come one after the other: the tenth after the second.
@@ -28,10 +36,63 @@ pub(super) fn overlay(
         let path = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
         let steps: Vec<&str> = path.split("__").collect();
         let origin = Origin::Env(name.clone());
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            report.problem(&origin, &steps.join("."), "is not UTF-8");
+            continue;
+        }
+        if steps.len() == 1 && !path.eq_ignore_ascii_case(PLAIN) {
+            report.problem(&origin, "", unknown(&name));
+            continue;
+        }
         match value_of(&value, &origin) {
             Ok(node) => put(root, &steps, node, &KeyPath::default(), &origin, report),
             Err(text) => report.problem(&origin, &steps.join("."), text),
         }
+    }
+}
+
+/// Whether Kubernetes sets such a variable for a Service whose name begins with `callplane`.
+fn is_of_a_service(name: &str, value: &str) -> bool {
+    if name.contains("__") {
+        return false;
+    }
+    let words: Vec<&str> = name.split('_').collect();
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    let is_port = |number: &str, protocol: &str| {
+        is_number(number) && matches!(protocol, "TCP" | "UDP" | "SCTP")
+    };
+    // A port of a Service may have a name of its own.
+    let of_service = words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]);
+    of_service
+        || match words.as_slice() {
+            [.., "SERVICE", "HOST"] => true,
+            [.., "PORT", number, protocol]
+            | [.., "PORT", number, protocol, "PROTO" | "PORT" | "ADDR"]
+                if is_port(number, protocol) =>
+            {
+                true
+            }
+            // With the address of the port as its value: nobody writes a port of ours like that.
+            [.., "PORT"] => value.contains("://"),
+            _ => false,
+        }
+}
+
+/// What to say of a name that is no key.
+fn unknown(name: &str) -> String {
+    let single = |name: &str| name.replace("__", "_");
+    let keys = super::keys().into_iter().map(|key| {
+        let steps = key.to_ascii_uppercase().replace("[0]", "__0").replace('.', "__");
+        format!("{PREFIX}{steps}")
+    });
+    let keys: Vec<String> = keys.collect();
+    if let Some(meant) = keys.iter().find(|key| single(key) == single(name)) {
+        return format!("unknown variable; did you mean `{meant}`?");
+    }
+    let section = format!("{name}__");
+    match keys.iter().find(|key| key.starts_with(&section)) {
+        Some(key) => format!("is a section; its keys are set one by one, such as `{key}`"),
+        None => format!("unknown variable; a key is set by `{PREFIX}<SECTION>__<KEY>`"),
     }
 }
 

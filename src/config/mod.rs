@@ -21,6 +21,7 @@ mod tree;
 mod value;
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use model::{
@@ -40,7 +41,7 @@ use problem::KeyPath;
 pub const DEFAULT_YAML: &str = include_str!("default.yml");
 
 /// The longest file that is read. A configuration is a few KiB.
-const MAX_FILE: u64 = 1024 * 1024;
+const MAX_FILE: usize = 1024 * 1024;
 
 /// A configuration without problems.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,11 +138,20 @@ pub fn load(
     if about.is_dir() {
         return Err(unreadable("it is a directory".to_owned()));
     }
-    if about.len() > MAX_FILE {
+    let text = read(path).map_err(|e| unreadable(e.to_string()))?;
+    if text.len() > MAX_FILE {
         return Err(unreadable("it is longer than 1 MiB".to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    let text = String::from_utf8(text).map_err(|e| unreadable(e.to_string()))?;
     parse(&text, Some(&path.display().to_string()), environment)
+}
+
+/// No more of a file than tells that it is too long: a device has no end and says no length.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let most = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(most).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// As [`load`], from text; `name` stands in messages as the file's name.
@@ -177,10 +187,13 @@ pub fn parse(
     }
 }
 
-/// The `CALLPLANE_` variables of this process; those that are not UTF-8 can't be ours.
+/// The `CALLPLANE_` variables of this process. What is not UTF-8 in them is replaced by U+FFFD, and
+/// refused for that when the variable is read.
 pub fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        })
         .filter(|(name, _)| name.starts_with("CALLPLANE_"))
         .collect()
 }
