@@ -109,6 +109,7 @@ fn a_repeated_offer_version_is_noticed() {
     let offer = "v=0\r\no=alice 7 1 IN IP4 127.0.0.1\r\na=inactive\r\n";
     alice.send_in_dialog(&call, "INVITE", &[("Content-Type", "application/sdp")], offer);
     alice.wait("200", |view| (view.answers("INVITE") == [200, 200]).then_some(()));
+    bob.wait("the ACK", |view| (view.received("ACK").len() == 2).then_some(()));
     assert_eq!(bob.violations().len(), 1, "{:?}", bob.violations());
 }
 

@@ -243,7 +243,8 @@ async fn a_server_that_stops_leaves_no_phone_ringing() {
         }
     }
     assert_eq!(ended, ["cancelled", "cancelled"]);
-    assert_eq!(with_a_call().await, 0);
+    // The proxy tells the end of a call before its phones have put down.
+    tokio::time::timeout(site::DEADLINE, async { while with_a_call().await > 0 {} }).await.unwrap();
     drop(client);
     assert!(!site.stop().await, "commands were cut off");
     proxy.stop().await;
