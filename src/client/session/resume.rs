@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// The next page that a resuming session needs. Ask for it when there is room for its text,
-    /// and answer with [`Answer::Page`].
+    /// and answer with [`super::Answer::Page`].
     #[must_use]
     pub fn next_page(&mut self) -> Option<Wanted> {
         let resuming = self.resuming.as_mut()?;
