@@ -14,7 +14,8 @@ help: ## this list
 
 demo: ## build, then serve a simulated stack and the console on http://127.0.0.1:5059
 	@.ci/install build
-	cargo run --locked --quiet -- demo
+	cargo build --locked
+	@cargo run --locked --quiet -- demo
 
 test: ## everything that must pass: format, lints, all tests, documentation, dependencies
 	@.ci/install build browser deny
@@ -23,6 +24,7 @@ test: ## everything that must pass: format, lints, all tests, documentation, dep
 	cargo test --locked
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib
 	cargo deny --locked check bans licenses sources
+	@[ -n "$$OPENSIPS_BIN" ] || echo "no OPENSIPS_BIN: the tests against a real OpenSIPS did not run"
 	@echo "all passed"
 
 lint: ## format check, lints and dependencies only
