@@ -45,9 +45,14 @@ pub async fn keep<M: Mi, L: Mi>(
         }
     };
     let subscribing = async {
+        let mut warned = false;
         loop {
             let until_lost = subscribe_and_watch(&stack, &socket, &gaps, &*reports);
             if let Err(Away::Unreachable | Away::Incomplete) = until_lost.await {
+                // Once: a stack that is away for hours must not fill the log.
+                if !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(stack = %stack.id(), "the stack does not answer; commands are refused until it does");
+                }
                 sleep(stack.settings().events.check).await;
             }
         }
