@@ -95,6 +95,9 @@ async fn a_command_runs_to_its_end() {
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert_eq!(ended.status.code(), Some(0), "{text}");
     assert!(text.contains("CalleeAnswered"), "{text}");
+    // Nobody but this one command can connect.
+    let log = String::from_utf8_lossy(&ended.stderr);
+    assert!(!log.contains("authentication"), "{log}");
 }
 
 /// The value of `name=` in a line of the log.

@@ -154,7 +154,6 @@ impl Server {
             });
         }
         readiness.listening();
-        warn_of_openness(config);
         Ok(Self {
             client_address,
             admin_address,
@@ -278,18 +277,4 @@ fn address_of(
         address: wanted.to_string(),
         why,
     })
-}
-
-fn warn_of_openness(config: &Config) {
-    if config.listen.address.is_loopback() {
-        tracing::warn!(
-            "no authentication is configured: clients are accepted from this machine only"
-        );
-    } else {
-        tracing::warn!(
-            address = %config.listen.address,
-            "NO AUTHENTICATION and open to the network (listen.insecure_open): anyone who reaches \
-             this port can start, move and end calls"
-        );
-    }
 }

@@ -31,6 +31,7 @@ pub async fn serve(
     let path = config.listen.path.as_str().to_owned();
     let hints = Hints { call_api: Some(path), ..Hints::default() };
     let server = start(&config, &hints, levels, readiness).await?;
+    warn_of_openness(&config);
     tracing::info!(
         clients = %server.client_address(),
         operations = %server.admin_address(),
@@ -39,6 +40,20 @@ pub async fn serve(
     );
     // Commands that were cut off are no stop in order.
     Ok(if server.run().await { Exit::Success } else { Exit::Failed })
+}
+
+fn warn_of_openness(config: &Config) {
+    if config.listen.address.is_loopback() {
+        tracing::warn!(
+            "no authentication is configured: clients are accepted from this machine only"
+        );
+    } else {
+        tracing::warn!(
+            address = %config.listen.address,
+            "NO AUTHENTICATION and open to the network (listen.insecure_open): anyone who reaches \
+             this port can start, move and end calls"
+        );
+    }
 }
 
 async fn start(
