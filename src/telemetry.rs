@@ -10,7 +10,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::filter::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
@@ -86,7 +87,7 @@ pub fn start(log: &Log) -> Result<LogLevels, TelemetryError> {
     let writer = LineWriter { sink, redact: log.redact };
     let (filter, handle) = reload::Layer::new(env_filter(&log.level));
     Registry::default()
-        .with(layer(log.format, colours, writer).with_filter(filter))
+        .with(layer(log.format, colours, writer).with_filter(filter.and(shown(log.redact))))
         .try_init()
         .map_err(|_| TelemetryError::Started)?;
     Ok(LogLevels {
@@ -104,6 +105,14 @@ fn open(name: &str) -> Result<File, TelemetryError> {
 
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     EnvFilter::new(filter.as_str())
+}
+
+/// Keeps back what [`redact`] can't hide: at trace level the WebSocket library shows whole messages,
+/// with display names and references in them.
+fn shown(redact: bool) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    filter_fn(move |of| {
+        !redact || *of.level() < Level::TRACE || !of.target().starts_with("tungstenite")
+    })
 }
 
 fn layer<W>(format: LogFormat, colours: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
@@ -262,7 +271,8 @@ mod tests {
             change: Arc::new(move |filter| handle.reload(env_filter(filter)).is_ok()),
             current: Arc::new(Mutex::new(LogFilter::info())),
         };
-        let subscriber = Registry::default().with(layer(format, false, writer).with_filter(filter));
+        let subscriber = Registry::default()
+            .with(layer(format, false, writer).with_filter(filter.and(shown(redact))));
         tracing::subscriber::with_default(subscriber, || write(&levels));
         let bytes = memory.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -285,6 +295,20 @@ mod tests {
         }
         let open = logged(LogFormat::Text, false, |_| tracing::info!("sip:alice@z"));
         assert!(open.contains("alice"));
+    }
+
+    #[test]
+    fn whole_messages_are_shown_only_where_nothing_is_hidden() {
+        for redact in [true, false] {
+            let text = logged(LogFormat::Text, redact, |levels| {
+                assert!(levels.set("trace".parse().unwrap()));
+                tracing::trace!(target: "tungstenite::protocol", "Received message Carol Smith");
+                tracing::debug!(target: "tungstenite::protocol", "closing");
+                tracing::trace!("ours");
+            });
+            assert_eq!(text.contains("Carol Smith"), !redact, "{text}");
+            assert!(text.contains("closing") && text.contains("ours"), "{text}");
+        }
     }
 
     #[test]
