@@ -22,8 +22,8 @@ use callplane::clock::{Clock, Nonces};
 use callplane::core::act::{Act, DialogState, Facts, Op, Reply};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{
-    CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, OpId, PodId, Scope, SessionId,
-    StackId, TenantId, Term,
+    Boot, CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, OpId, PodId, Scope,
+    SessionId, StackId, TenantId, Term,
 };
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
 use callplane::core::record::{Begin, Key, Position, Record};
@@ -578,6 +578,29 @@ impl World {
     fn record_of(&self, id: &str) -> Option<Arc<Record>> {
         self.run(self.store.inner.find(Find::Key(key(id)))).unwrap().pop()
     }
+}
+
+/// A command has ended, and its REFER may still be acted on: whoever is refused for that is told for
+/// how long.
+#[test]
+fn who_is_refused_for_an_ended_command_is_told_when_to_come_back() {
+    let world = World::new();
+    world.begin("t", blind()).unwrap();
+    let refer = world.last_asked();
+    let hold = || Request::Hold { call: call("A") };
+    let by = CommandId::parse("t").unwrap();
+    let running = Refusal::CallBusy { by: by.clone(), lingers: None };
+    assert_eq!(world.begin("h", hold()), Err(running), "nobody knows how long it runs");
+    world.pass(Duration::from_secs(1));
+    let (boot, since) = (Boot::new("another life"), world.hands.now());
+    let restarted = StackEvent::Restarted { boot, since };
+    world.run(world.engine.happened(&refer.stack, restarted, None));
+    assert!(world.record("t").state.outcome().is_some());
+    let wait = world.hands.now().until(refer.reply_by);
+    let refused = world.begin("h", hold());
+    assert_eq!(refused, Err(Refusal::CallBusy { by, lingers: Some(wait) }));
+    world.pass(wait);
+    assert!(world.begin("h", hold()).is_ok());
 }
 
 /// The script knows when it gives a phone up, and the configuration only believes to.

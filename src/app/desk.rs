@@ -93,7 +93,13 @@ fn summary(record: &Record) -> Summary {
 
 fn refused(refusal: NotBegun, key: &Key) -> Refusal {
     match refusal {
-        NotBegun::CallBusy { by } => Refusal::new(Kind::CallBusy).of(by),
+        NotBegun::CallBusy { by, lingers } => {
+            let busy = Refusal::new(Kind::CallBusy).of(by);
+            match lingers {
+                Some(wait) => busy.retry_after(wait),
+                None => busy,
+            }
+        }
         NotBegun::CallerBusy { by } => Refusal::new(Kind::CallerBusy).of(by),
         NotBegun::IdConflict => Refusal::new(Kind::IdConflict).of(key.id.clone()),
         NotBegun::TooMany { .. } => Refusal::new(Kind::TooManyCommands),

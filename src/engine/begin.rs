@@ -1,6 +1,7 @@
 //! A client's command, from its parsed request to its first commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::owed::Owed;
 use super::{Engine, lock};
@@ -34,6 +35,8 @@ pub enum Refusal {
     CallBusy {
         /// That command.
         by: CommandId,
+        /// It has ended, but what it sent may still be on its way to a phone: for so long.
+        lingers: Option<Duration>,
     },
     /// Another start of the same caller runs.
     #[error("another start of this caller is running")]
@@ -83,10 +86,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     return Ok(Begun::Repeated(record));
                 }
                 Ok(Verdict::Exists(_)) => return Err(Refusal::IdConflict),
-                Ok(Verdict::Busy { claim: Claim::Call(_), by }) => {
-                    return Err(Refusal::CallBusy { by });
+                Ok(Verdict::Busy { claim: Claim::Call(_), by, until }) => {
+                    let lingers = until.map(|until| self.clock.now().until(until));
+                    return Err(Refusal::CallBusy { by, lingers });
                 }
-                Ok(Verdict::Busy { claim: Claim::Caller(_), by }) => {
+                Ok(Verdict::Busy { claim: Claim::Caller(_), by, until: _ }) => {
                     return Err(Refusal::CallerBusy { by });
                 }
                 Ok(Verdict::Over { limit }) => return Err(Refusal::TooMany { limit }),

@@ -107,7 +107,7 @@ impl Kind {
             ),
             Self::CallBusy => row(
                 (-32000, "call_busy", "Another command is changing this call", true, 409),
-                "Wait for the `Ended` of the command in `cmd_id`. If that came already, phones may still act on what it sent: repeat after a few seconds. Or end the call: `CallEnd` is never refused for this.",
+                "Wait for the `Ended` of the command in `cmd_id`. If that came already, phones may still act on what it sent: repeat after `retry_after_ms`. Or end the call: `CallEnd` is never refused for this.",
             ),
             Self::CallerBusy => row(
                 (-32001, "caller_busy", "Another start of this caller is running", true, 409),

@@ -171,8 +171,9 @@ impl<C: Clock> MemoryStore<C> {
             // What it had before it has, or has lost to an overtaker for good.
             claims.retain(|(claim, _)| !kept.claims.contains(claim));
         }
-        if let Some((claim, by)) = inner.taken(&stack, &record.key, &claims, now) {
-            return Verdict::Busy { claim, by };
+        if let Some((claim, held)) = inner.taken(&stack, &record.key, &claims, now) {
+            let (by, until) = (held.by.id.clone(), held.until);
+            return Verdict::Busy { claim, by, until };
         }
         let stream = inner.streams.entry(record.key.tenant.clone()).or_default();
         if let (None, Some(quota)) = (&known, commit.quota)
@@ -324,13 +325,13 @@ impl Inner {
         key: &Key,
         claims: &[(Claim, Taking)],
         now: StoreTime,
-    ) -> Option<(Claim, crate::core::ids::CommandId)> {
+    ) -> Option<(Claim, &Held)> {
         claims.iter().find_map(|(claim, taking)| {
             let place = (key.tenant.clone(), stack.clone(), claim.clone());
             let held = self.claims.get(&place)?;
             let lingering = held.until.is_none_or(|until| until > now);
             let asks = *taking == Taking::Ask;
-            (held.by != *key && lingering && asks).then(|| (claim.clone(), held.by.id.clone()))
+            (held.by != *key && lingering && asks).then(|| (claim.clone(), held))
         })
     }
 

@@ -126,6 +126,8 @@ pub enum Verdict {
         claim: Claim,
         /// Who.
         by: CommandId,
+        /// When it is free again, where its command has ended and it only lingers.
+        until: Option<StoreTime>,
     },
     /// A beginning commit found as many commands of this tenant running as its quota allows.
     Over {

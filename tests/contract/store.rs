@@ -92,7 +92,15 @@ async fn refused<S: Stand>(pen: &Pen<S>, commit: Commit, keys: &[&str]) -> Verdi
 
 fn busy(name: &str, by: &str) -> Verdict {
     let by = callplane::core::ids::CommandId::parse(by).unwrap();
-    Verdict::Busy { claim: Claim::Call(call(name)), by }
+    Verdict::Busy { claim: Claim::Call(call(name)), by, until: None }
+}
+
+/// Busy for as long as the claims of this ended command linger.
+fn lingers(name: &str, ended: &Record) -> Verdict {
+    let (claim, by) = (Claim::Call(call(name)), ended.key.id.clone());
+    let until = ended.state.claims_linger();
+    assert!(until.is_some(), "{ended:?}");
+    Verdict::Busy { claim, by, until }
 }
 
 fn seqs(entries: &[Arc<Entry>]) -> Vec<u64> {
@@ -485,14 +493,15 @@ async fn claims_of_an_ended_command_linger_until_its_last_once_only_operation<S:
     begun.record.state.ops.insert(0, later);
     let a = pen.write(begun).await;
     // Its record is kept for longer than that.
-    pen.write(Commit { keep: KEEP * 20, ..pen.given_up(&a).await }).await;
+    let a = pen.write(Commit { keep: KEEP * 20, ..pen.given_up(&a).await }).await;
+    assert_eq!(a.state.claims_linger(), Some(last_by));
     for name in ["A", "B"] {
         let other = pen.beginning(key("b"), hold(name)).await;
-        assert_eq!(refused(&pen, other, &["a", "b"]).await, busy(name, "a"));
+        assert_eq!(refused(&pen, other, &["a", "b"]).await, lingers(name, &a));
     }
     pen.stand.pass(pen.stand.now().await.until(first_by) + A_MOMENT).await;
     let other = pen.beginning(key("b"), hold("A")).await;
-    assert_eq!(refused(&pen, other, &["a", "b"]).await, busy("A", "a"), "the last one counts");
+    assert_eq!(refused(&pen, other, &["a", "b"]).await, lingers("A", &a), "the last one counts");
     pen.stand.pass(pen.stand.now().await.until(last_by) + A_MOMENT).await;
     pen.begin("b", hold("A")).await;
     pen.begin("c", hold("B")).await;
@@ -529,7 +538,7 @@ async fn a_lingering_claim_outlasts_its_record<S: Stand>() {
     // Longer than it is kept, and than its last commit may be repeated.
     pen.stand.pass(WITHIN + Duration::from_millis(50)).await;
     let other = pen.beginning(key("b"), hold("A")).await;
-    assert_eq!(pen.commit(other).await, busy("A", "a"));
+    assert_eq!(pen.commit(other).await, lingers("A", &a));
     pen.stand.pass(linger(&a, pen.stand.now().await) + A_MOMENT).await;
     pen.begin("b", hold("A")).await;
     assert_eq!(pen.find_key(&key("a")).await, None);
@@ -540,7 +549,7 @@ async fn a_caller_is_claimed_by_one_start_until_that_ends<S: Stand>() {
     let a = pen.begin("a", start("alice")).await;
     let again = pen.beginning(key("b"), start("alice")).await;
     let by = key("a").id;
-    let expected = Verdict::Busy { claim: Claim::Caller(sip("alice")), by };
+    let expected = Verdict::Busy { claim: Claim::Caller(sip("alice")), by, until: None };
     assert_eq!(refused(&pen, again.clone(), &["a", "b"]).await, expected);
     pen.begin("c", start("carol")).await;
     // Its INVITE is still out, so the call's claim lingers; the caller's does not.
@@ -553,7 +562,7 @@ async fn a_caller_is_claimed_by_one_start_until_that_ends<S: Stand>() {
     });
     let of_setup = setup.unwrap();
     let other = pen.beginning(key("d"), hold(&of_setup)).await;
-    assert_eq!(refused(&pen, other, &["a", "d"]).await, busy(&of_setup, "a"));
+    assert_eq!(refused(&pen, other, &["a", "d"]).await, lingers(&of_setup, &a));
 }
 
 async fn running_commands_are_found_by_what_they_watch<S: Stand>() {
