@@ -247,6 +247,20 @@ mod ending_a_call {
         run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
     }
 
+    /// The stack did not find it by its Call-ID, and then only its dead dialog.
+    #[test]
+    fn a_dead_dialog_in_front_of_the_live_one_is_not_the_end_of_the_call() {
+        let mut run = end();
+        run.another_dialog(&call("A"), DialogState::Confirmed);
+        let call_seen = Some(dialog(&call("A"), DialogState::Deleted));
+        let sighting = Box::new(Sighting { call: call_seen, ..*nothing() });
+        run.answer("end", Reply::Missing { call: call("A"), sighting });
+        assert_eq!(run.command.outcome(), None, "it is up");
+        run.answer("end", Reply::Done(Facts::Nothing));
+        run.another_dialog(&call("A"), DialogState::Deleted);
+        assert_eq!(run.ending().outcome, Outcome::Success);
+    }
+
     /// Two dialogs may carry one Call-ID, and the one whose INVITE was challenged dies.
     #[test]
     fn the_end_of_a_dead_dialog_is_not_the_end_of_the_call() {
@@ -297,6 +311,11 @@ mod starting {
         Run::begin(&Request::Start(request), plan)
     }
 
+    fn setup_leg(run: &Run) -> CallId {
+        let Act::Invite { call, .. } = run.open("invite").1 else { panic!("not an INVITE") };
+        call
+    }
+
     fn never_sent() -> Reply {
         let sighting = Sighting { sent: Some(false), ..*nothing() };
         Reply::Done(Facts::Looked(Box::new(sighting)))
@@ -322,6 +341,52 @@ mod starting {
         assert!(run.asks("invite"));
     }
 
+    fn refused(code: u16) -> Reply {
+        Reply::Refused { by: Refuser::Phone, code, reason: Arc::from("Busy Here") }
+    }
+
+    /// The caller has two phones: one answered, the other's refusal is what the stack tells.
+    #[test]
+    fn a_leg_that_was_seen_answered_is_not_gone_by_a_refusal() {
+        let mut run = start(reference());
+        let setup = setup_leg(&run);
+        run.dialog(&setup, DialogState::Confirmed);
+        run.answer("invite", refused(486));
+        assert_eq!(run.command.outcome(), None, "a leg is left up");
+        run.answer("look", looked(&setup, DialogState::Confirmed));
+        assert!(run.asks("refer"));
+    }
+
+    #[test]
+    fn a_leg_that_came_up_while_it_was_given_up_is_not_gone_by_a_refusal() {
+        let mut run = start(reference());
+        let setup = setup_leg(&run);
+        run.step(&Input::Cancel);
+        run.dialog(&setup, DialogState::Confirmed);
+        run.answer("invite", refused(486));
+        assert!(run.asks("end"), "a leg is left up: {:#?}", run.command.progress);
+        run.dialog(&setup, DialogState::Deleted);
+        run.ended(Outcome::Cancelled, Code::Cancelled, Up::No);
+    }
+
+    /// The reply was lost, and the look finds the dead dialog of a challenged INVITE first.
+    #[test]
+    fn a_dead_dialog_in_front_of_the_live_one_does_not_end_a_start() {
+        let mut run = start(reference());
+        let setup = setup_leg(&run);
+        run.another_dialog(&setup, DialogState::Early);
+        run.answer("invite", Reply::Silent);
+        run.answer("look", looked(&setup, DialogState::Deleted));
+        assert_eq!(run.command.outcome(), None, "its phone rings");
+        run.another_dialog(&setup, DialogState::Confirmed);
+        assert!(run.asks("refer"));
+    }
+
+    fn looked(of: &CallId, state: DialogState) -> Reply {
+        let call = Some(dialog(of, state));
+        Reply::Done(Facts::Looked(Box::new(Sighting { call, full: false, ..*nothing() })))
+    }
+
     #[test]
     fn a_start_is_not_repeated_where_the_proxy_can_not_say_whether_it_sent_it() {
         let mut run = start(reference());
@@ -334,7 +399,7 @@ mod starting {
     #[test]
     fn a_start_that_can_not_be_followed_does_not_say_that_nothing_is_up() {
         let mut run = start(reference());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
         run.dialog(&setup, DialogState::Confirmed);
         run.answer("refer", taken());
@@ -353,7 +418,7 @@ mod starting {
     #[test]
     fn a_start_that_ends_without_seeing_its_setup_leg_end_names_it() {
         let mut run = start(reference());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.at = run.command.deadline;
         run.step(&Input::Due);
         let outcome = Outcome::Unknown { up: Up::Unknown };
@@ -364,7 +429,7 @@ mod starting {
     /// Its caller took the REFER, and so many calls are up that no list can be read.
     fn start_that_is_lost() -> (Run, CallId) {
         let mut run = start(reference());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
         run.dialog(&setup, DialogState::Confirmed);
         run.answer("refer", taken());
@@ -438,7 +503,7 @@ mod starting {
     #[test]
     fn the_end_of_a_dead_dialog_is_not_the_end_of_the_setup_leg() {
         let mut run = start(reference());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.dialog(&setup, DialogState::Early);
         run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
         run.another_dialog(&setup, DialogState::Deleted);
@@ -452,7 +517,7 @@ mod starting {
     #[test]
     fn a_setup_leg_that_ended_before_its_answer_came_is_not_ended_again() {
         let mut run = start(reference());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.dialog(&setup, DialogState::Deleted);
         run.answer("invite", Reply::Done(Facts::Answered { takes_refer: Some(false) }));
         assert_eq!(run.ending().outcome, Outcome::Failed);
@@ -463,7 +528,7 @@ mod starting {
     fn a_start_whose_phone_was_seen_to_ring_is_not_told_as_never_sent() {
         for reply in [Reply::NotSent(NotSent::TooLate), refused_by_stack()] {
             let mut run = start(stock());
-            let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+            let setup = setup_leg(&run);
             run.dialog(&setup, DialogState::Early);
             run.answer("invite", reply);
             assert!(run.asks("look"), "{:#?}", run.command.progress);
@@ -477,7 +542,7 @@ mod starting {
     #[test]
     fn a_cancelled_start_is_not_told_while_its_second_dialog_is_up() {
         let mut run = start(reference());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.another_dialog(&setup, DialogState::Early);
         run.answer("invite", Reply::Done(Facts::Answered { takes_refer: None }));
         run.step(&Input::Cancel);
@@ -490,7 +555,7 @@ mod starting {
     #[test]
     fn a_look_that_comes_late_tells_a_cancelled_start_that_its_leg_is_over() {
         let mut run = start(stock());
-        let Act::Invite { call: setup, .. } = run.open("invite").1 else { panic!() };
+        let setup = setup_leg(&run);
         run.answer("invite", Reply::Silent);
         run.step(&Input::Cancel);
         let call = Some(dialog(&setup, DialogState::Deleted));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Engine;
 use crate::core::act::{Act, DialogState, Op, Reply};
-use crate::core::command::closing::look_at;
+use crate::core::command::look::look_at;
 use crate::core::ids::{CallId, StackId};
 use crate::core::stack_event::StackEvent;
 use crate::stack::{SipStack as _, Stacks};

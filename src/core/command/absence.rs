@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::life::Life;
 use super::turn::Turn;
 use crate::core::act::{Dialog, DialogState, Sighting};
 use crate::core::ids::Boot;
@@ -29,16 +30,24 @@ pub(crate) enum Finding {
     LookAgain(StoreTime),
     /// The stack restarted between the looks, so what it forgot may still be up.
     Lost,
-    /// There is no complete list to be had.
+    /// There is no complete list to be had, or what was found hides the call.
     Unknowable,
 }
 
 impl Absence {
     /// Takes one look into account. `known`: the command itself has met the call, so one list is
-    /// never enough.
-    pub(crate) fn see(&mut self, sighting: &Sighting, known: bool, turn: &Turn<'_>) -> Finding {
+    /// never enough. `life`: what was seen of its dialogs.
+    pub(crate) fn see(
+        &mut self,
+        sighting: &Sighting,
+        known: bool,
+        life: &Life,
+        turn: &Turn<'_>,
+    ) -> Finding {
         if let Some(dialog) = &sighting.call {
             return match dialog.state {
+                // A look by Call-ID stops at the dead dialog in front of the live one.
+                DialogState::Deleted if life.is_beside(&dialog.id) => Finding::Unknowable,
                 DialogState::Deleted => Finding::Absent,
                 DialogState::Unconfirmed
                 | DialogState::Early

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::call_start::{failure, restarted, seen};
-use super::closing::{EVENTS_APART, look_at, not_sent};
+use super::closing::EVENTS_APART;
 use super::life::Life;
-use super::transfer::stack_refused;
+use super::look::{look_at, seen};
 use super::turn::Turn;
+use super::words::{failure, not_sent, restarted, stack_refused};
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Reply, Sighting};
 use crate::core::failure::{Code, Up};
@@ -220,7 +220,7 @@ impl End {
             }
             return;
         };
-        match absence.see(sighting, self.known.met, turn) {
+        match absence.see(sighting, self.known.met, &self.known.life, turn) {
             // It was there, or the stack took it for one that is; now it is over.
             Finding::Absent if self.known.met || self.known.accepted => {
                 turn.end(Ending::success());
@@ -235,6 +235,7 @@ impl End {
                 self.known.life.see(&dialog.id, dialog.state);
                 self.ask_again(turn);
             }
+            Finding::Unknowable if self.known.life.is_alive() => self.ask_again(turn),
             Finding::Lost | Finding::Unknowable => self.unfindable(turn),
         }
     }

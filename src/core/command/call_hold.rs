@@ -13,10 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::call_start::{failure, restarted, seen, with_sip};
-use super::closing::{look_at, not_sent};
 use super::life::Life;
+use super::look::{look_at, seen};
 use super::turn::Turn;
+use super::words::{failure, not_sent, restarted, with_sip};
 use super::{Ending, Fact};
 use crate::core::act::{Act, DialogState, Offer, Op, Refuser, Reply, Sighting};
 use crate::core::failure::{Code, Failure, Outcome, SipStatus, Up};
@@ -384,7 +384,7 @@ impl Hold {
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
         let Phase::Missing { absence, at } = &mut self.phase else { return };
-        match absence.see(sighting, false, turn) {
+        match absence.see(sighting, false, &self.life, turn) {
             Finding::Absent => turn.end(Ending::failed(not_found(Up::No))),
             Finding::LookAgain(then) => *at = Some(then),
             // It is there after all: ask it, once.

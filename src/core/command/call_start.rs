@@ -10,13 +10,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::closing::{Closing, look_at, not_sent};
+use super::closing::Closing;
 use super::life::Life;
+use super::look::{look_at, seen};
 use super::referral::{Progress, Referral, Why};
-use super::transfer::stack_refused;
 use super::turn::Turn;
+use super::words::{
+    REFER_IGNORED, failure, no_answer, not_sent, refer_refused, refused_unsaid, restarted,
+    stack_refused, target_failed, with_sip,
+};
 use super::{Claim, Ending, Fact, Taking};
-use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sent, Sighting};
+use crate::core::act::{Act, DialogState, Facts, ReferTo, Refuser, Reply, Sent};
 use crate::core::failure::{Code, Failure, Outcome, SipStatus, Up};
 use crate::core::ids::{CallId, OpId};
 use crate::core::notice::{Data, Event};
@@ -213,6 +217,13 @@ impl Start {
                 Some(why) => self.close(self.setup_leg(), why.ending(), turn),
                 None => self.look_for_the_call(turn),
             },
+            // A leg that was seen answered is not gone by that; somebody else refused.
+            (Reply::Refused { by: Refuser::Phone, .. }, _) if self.life.is_answered() => {
+                match given_up {
+                    Some(why) => self.close(self.setup_leg(), why.ending(), turn),
+                    None => self.look_for_the_call(turn),
+                }
+            }
             // A final answer of any kind is the end of a ringing that was given up (F17).
             (Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_), Some(why)) => {
                 turn.end(why.ending());
@@ -448,8 +459,8 @@ impl Start {
             self.resend(turn);
             return;
         }
-        let over = sighting.call.as_ref().is_some_and(|d| d.state == DialogState::Deleted);
-        match absence.see(sighting, true, turn) {
+        let over = self.life.is_over();
+        match absence.see(sighting, true, &self.life, turn) {
             Finding::Present(dialog) => match dialog.state {
                 DialogState::Confirmed => {
                     self.answered(&Facts::Answered { takes_refer: None }, true, turn);
@@ -515,8 +526,15 @@ impl Start {
                 let state = seen(reply).and_then(|s| s.call.as_ref()).map(|dialog| dialog.state);
                 match state {
                     Some(DialogState::Confirmed) => self.refer(turn),
-                    Some(DialogState::Deleted) => turn.end(Ending::failed(hung_up(None))),
-                    Some(DialogState::Unconfirmed | DialogState::Early | DialogState::Answered)
+                    Some(DialogState::Deleted) if self.life.is_over() => {
+                        turn.end(Ending::failed(hung_up(None)));
+                    }
+                    Some(
+                        DialogState::Unconfirmed
+                        | DialogState::Early
+                        | DialogState::Answered
+                        | DialogState::Deleted,
+                    )
                     | None => {
                         let failed = Ending::failed(not_established(Up::No));
                         self.close(self.setup_leg(), failed, turn);
@@ -708,29 +726,6 @@ fn text(address: &SipAddress) -> Arc<str> {
     Arc::from(address.as_str())
 }
 
-/// A failure without a SIP status.
-pub(crate) fn failure(code: Code, text: &str, up: Up) -> Failure {
-    Failure { code, text: Arc::from(text), sip: None, up }
-}
-
-/// A failure that a SIP status decided.
-pub(crate) fn with_sip(code: Code, text: &str, sip: SipStatus, up: Up) -> Failure {
-    Failure { code, text: Arc::from(text), sip: Some(sip), up }
-}
-
-/// What a look saw, if it was one.
-pub(crate) fn seen(reply: &Reply) -> Option<&Sighting> {
-    match reply {
-        Reply::Done(Facts::Looked(sighting)) | Reply::Missing { sighting, .. } => Some(sighting),
-        Reply::Done(_) | Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => None,
-    }
-}
-
-/// What ran there is forgotten; the phones may talk on.
-pub(crate) fn restarted() -> Ending {
-    Ending::unknown(failure(Code::StackRestarted, "stack restarted", Up::Unknown))
-}
-
 fn not_established(up: Up) -> Failure {
     failure(Code::ReplyLost, "call not established", up)
 }
@@ -793,43 +788,4 @@ fn start_failed(why: &Why, call_gone: bool, plan: &Plan) -> Ending {
             Ending::unknown(failure(Code::ReplyLost, "transfer not confirmed", Up::Unknown))
         }
     }
-}
-
-/// The old server had no words for it: it never noticed.
-pub(crate) const REFER_IGNORED: &str = "phone did not place the call";
-
-/// A refusal of a REFER that the stack keeps to itself (row 27).
-pub(crate) fn refused_unsaid(up: Up) -> Failure {
-    failure(Code::ReferRefused, "transfer refused", up)
-}
-
-/// A phone's refusal of a REFER.
-pub(crate) fn refer_refused(status: &SipStatus, up: Up) -> Failure {
-    let code = match status.code {
-        405 | 501 => Code::ReferUnsupported,
-        401 | 407 => Code::InDialogChallenge,
-        408 => Code::ReferTimeout,
-        _ => Code::ReferRefused,
-    };
-    with_sip(code, &format!("transfer refused: {status}"), status.clone(), up)
-}
-
-/// The referred call failed with this status; `who` is `callee` or `target`.
-pub(crate) fn target_failed(status: &SipStatus, who: &str, up: Up) -> Failure {
-    let callee = who == "callee";
-    let pick = |start: Code, transfer: Code| if callee { start } else { transfer };
-    let code = match status.code {
-        486 | 600 => pick(Code::CalleeBusy, Code::TargetBusy),
-        603 => pick(Code::CalleeDeclined, Code::TargetDeclined),
-        404 | 410 | 604 => pick(Code::CalleeNotFound, Code::TargetNotFound),
-        480 => pick(Code::CalleeUnavailable, Code::TargetUnavailable),
-        408 => pick(Code::CalleeNoAnswer, Code::TargetNoAnswer),
-        _ => pick(Code::CalleeFailed, Code::TargetFailed),
-    };
-    with_sip(code, &format!("{who}: {status}"), status.clone(), up)
-}
-
-/// The referred call rang too long and was ended by us.
-pub(crate) fn no_answer(who: &str, up: Up) -> Failure {
-    target_failed(&SipStatus::timeout(), who, up)
 }

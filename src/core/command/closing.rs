@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::call_start::seen;
 use super::life::Life;
+use super::look::{look_at, seen};
 use super::referral::{Abandoned, Parties, never_answered};
 use super::turn::Turn;
 use super::{Ending, Fact};
-use crate::core::act::{Act, DialogState, Facts, NotSent, Op, Refuser, Reply};
+use crate::core::act::{Act, DialogState, Facts, Op, Refuser, Reply};
 use crate::core::failure::{Outcome, Up};
 use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::notice::Remarks;
@@ -193,7 +193,11 @@ impl Closing {
             return;
         }
         match reply {
-            Reply::Refused { by: Refuser::Phone, .. } => leg.state = LegState::Gone,
+            Reply::Refused { by: Refuser::Phone, .. } if !leg.life.is_answered() => {
+                leg.state = LegState::Gone;
+            }
+            // A leg that was seen answered is not gone by that; somebody else refused.
+            Reply::Refused { by: Refuser::Phone, .. } => {}
             // It may have been sent before; what the leg is asked for goes on.
             Reply::Refused { by: Refuser::Stack, .. }
             | Reply::Missing { .. }
@@ -217,11 +221,11 @@ impl Closing {
         }
         let LegState::Looking { absence, at } = &mut leg.state else { return };
         let finding = match reply {
-            Reply::Done(Facts::Looked(sighting)) => absence.see(sighting, true, turn),
+            Reply::Done(Facts::Looked(sighting)) => absence.see(sighting, true, &leg.life, turn),
             Reply::Done(_) | Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => {
                 Finding::Unknowable
             }
-            Reply::Missing { sighting, .. } => absence.see(sighting, true, turn),
+            Reply::Missing { sighting, .. } => absence.see(sighting, true, &leg.life, turn),
         };
         match finding {
             Finding::Absent => leg.state = LegState::Gone,
@@ -522,20 +526,5 @@ impl Stray {
                 self.again = Some(turn.later(turn.plan().times.reply));
             }
         }
-    }
-}
-
-/// A plain look at one call.
-pub(crate) fn look_at(call: CallId) -> Act {
-    Act::Look { call, referred_by: None, sent: None }
-}
-
-/// The failure word for an operation that never left us.
-pub(crate) fn not_sent(why: NotSent) -> (crate::core::failure::Code, &'static str) {
-    use crate::core::failure::Code;
-    match why {
-        NotSent::Unreachable => (Code::StackUnreachable, "stack unreachable"),
-        NotSent::TooLate => (Code::StackBusy, "stack too busy: not sent in time"),
-        NotSent::Overloaded => (Code::StackBusy, "stack too busy: too many requests under way"),
     }
 }

@@ -13,6 +13,8 @@ use crate::core::ids::DialogId;
 pub struct Life {
     /// The one that was seen alive last, and that has not ended.
     live: Option<DialogId>,
+    /// The one that is alive was answered.
+    answered: bool,
     /// The one that ended last.
     ended: Option<DialogId>,
 }
@@ -25,7 +27,7 @@ impl Life {
             DialogState::Deleted => {
                 let ends = self.live.as_ref().is_none_or(|live| live == dialog);
                 if ends {
-                    (self.live, self.ended) = (None, Some(dialog.clone()));
+                    *self = Self { live: None, answered: false, ended: Some(dialog.clone()) };
                 }
                 ends
             }
@@ -35,6 +37,8 @@ impl Life {
             | DialogState::Confirmed => {
                 // An event that comes after the end of its dialog is only late.
                 if self.ended.as_ref() != Some(dialog) {
+                    let answered = matches!(state, DialogState::Answered | DialogState::Confirmed);
+                    self.answered = answered || (self.answered && self.is(dialog));
                     self.live = Some(dialog.clone());
                 }
                 false
@@ -50,6 +54,16 @@ impl Life {
     /// Whether it was seen alive, and no end since.
     pub(crate) fn is_alive(&self) -> bool {
         self.live.is_some()
+    }
+
+    /// Whether another dialog than this one is alive: that this one is dead says nothing then.
+    pub(crate) fn is_beside(&self, dialog: &DialogId) -> bool {
+        self.is_alive() && !self.is(dialog)
+    }
+
+    /// Whether it was seen answered, and no end since.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_alive() && self.answered
     }
 
     /// Whether it was seen to end, and nothing alive since.

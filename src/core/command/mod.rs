@@ -7,8 +7,8 @@
 //!
 //! The files: one per command ([`call_start`], [`transfer`], [`call_hold`], [`call_end`]), and the
 //! parts they share: [`referral`] (from REFER to the referred call's fate), [`closing`] (end legs,
-//! then tell), [`absence`] (prove that a call is not there), [`life`] (which dialog is the call's),
-//! [`turn`] (what a step collects).
+//! then tell), [`look`] and [`absence`] (look at a call, prove that it is not there), [`life`] (which
+//! dialog is the call's), [`words`] (failures in words), [`turn`] (what a step collects).
 
 pub mod absence;
 pub mod call_end;
@@ -16,9 +16,11 @@ pub mod call_hold;
 pub mod call_start;
 pub mod closing;
 pub mod life;
+pub mod look;
 pub mod referral;
 pub mod transfer;
 pub mod turn;
+pub mod words;
 
 use std::sync::Arc;
 

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Fact;
-use super::call_start::seen;
-use super::closing::look_at;
 use super::life::Life;
+use super::look::{look_at, seen};
 use super::turn::Turn;
 use crate::core::act::{
     Act, Dialog, DialogState, Facts, NotSent, ReferMark, ReferTo, Refuser, Reply, Sighting,
@@ -897,7 +896,8 @@ impl Referral {
     }
 
     fn looked_at_new(&mut self, dialog: Option<&Dialog>, turn: &mut Turn<'_>) -> Vec<Progress> {
-        let alive = dialog.filter(|dialog| dialog.state != DialogState::Deleted);
+        let hides_it = |id| self.new.as_ref().is_some_and(|new| new.life.is_beside(id));
+        let alive = dialog.filter(|d| d.state != DialogState::Deleted || hides_it(&d.id));
         let confirmed = alive.is_some_and(|dialog| dialog.state == DialogState::Confirmed);
         let stranger = dialog.is_some_and(|dialog| !self.parties.fit(dialog));
         if let Some(new) = self.new.as_mut().filter(|_| dialog.is_some() && !stranger) {

@@ -9,14 +9,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::absence::{Absence, Finding};
-use super::call_start::{
-    REFER_IGNORED, failure, no_answer, refer_refused, refused_unsaid, restarted, seen,
-    target_failed, with_sip,
-};
-use super::closing::{Closing, look_at, not_sent};
+use super::closing::Closing;
 use super::life::Life;
+use super::look::{look_at, seen};
 use super::referral::{Abandoned, Progress, Referral, Why};
 use super::turn::Turn;
+use super::words::{
+    REFER_IGNORED, failure, no_answer, not_sent, refer_refused, refused_unsaid, restarted,
+    stack_refused, target_failed, with_sip,
+};
 use super::{Claim, Ending, Fact, Taking};
 use crate::core::act::{Act, DialogState, ReferTo, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
@@ -439,8 +440,12 @@ impl Transfer {
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
         let consult_missing = self.consult_missing();
+        let life = match &self.kind {
+            Kind::Attended { consult_life, .. } if consult_missing => consult_life,
+            Kind::Attended { .. } | Kind::Blind { .. } => &self.life,
+        };
         let Phase::Missing { absence, at, .. } = &mut self.phase else { return };
-        match absence.see(sighting, false, turn) {
+        match absence.see(sighting, false, life, turn) {
             // Of the transferred call that says nothing.
             Finding::Absent if consult_missing => {
                 let ending = Ending::failed(self.not_found(Up::Unknown));
@@ -528,15 +533,6 @@ impl Transfer {
         watches.dedup();
         watches
     }
-}
-
-/// A refusal by the stack itself, before anything was sent.
-pub(crate) fn stack_refused(code: u16, reason: &str, up: Up) -> Failure {
-    let word = match code {
-        410 => Code::CallNotReady,
-        _ => Code::StackRefused,
-    };
-    failure(word, &format!("{code} {reason}"), up)
 }
 
 /// Whether the call is up by what a look saw. A dead dialog may be found in front of the live one
