@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::absence::{Absence, Finding};
+use super::absence::{Finding, Search};
 use super::closing::EVENTS_APART;
 use super::life::Life;
-use super::look::{look_at, seen};
+use super::look::seen;
 use super::turn::Turn;
 use super::words::{failure, not_sent, restarted, stack_refused};
 use super::{Ending, Fact};
@@ -47,9 +47,8 @@ enum Phase {
     /// It was asked for; state 5 is awaited. `answered`: the stack said OK to this try.
     /// `crossed`: the call was seen answered after this try began.
     Ending { until: StoreTime, answered: bool, crossed: bool },
-    /// It was not found: looks decide whether it is really not there. `at`: the next one; none
-    /// while one is under way.
-    Missing { absence: Absence, at: Option<StoreTime> },
+    /// It was not found: looks decide whether it is really not there.
+    Missing(Search),
 }
 
 /// A lost reply, a first look that was wrong, and a 200 that crosses our CANCEL: each asks once
@@ -164,7 +163,7 @@ impl End {
             }
             Reply::Missing { .. } if self.tries > MOST_PROOFS => self.unfindable(turn),
             Reply::Missing { sighting, .. } => {
-                self.phase = Phase::Missing { absence: Absence::default(), at: None };
+                self.phase = Phase::Missing(Search::begin(&self.call));
                 self.weigh(sighting, turn);
             }
             Reply::Refused { code, reason, .. } => {
@@ -190,7 +189,6 @@ impl End {
     }
 
     fn due_now(&mut self, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
         match &mut self.phase {
             Phase::Ending { until, .. } if *until > turn.at() => {}
             // The stack said OK, the BYEs are out: told at state 5, at the latest now.
@@ -204,23 +202,21 @@ impl End {
                 self.known.unsure = true;
                 self.ask_again(turn);
             }
-            Phase::Missing { at, .. } if at.is_some_and(|at| at <= turn.at()) => {
-                *at = None;
-                turn.open(look_at(self.call.clone()), times.look());
-            }
-            Phase::Missing { .. } => {}
+            Phase::Missing(search) => search.look_if_due(turn),
         }
     }
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
-        let Phase::Missing { absence, at } = &mut self.phase else {
+        let Phase::Missing(search) = &mut self.phase else {
             // An event brought the call back before this look did: what it saw is news all the same.
             if let Some(dialog) = &sighting.call {
                 self.dialog_changed(&dialog.id, dialog.state, turn);
             }
             return;
         };
-        match absence.see(sighting, self.known.met, &self.known.life, turn) {
+        let known = &self.known;
+        let Some(finding) = search.weigh(sighting, known.met, &known.life, turn) else { return };
+        match finding {
             // It was there, or the stack took it for one that is; now it is over.
             Finding::Absent if self.known.met || self.known.accepted => {
                 turn.end(Ending::success());
@@ -229,7 +225,6 @@ impl End {
                 let text = "404 Requested Dialog not found";
                 turn.end(Ending::failed(failure(Code::CallNotFound, text, Up::No)));
             }
-            Finding::LookAgain(then) => *at = Some(then),
             Finding::Present(dialog) => {
                 self.known.met = true;
                 self.known.life.see(&dialog.id, dialog.state);
@@ -249,7 +244,7 @@ impl End {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.phase {
             Phase::Ending { until, .. } => Some(*until),
-            Phase::Missing { at, .. } => *at,
+            Phase::Missing(search) => search.due(),
         }
     }
 }

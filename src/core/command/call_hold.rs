@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::absence::{Absence, Finding};
+use super::absence::{Finding, Search};
 use super::life::Life;
-use super::look::{look_at, seen};
+use super::look::seen;
 use super::turn::Turn;
 use super::words::{failure, not_sent, restarted, with_sip};
 use super::{Ending, Fact};
@@ -50,9 +50,8 @@ enum Phase {
     Restoring { ending: Box<Ending>, unsure: bool },
     /// The mark on the call is made to say what is true now.
     Marking { ending: Box<Ending> },
-    /// The call was not found: looks decide whether it is really not there. `at`: the next one;
-    /// none while one is under way.
-    Missing { absence: Absence, at: Option<StoreTime> },
+    /// The call was not found: looks decide whether it is really not there.
+    Missing(Search),
     /// The stack's own hold: its events decide. `until`: none while its reply is out.
     Stack { legs: StackLegs, until: Option<StoreTime> },
 }
@@ -227,7 +226,7 @@ impl Hold {
                 self.leg_failed(leg, place, ending, turn);
             }
             Reply::Missing { sighting, .. } if place == Place::First => {
-                self.phase = Phase::Missing { absence: Absence::default(), at: None };
+                self.phase = Phase::Missing(Search::begin(&self.call));
                 self.weigh(sighting, turn);
             }
             Reply::Missing { sighting, .. } => {
@@ -296,17 +295,13 @@ impl Hold {
     }
 
     fn due_now(&mut self, turn: &mut Turn<'_>) {
-        let times = turn.plan().times;
         let at = turn.at();
         match &mut self.phase {
             Phase::Glaring { leg, place, at: then } if *then <= at => {
                 let (leg, place) = (*leg, *place);
                 self.ask(leg, place, true, turn);
             }
-            Phase::Missing { at: then, .. } if then.is_some_and(|then| then <= at) => {
-                *then = None;
-                turn.open(look_at(self.call.clone()), times.look());
-            }
+            Phase::Missing(search) => search.look_if_due(turn),
             Phase::Stack { legs, until } if until.is_some_and(|until| until <= at) => {
                 let ending = legs.verdict();
                 turn.end(ending);
@@ -315,7 +310,6 @@ impl Hold {
             | Phase::Glaring { .. }
             | Phase::Restoring { .. }
             | Phase::Marking { .. }
-            | Phase::Missing { .. }
             | Phase::Stack { .. } => {}
         }
     }
@@ -337,7 +331,7 @@ impl Hold {
                 turn.end(refused_by_stack(self.hold, *code, reason));
             }
             Reply::Missing { sighting, .. } => {
-                self.phase = Phase::Missing { absence: Absence::default(), at: None };
+                self.phase = Phase::Missing(Search::begin(&self.call));
                 self.weigh(sighting, turn);
             }
             Reply::NotSent(why) => {
@@ -383,10 +377,10 @@ impl Hold {
     }
 
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
-        let Phase::Missing { absence, at } = &mut self.phase else { return };
-        match absence.see(sighting, false, &self.life, turn) {
+        let Phase::Missing(search) = &mut self.phase else { return };
+        let Some(finding) = search.weigh(sighting, false, &self.life, turn) else { return };
+        match finding {
             Finding::Absent => turn.end(Ending::failed(not_found(Up::No))),
-            Finding::LookAgain(then) => *at = Some(then),
             // It is there after all: ask it, once.
             Finding::Present(_) if !self.anew => {
                 self.anew = true;
@@ -412,7 +406,7 @@ impl Hold {
         match &self.phase {
             Phase::Asking { .. } | Phase::Restoring { .. } | Phase::Marking { .. } => None,
             Phase::Glaring { at, .. } => Some(*at),
-            Phase::Missing { at, .. } => *at,
+            Phase::Missing(search) => search.due(),
             Phase::Stack { until, .. } => *until,
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::absence::{Absence, Finding};
+use super::absence::{Finding, Search};
 use super::closing::Closing;
 use super::life::Life;
 use super::look::{look_at, seen};
@@ -80,9 +80,9 @@ enum CallingStep {
     ReplyDue { until: StoreTime },
     /// It was given up.
     GivingUp { why: GivenUp, until: StoreTime, heard: Heard },
-    /// The reply was lost: looks decide. `at`: the next one; none while one is under way.
-    /// `until`: when they have had time enough. `seen`: one of them saw it ring.
-    Looking { absence: Absence, at: Option<StoreTime>, until: StoreTime, seen: bool },
+    /// The reply was lost: looks decide. `until`: when they have had time enough. `seen`: one of
+    /// them saw it ring.
+    Looking { search: Search, until: StoreTime, seen: bool },
 }
 
 /// What the stack said to the cancelling of an INVITE.
@@ -380,7 +380,9 @@ impl Start {
                 };
                 self.close(self.setup_leg(), ending, turn);
             }
-            CallingStep::Looking { at: Some(then), until, .. } if (*then).min(*until) <= at => {
+            CallingStep::Looking { search, until, .. }
+                if search.due().is_some_and(|then| then.min(*until) <= at) =>
+            {
                 if *until <= at {
                     self.give_up_calling(GivenUp::RangOut, turn);
                 } else {
@@ -422,15 +424,15 @@ impl Start {
     fn look_for_the_call(&mut self, turn: &mut Turn<'_>) {
         let Phase::Calling(calling) = &mut self.phase else { return };
         let until = calling.ring_until.max(turn.later(turn.plan().times.absent()));
-        let absence = Absence::default();
-        calling.step = CallingStep::Looking { absence, at: None, until, seen: false };
+        let search = Search::begin(&self.setup);
+        calling.step = CallingStep::Looking { search, until, seen: false };
         self.look_again(turn);
     }
 
     fn look_again(&mut self, turn: &mut Turn<'_>) {
         let Phase::Calling(calling) = &mut self.phase else { return };
-        let CallingStep::Looking { at, .. } = &mut calling.step else { return };
-        *at = None;
+        let CallingStep::Looking { search, .. } = &mut calling.step else { return };
+        search.looks();
         let (op, since) = (calling.invite.clone(), calling.opened);
         let sent = Some(Sent { op, since });
         let act = Act::Look { call: self.setup.clone(), referred_by: None, sent };
@@ -443,11 +445,9 @@ impl Start {
         let marks_void = calling.marks_void;
         let rung_out = turn.at() >= calling.ring_until;
         let early_enough = !calling.resent && !rung_out;
-        let CallingStep::Looking { absence, at, until, seen: rang } = &mut calling.step else {
-            return;
-        };
+        let CallingStep::Looking { search, seen: rang, .. } = &mut calling.step else { return };
         let Some(sighting) = seen(reply) else {
-            *at = Some(pace.min(*until));
+            search.again(pace);
             return;
         };
         let never_sent = sighting.sent == Some(false) && !marks_void;
@@ -460,7 +460,8 @@ impl Start {
             return;
         }
         let over = self.life.is_over();
-        match absence.see(sighting, true, &self.life, turn) {
+        let Some(finding) = search.weigh(sighting, true, &self.life, turn) else { return };
+        match finding {
             Finding::Present(dialog) => match dialog.state {
                 DialogState::Confirmed => {
                     self.answered(&Facts::Answered { takes_refer: None }, true, turn);
@@ -475,7 +476,7 @@ impl Start {
                 | DialogState::Answered
                 | DialogState::Deleted => {
                     *rang = true;
-                    *at = Some(pace.min(*until));
+                    search.again(pace);
                 }
             },
             // A call that was not answered yet is in no memory that survives; its phone may ring on.
@@ -486,9 +487,8 @@ impl Start {
                 let known = over || never_sent;
                 turn.end(if known { Ending::failed(failed) } else { Ending::unknown(failed) });
             }
-            Finding::LookAgain(then) => *at = Some(then.min(*until)),
             Finding::Lost => turn.end(restarted()),
-            Finding::Unknowable => *at = Some(pace.min(*until)),
+            Finding::Unknowable => search.again(pace),
         }
     }
 
@@ -670,7 +670,9 @@ impl Start {
                 CallingStep::Ringing { until }
                 | CallingStep::ReplyDue { until }
                 | CallingStep::GivingUp { until, .. } => *until,
-                CallingStep::Looking { at, until, .. } => return at.map(|at| at.min(*until)),
+                CallingStep::Looking { search, until, .. } => {
+                    return search.due().map(|at| at.min(*until));
+                }
             }),
             Phase::Confirming { until } => *until,
             Phase::Referring(referral) => referral.due(),

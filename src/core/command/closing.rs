@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::absence::{Absence, Finding};
+use super::absence::{Finding, Search};
 use super::life::Life;
 use super::look::{look_at, seen};
 use super::referral::{Abandoned, Parties, never_answered};
@@ -48,8 +48,8 @@ struct ClosingLeg {
 enum LegState {
     /// It was asked to end; state 5 is awaited.
     Ending { until: StoreTime },
-    /// It was asked twice; looks decide. `at`: the next one; none while one is under way.
-    Looking { absence: Absence, at: Option<StoreTime> },
+    /// It was asked twice; looks decide.
+    Looking(Search),
     /// It is gone.
     Gone,
     /// It is up, or nobody knows.
@@ -219,20 +219,17 @@ impl Closing {
             leg.state = LegState::Gone;
             return;
         }
-        let LegState::Looking { absence, at } = &mut leg.state else { return };
-        let finding = match reply {
-            Reply::Done(Facts::Looked(sighting)) => absence.see(sighting, true, &leg.life, turn),
-            Reply::Done(_) | Reply::Refused { .. } | Reply::NotSent(_) | Reply::Silent => {
-                Finding::Unknowable
-            }
-            Reply::Missing { sighting, .. } => absence.see(sighting, true, &leg.life, turn),
+        let LegState::Looking(search) = &mut leg.state else { return };
+        let finding = match seen(reply) {
+            Some(sighting) => search.weigh(sighting, true, &leg.life, turn),
+            None => Some(Finding::Unknowable),
         };
         match finding {
-            Finding::Absent => leg.state = LegState::Gone,
-            Finding::LookAgain(then) => *at = Some(then),
-            Finding::Present(_) | Finding::Lost | Finding::Unknowable => {
+            Some(Finding::Absent) => leg.state = LegState::Gone,
+            Some(Finding::Present(_) | Finding::Lost | Finding::Unknowable) => {
                 leg.state = LegState::LeftUp;
             }
+            None => {}
         }
     }
 
@@ -366,26 +363,20 @@ impl Closing {
         }
         for leg in &mut self.legs {
             let call = leg.call.clone();
-            match &leg.state {
+            match &mut leg.state {
                 LegState::Ending { until } if *until <= at => {
                     if leg.tries < 2 {
                         leg.tries += 1;
                         leg.state = LegState::Ending { until: turn.later(times.silence) };
                         turn.open(Act::End { call }, times.reply);
                     } else {
-                        leg.state = LegState::Looking { absence: Absence::default(), at: None };
-                        turn.open(look_at(call), times.look());
+                        let mut search = Search::begin(&call);
+                        search.look(turn);
+                        leg.state = LegState::Looking(search);
                     }
                 }
-                LegState::Looking { absence, at: Some(then) } if *then <= at => {
-                    let absence = absence.clone();
-                    leg.state = LegState::Looking { absence, at: None };
-                    turn.open(look_at(call), times.look());
-                }
-                LegState::Ending { .. }
-                | LegState::Looking { .. }
-                | LegState::Gone
-                | LegState::LeftUp => {}
+                LegState::Looking(search) => search.look_if_due(turn),
+                LegState::Ending { .. } | LegState::Gone | LegState::LeftUp => {}
             }
         }
     }
@@ -394,7 +385,7 @@ impl Closing {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         let legs = self.legs.iter().filter_map(|leg| match &leg.state {
             LegState::Ending { until } => Some(*until),
-            LegState::Looking { at, .. } => *at,
+            LegState::Looking(search) => search.due(),
             LegState::Gone | LegState::LeftUp => None,
         });
         let stray = self.stray.as_ref();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::absence::{Absence, Finding};
+use super::absence::{Finding, Search};
 use super::closing::Closing;
 use super::life::Life;
 use super::look::{look_at, seen};
@@ -54,13 +54,8 @@ enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Referring(Referral),
-    /// A call that it needs was not found: looks decide whether it is really not there. `at`: the
-    /// next one; none while one is under way.
-    Missing {
-        call: CallId,
-        absence: Absence,
-        at: Option<StoreTime>,
-    },
+    /// A call that it needs was not found: looks decide whether it is really not there.
+    Missing(Search),
     /// The target answered; its phone may end the replaced call itself.
     Replacing {
         until: StoreTime,
@@ -305,7 +300,7 @@ impl Transfer {
         let ended = |up| failure(Code::CallEnded, "call ended", up);
         let mut ending = match why {
             Why::Missing { call, sighting } => {
-                self.prove_missing(call, &sighting, turn);
+                self.prove_missing(&call, &sighting, turn);
                 return;
             }
             Why::Refused(_) | Why::RefusedUnsaid | Why::StackRefused { .. } | Why::Ignored
@@ -408,8 +403,8 @@ impl Transfer {
         turn.end(ending.with_up(up));
     }
 
-    fn prove_missing(&mut self, call: CallId, sighting: &Sighting, turn: &mut Turn<'_>) {
-        self.phase = Phase::Missing { call, absence: Absence::default(), at: None };
+    fn prove_missing(&mut self, call: &CallId, sighting: &Sighting, turn: &mut Turn<'_>) {
+        self.phase = Phase::Missing(Search::begin(call));
         if self.life.is_over() && !self.consult_missing() {
             turn.end(Ending::failed(self.not_found(Up::No)));
         } else {
@@ -418,23 +413,18 @@ impl Transfer {
     }
 
     fn missing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
-        let look = turn.plan().times.look();
-        let Phase::Missing { call, at, .. } = &mut self.phase else { return };
+        let Phase::Missing(search) = &mut self.phase else { return };
         match fact {
             Fact::Reply(op, reply) if matches!(op.act, Act::Look { .. }) => match seen(reply) {
                 Some(sighting) => self.weigh(sighting, turn),
                 None => turn.end(Ending::unknown(self.not_found(Up::Unknown))),
             },
-            Fact::Due if at.is_some_and(|at| at <= turn.at()) => {
-                *at = None;
-                let act = look_at(call.clone());
-                turn.open(act, look);
-            }
+            Fact::Due => search.look_if_due(turn),
             Fact::GiveUp { .. } => turn.end(Ending::cancelled(Up::Unknown)),
             Fact::Event(_) if self.life.is_over() && !self.consult_missing() => {
                 turn.end(Ending::failed(self.not_found(Up::No)));
             }
-            Fact::Reply(..) | Fact::Event(_) | Fact::Due => {}
+            Fact::Reply(..) | Fact::Event(_) => {}
         }
     }
 
@@ -444,15 +434,15 @@ impl Transfer {
             Kind::Attended { consult_life, .. } if consult_missing => consult_life,
             Kind::Attended { .. } | Kind::Blind { .. } => &self.life,
         };
-        let Phase::Missing { absence, at, .. } = &mut self.phase else { return };
-        match absence.see(sighting, false, life, turn) {
+        let Phase::Missing(search) = &mut self.phase else { return };
+        let Some(finding) = search.weigh(sighting, false, life, turn) else { return };
+        match finding {
             // Of the transferred call that says nothing.
             Finding::Absent if consult_missing => {
                 let ending = Ending::failed(self.not_found(Up::Unknown));
                 self.check(ending, turn);
             }
             Finding::Absent => turn.end(Ending::failed(self.not_found(Up::No))),
-            Finding::LookAgain(then) => *at = Some(then),
             // It is there after all, and nothing was sent yet: ask again, once.
             Finding::Present(dialog) if dialog.state == DialogState::Confirmed && !self.anew => {
                 self.anew = true;
@@ -472,10 +462,10 @@ impl Transfer {
 
     /// Whether it is the call to be replaced that was not found.
     fn consult_missing(&self) -> bool {
-        if let Phase::Missing { call, .. } = &self.phase
+        if let Phase::Missing(search) = &self.phase
             && let Kind::Attended { consult, .. } = &self.kind
         {
-            return call == consult;
+            return search.call() == consult;
         }
         false
     }
@@ -499,7 +489,7 @@ impl Transfer {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.phase {
             Phase::Referring(referral) => referral.due(),
-            Phase::Missing { at, .. } => *at,
+            Phase::Missing(search) => search.due(),
             Phase::Replacing { until } => Some(*until),
             Phase::Checking { .. } => None,
             Phase::Closing(closing) => closing.due(),
