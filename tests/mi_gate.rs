@@ -192,6 +192,9 @@ async fn until(so: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it never came to be so");
 }
 
+/// How long a REFER waits before it is sent.
+const ACK_LEAVES: Duration = Duration::from_millis(2);
+
 const UNREACHABLE: Reply = Reply::NotSent(NotSent::Unreachable);
 
 #[tokio::test]
@@ -284,7 +287,7 @@ async fn a_phones_silence_does_not_open_the_breaker() {
     let fake = Fake::default();
     let stack = stack(&fake, |s| s.breaker_failures = 1);
     for _ in 0..3 {
-        fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog(4))));
+        fake.then("dlg_list_ctx", Does::Takes(ACK_LEAVES, MiAnswer::Result(dialog(4))));
         fake.then("dlg_send_sequential", Does::Fails(MiFailure::Silent));
         assert_eq!(stack.perform(&op(&fake, refer())).await, Reply::Silent);
     }

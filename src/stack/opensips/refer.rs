@@ -14,7 +14,6 @@ use crate::core::plan::ReferBy;
 use crate::core::request::Leg;
 use crate::core::sip_address::SipAddress;
 use crate::stack::mi::{Mi, MiAnswer, MiRequest};
-use futures_util::future::join;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -33,9 +32,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         to: &ReferTo,
         limits: Limits,
     ) -> Reply {
-        let (asked, ()) =
-            join(self.dialog_of(call, limits.preparing()), self.gate.timer.sleep(ACK_LEAVES)).await;
-        let answer = match asked {
+        let leaves = self.gate.timer.sleep(ACK_LEAVES);
+        let answer = match self.dialog_of(call, limits.preparing()).await {
             Asked::There(answer) => answer,
             Asked::NotFound => return self.missing(call, limits).await,
             Asked::Otherwise(reply) => return reply,
@@ -46,6 +44,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         if let Some(refusal) = not_ready(dialog) {
             return refusal;
         }
+        leaves.await;
         let transferee = dialog.party(leg).into();
         let by = self.known().capabilities.refer;
         let sent = match by {
