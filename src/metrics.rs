@@ -378,17 +378,6 @@ impl StackFamilies {
     }
 }
 
-/// What a stack's circuit breaker does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BreakerState {
-    /// Requests pass.
-    Closed,
-    /// One request is being tried.
-    Trying,
-    /// Requests are refused.
-    Open,
-}
-
 /// One stack: its management interface, health and events. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StackMetrics {
@@ -442,13 +431,9 @@ impl StackMetrics {
         self.health.set(i64::from(yes));
     }
 
-    /// What the circuit breaker does.
-    pub fn breaker(&self, state: BreakerState) {
-        self.breaker.set(match state {
-            BreakerState::Closed => 0,
-            BreakerState::Trying => 1,
-            BreakerState::Open => 2,
-        });
+    /// What the circuit breaker does: 0 closed, 1 trying, 2 open.
+    pub fn breaker(&self, state: u8) {
+        self.breaker.set(i64::from(state));
     }
 
     /// A restart was noticed.

@@ -11,7 +11,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use callplane::config::{self, Config, ConfigError, DEFAULT_YAML, Grade, Loaded, Transport};
+use callplane::config::{self, Config, ConfigError, DEFAULT_YAML, Loaded, Transport};
+use callplane::core::script::Grade;
 
 fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(name)

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use callplane::config::{HoldMode, TransferMode};
 use callplane::core::ids::CallId;
+use callplane::core::plan::{HoldBy, ReferBy};
 use callplane::rpc::method::Method;
 use callplane::stack::simulated::Script;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -269,8 +269,8 @@ fn failed(events: &[Value], code: &str) {
 }
 
 fn by_the_stack(config: &mut callplane::config::Config) {
-    config.commands.transfer = TransferMode::CallTransfer;
-    config.commands.hold = HoldMode::CallHold;
+    config.commands.transfer = ReferBy::Stack;
+    config.commands.hold = HoldBy::Stack;
 }
 
 /// The same with callplane's own requests and with those of the old server.

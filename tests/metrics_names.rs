@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use callplane::metrics::{BreakerState, Metrics};
+use callplane::metrics::Metrics;
+use callplane::stack::opensips::meter::BreakerState;
 use callplane::stack::simulated::Script;
 use serde_json::json;
 use site::{Proxy, Site, a_call, any_port, sip};
@@ -38,7 +39,7 @@ fn used() -> Metrics {
     stack.sent("dlg_list");
     stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
     stack.healthy(true);
-    stack.breaker(BreakerState::Open);
+    stack.breaker(BreakerState::Open.as_number());
     stack.restarted();
     stack.event("E_CALL_TRANSFER", "reported");
     stack.lost(1);

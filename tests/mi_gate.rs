@@ -18,12 +18,13 @@ use callplane::clock::Clock;
 use callplane::core::act::{Act, Facts, NotSent, Offer, Op, ReferTo, Reply};
 use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
 use callplane::core::request::Leg;
+use callplane::core::script::Grade;
 use callplane::core::sip_address::SipAddress;
 use callplane::core::time::StoreTime;
 use callplane::stack::SipStack;
 use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
-use callplane::stack::opensips::settings::{GradeSetting, StackSettings};
+use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::{OpenSips, Surroundings, Timer};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -140,7 +141,7 @@ fn done() -> MiAnswer {
 fn stack(fake: &Fake, change: impl FnOnce(&mut StackSettings)) -> OpenSips<Fake> {
     let mut settings = StackSettings::new(StackId::new("fake"), "127.0.0.1:1");
     // Nothing to ask for.
-    settings.grade = GradeSetting::Stock;
+    settings.grade = Grade::Stock;
     change(&mut settings);
     let surroundings = Surroundings {
         clock: Arc::clone(&fake.time) as Arc<dyn Clock>,
@@ -432,7 +433,7 @@ fn graded(value: &str) -> MiAnswer {
 #[tokio::test]
 async fn an_invite_waits_until_the_grade_is_known() {
     let fake = Fake::default();
-    let stack = Arc::new(stack(&fake, |s| s.grade = GradeSetting::Auto));
+    let stack = Arc::new(stack(&fake, |s| s.grade = Grade::Auto));
     fake.then("version", Does::Answers(done()));
     let (grade, waits) = oneshot::channel();
     fake.then("cache_fetch", Does::Waits(waits));
@@ -464,7 +465,7 @@ async fn an_invite_waits_until_the_grade_is_known() {
 #[tokio::test]
 async fn an_invite_asks_for_the_grade_itself_and_never_leaves_without() {
     let fake = Fake::default();
-    let stack = Arc::new(stack(&fake, |s| s.grade = GradeSetting::Reference));
+    let stack = Arc::new(stack(&fake, |s| s.grade = Grade::Reference));
     assert!(!stack.capabilities().start_is_safe, "what nobody has confirmed is not promised");
     let (_never, waits) = oneshot::channel();
     let (_nor_then, waits_again) = oneshot::channel();
@@ -494,7 +495,7 @@ async fn an_invite_asks_for_the_grade_itself_and_never_leaves_without() {
 #[tokio::test]
 async fn another_life_of_the_stack_is_asked_for_its_grade_again() {
     let fake = Fake::default();
-    let stack = stack(&fake, |s| s.grade = GradeSetting::Auto);
+    let stack = stack(&fake, |s| s.grade = Grade::Auto);
     fake.then("version", Does::Answers(done()));
     fake.then("cache_fetch", Does::Answers(MiAnswer::error(400, "Value not found")));
     assert!(stack.connect().await.unwrap().script.is_none());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::metrics::{self, StackMetrics};
+use crate::metrics::StackMetrics;
 use crate::stack::opensips::meter::{BreakerState, EventResult, Meter, MiResult};
 
 /// Counts one stack.
@@ -19,11 +19,7 @@ impl Meter for StackMeter {
 
     fn breaker(&self, state: BreakerState) {
         self.0.healthy(state == BreakerState::Closed);
-        self.0.breaker(match state {
-            BreakerState::Closed => metrics::BreakerState::Closed,
-            BreakerState::Trying => metrics::BreakerState::Trying,
-            BreakerState::Open => metrics::BreakerState::Open,
-        });
+        self.0.breaker(state.as_number());
     }
 
     fn restarted(&self) {

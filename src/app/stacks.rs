@@ -14,11 +14,9 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Transport};
 use crate::core::act::{Op, Reply};
 use crate::core::ids::StackId;
-use crate::core::plan::{Capabilities, HoldBy, ReferBy};
+use crate::core::plan::Capabilities;
 use crate::metrics::Metrics;
-use crate::stack::opensips::settings::{
-    CallopsMode, EventSettings, EventTransport, GradeSetting, StackSettings,
-};
+use crate::stack::opensips::settings::{EventSettings, EventTransport, StackSettings};
 use crate::stack::opensips::sink::Sink;
 use crate::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer, keeper, udp};
 use crate::stack::{Away, Reports, SipStack, Snapshot, Stacks};
@@ -248,24 +246,10 @@ fn settings_of(config: &Config, stack: &config::Stack) -> StackSettings {
             check: CHECK,
         },
         next_hop: stack.next_hop.as_ref().map(|uri| uri.as_str().to_owned()),
-        grade: match stack.grade {
-            config::Grade::Auto => GradeSetting::Auto,
-            config::Grade::Stock => GradeSetting::Stock,
-            config::Grade::Reference => GradeSetting::Reference,
-        },
-        callops: match stack.callops_mode {
-            config::CallopsMode::Param => CallopsMode::Param,
-            config::CallopsMode::CallId => CallopsMode::CallId,
-            config::CallopsMode::Manual => CallopsMode::Manual,
-        },
-        refer: match commands.transfer {
-            config::TransferMode::Sequential => ReferBy::Sequential,
-            config::TransferMode::CallTransfer => ReferBy::Stack,
-        },
-        hold: match commands.hold {
-            config::HoldMode::Reinvite => HoldBy::ReInvite,
-            config::HoldMode::CallHold => HoldBy::Stack,
-        },
+        grade: stack.grade,
+        callops: stack.callops_mode,
+        refer: commands.transfer,
+        hold: commands.hold,
         persists_dialogs: stack.persists_dialogs,
         fr_timeout: Some(stack.fr_timeout),
         fr_inv_timeout: Some(stack.fr_inv_timeout),

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::decode::Report;
-use super::model::{Admin, Commands, Config, HoldMode, Limits, Listen, Stack, Store, TransferMode};
+use super::model::{Admin, Commands, Config, Limits, Listen, Stack, Store};
 use super::value::{ByteSize, Transport};
+use crate::core::plan::{HoldBy, ReferBy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -114,10 +115,10 @@ fn commands(config: &Config, report: &mut Report) {
     within("commands.refer_follow", *refer_follow, SECOND, MINUTE, report);
     within("commands.grace", *grace, Duration::ZERO, 10 * SECOND, report);
     within("commands.mi_reply", *mi_reply, Duration::from_millis(50), 30 * SECOND, report);
-    if *transfer == TransferMode::CallTransfer {
+    if *transfer == ReferBy::Stack {
         report.risky("commands.transfer", "a phone's refusal is seen late, without its code");
     }
-    if *hold == HoldMode::CallHold {
+    if *hold == HoldBy::Stack {
         report.risky(
             "commands.hold",
             "a phone that never answers a `call_hold` crashes OpenSIPS 3.6.8; `reinvite` is safe",

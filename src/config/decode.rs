@@ -387,15 +387,14 @@ macro_rules! choice {
             $($(#[$doc])* $variant,)*
         }
 
-        impl $name {
-            /// The word of the configuration.
-            pub fn word(self) -> &'static str {
-                match self {
-                    $($name::$variant => $word,)*
-                }
-            }
-        }
+        $crate::config::decode::words!($name { $($variant = $word,)* });
+    };
+}
+pub(super) use choice;
 
+/// Says how the configuration writes an enum: the core's own are declared there.
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal,)* }) => {
         impl $crate::config::decode::Scalar for $name {
             fn from_text(text: &str) -> Result<Self, String> {
                 match text {
@@ -410,7 +409,7 @@ macro_rules! choice {
         $crate::config::decode::scalars!($name);
     };
 }
-pub(super) use choice;
+pub(super) use words;
 
 #[cfg(test)]
 mod tests {

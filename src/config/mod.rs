@@ -25,8 +25,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Admin, Breaker, CallopsMode, Commands, Config, Drain, Grade, HoldMode, Limits, Listen, Log,
-    LogFormat, Stack, Store, TransferMode,
+    Admin, Breaker, Commands, Config, Drain, Limits, Listen, Log, LogFormat, Stack, Store,
 };
 pub use problem::{Origin, Problem};
 pub use value::{

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use super::decode::{choice, section};
+use super::decode::{choice, section, words};
 use super::value::{
     ByteSize, Domain, HostPort, HttpPath, HttpUrl, Install, LogFilter, SipUri, StackName,
     StackSocket, WebOrigin,
 };
+use crate::core::plan::{HoldBy, ReferBy};
+use crate::core::script::{CallopsMode, Grade};
 
 section! {
     /// The whole configuration.
@@ -75,28 +77,15 @@ section! {
     }
 }
 
-choice! {
-    /// How a REFER is sent.
-    pub enum TransferMode {
-        /// As a request inside the dialog (`dlg_send_sequential`): the phone's answer is seen.
-        Sequential = "sequential",
-        /// By `call_transfer` of the callops module, as the old server did: a refusal is seen
-        /// late, by polling.
-        CallTransfer = "call_transfer",
-    }
-}
+words!(ReferBy {
+    Sequential = "sequential",
+    Stack = "call_transfer",
+});
 
-choice! {
-    /// How a call is held.
-    pub enum HoldMode {
-        /// By re-INVITEs of our own (`dlg_send_sequential`): a leg's answer is seen and a half
-        /// done hold is undone.
-        Reinvite = "reinvite",
-        /// By `call_hold` of the callops module, as the old server did. A leg that never answers
-        /// it crashes OpenSIPS 3.6.8 (measured).
-        CallHold = "call_hold",
-    }
-}
+words!(HoldBy {
+    ReInvite = "reinvite",
+    Stack = "call_hold",
+});
 
 section! {
     /// How commands behave. Their deadlines are sums of these times and those of the stack.
@@ -113,10 +102,14 @@ section! {
         pub mi_reply: Duration = Duration::from_secs(1),
         /// Refuses a start while another start of the same caller runs (double clicks).
         pub caller_busy: bool = true,
-        /// How a REFER is sent: `sequential` or `call_transfer`.
-        pub transfer: TransferMode = TransferMode::Sequential,
-        /// How a call is held: `reinvite` or `call_hold`.
-        pub hold: HoldMode = HoldMode::Reinvite,
+        /// How a REFER is sent. `sequential`: as a request inside the dialog
+        /// (`dlg_send_sequential`), so that the phone's answer is seen. `call_transfer`: as the old
+        /// server did, where a refusal is seen late, by polling.
+        pub transfer: ReferBy = ReferBy::Sequential,
+        /// How a call is held. `reinvite`: by re-INVITEs of our own, so that a leg's answer is seen
+        /// and a half done hold is undone. `call_hold`: as the old server did; a leg that never
+        /// answers it crashes OpenSIPS 3.6.8 (measured).
+        pub hold: HoldBy = HoldBy::ReInvite,
         /// The session description offered to the caller's phone. Nothing: a built-in one (PCMU,
         /// PCMA, telephone-event, inactive).
         pub setup_sdp: Option<String> = None,
@@ -138,29 +131,17 @@ section! {
     }
 }
 
-choice! {
-    /// What the script of a stack can do.
-    pub enum Grade {
-        /// Asked when connecting.
-        Auto = "auto",
-        /// What users of the old server have.
-        Stock = "stock",
-        /// The script that comes with callplane.
-        Reference = "reference",
-    }
-}
+words!(Grade {
+    Auto = "auto",
+    Stock = "stock",
+    Reference = "reference",
+});
 
-choice! {
-    /// The `mode` of the stack's callops module.
-    pub enum CallopsMode {
-        /// Transfers are recognised by a URI parameter (the module's default).
-        Param = "param",
-        /// The script says which call is a transfer.
-        Manual = "manual",
-        /// Transfers are recognised by Call-ID.
-        CallId = "callid",
-    }
-}
+words!(CallopsMode {
+    Param = "param",
+    Manual = "manual",
+    CallId = "callid",
+});
 
 section! {
     /// One SIP stack.

@@ -14,6 +14,7 @@ pub mod notice;
 pub mod plan;
 pub mod record;
 pub mod request;
+pub mod script;
 pub mod sdp;
 pub mod sip_address;
 pub mod stack_event;

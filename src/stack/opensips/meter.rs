@@ -60,6 +60,18 @@ pub enum BreakerState {
     Open,
 }
 
+impl BreakerState {
+    /// The number for metrics.
+    #[must_use]
+    pub fn as_number(self) -> u8 {
+        match self {
+            Self::Closed => 0,
+            Self::Trying => 1,
+            Self::Open => 2,
+        }
+    }
+}
+
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventResult {

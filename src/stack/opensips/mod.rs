@@ -49,7 +49,7 @@ use self::lists::Lists;
 use self::meter::Meter;
 use self::named::Named;
 use self::script::Script;
-use self::settings::{GradeSetting, StackSettings};
+use self::settings::StackSettings;
 use self::udp::UdpMi;
 use super::mi::{Mi, MiAnswer, MiEvent, MiRequest};
 use super::{Away, SipStack, Snapshot};
@@ -57,6 +57,7 @@ use crate::clock::Clock;
 use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
 use crate::core::plan::{Capabilities, HoldBy, ReferBy};
+use crate::core::script::Grade;
 use crate::core::stack_event::StackEvent;
 use crate::core::time::StoreTime;
 
@@ -172,7 +173,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             capabilities: script::capabilities(&settings, None),
             script: None,
             boot: None,
-            graded: settings.grade == GradeSetting::Stock,
+            graded: settings.grade == Grade::Stock,
         };
         Self {
             gate: Gate::new(mi, &settings, clock, timer, meter),
@@ -249,10 +250,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             MiAnswer::Error { .. } => None,
         };
         let mut found = self.ask_script().await?;
-        while found.is_none()
-            && self.settings.grade != GradeSetting::Stock
-            && self.is_young().await?
-        {
+        while found.is_none() && self.settings.grade != Grade::Stock && self.is_young().await? {
             self.gate.timer.sleep(ASK_AGAIN).await;
             found = self.ask_script().await?;
         }
@@ -269,7 +267,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// After a restart another script may run.
     fn forget_grade_of_another_life(&self, boot: &Boot) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if self.settings.grade != GradeSetting::Stock && known.boot.as_ref() != Some(boot) {
+        if self.settings.grade != Grade::Stock && known.boot.as_ref() != Some(boot) {
             known.graded = false;
         }
     }
@@ -307,8 +305,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         let request =
             MiRequest::new("cache_fetch").text("system", "local").text("attr", "cp_cfg_version");
         match self.settings.grade {
-            GradeSetting::Stock => Ok(None),
-            GradeSetting::Auto | GradeSetting::Reference => {
+            Grade::Stock => Ok(None),
+            Grade::Auto | Grade::Reference => {
                 match self.ask_own(request).await? {
                     MiAnswer::Result(answer) => Ok(Script::of_answer(&answer)),
                     // No such value, no such cache, no such command: a stock script.
@@ -329,7 +327,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     fn warn(&self, release: Option<(u32, u32)>, script: Option<&Script>) {
         let stack = &self.settings.id;
-        if self.settings.grade == GradeSetting::Reference && script.is_none() {
+        if self.settings.grade == Grade::Reference && script.is_none() {
             tracing::warn!(%stack, "the stack does not run the reference script, though `grade` says so: treated as stock");
         }
         for (name, ours, theirs) in [

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::core::ids::StackId;
 use crate::core::plan::{HoldBy, ReferBy};
+use crate::core::script::{CallopsMode, Grade};
 
 /// One OpenSIPS.
 #[derive(Debug, Clone)]
@@ -20,7 +21,7 @@ pub struct StackSettings {
     /// address points. The reference script tells its own.
     pub next_hop: Option<String>,
     /// What its script can do.
-    pub grade: GradeSetting,
+    pub grade: Grade,
     /// How callops finds the call that an INVITE was referred from.
     pub callops: CallopsMode,
     /// Who sends a REFER.
@@ -71,28 +72,6 @@ pub enum EventTransport {
     Tcp,
 }
 
-/// What is said about the script of a stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GradeSetting {
-    /// It is asked when connecting.
-    Auto,
-    /// What users of the old server have, whatever it says.
-    Stock,
-    /// The one that comes with callplane; a warning if it does not say so.
-    Reference,
-}
-
-/// The `mode` of the callops module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallopsMode {
-    /// A URI parameter with the dialog's id (the module's default).
-    Param,
-    /// A URI parameter with the Call-ID.
-    CallId,
-    /// The script says it.
-    Manual,
-}
-
 /// What a caller's phone is offered when nothing else is configured: the codecs that every phone
 /// has, no media yet. Never nothing: OpenSIPS would acknowledge without an answer (sip-outcomes
 /// F21).
@@ -118,7 +97,7 @@ impl StackSettings {
             mi_http: None,
             events: EventSettings::default(),
             next_hop: None,
-            grade: GradeSetting::Auto,
+            grade: Grade::Auto,
             callops: CallopsMode::Param,
             refer: ReferBy::Sequential,
             hold: HoldBy::ReInvite,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::phones::{Behaviour, PhoneConfig};
+use crate::core::script::CallopsMode;
 
 /// The two release lines that were recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,19 +40,6 @@ pub enum Script {
     Reference,
 }
 
-/// How callops finds the call an INVITE was referred from (`modparam callops mode`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CallopsMode {
-    /// `;osid=<dialog id>`.
-    #[default]
-    Param,
-    /// `;osid=<Call-ID>`.
-    CallId,
-    /// Only what the script says. The reference script always works like this.
-    Manual,
-}
-
 /// The simulated OpenSIPS. Times are virtual.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,7 +48,7 @@ pub struct WorldConfig {
     pub version: Version,
     /// Grade of script.
     pub script: Script,
-    /// callops mode of a stock script.
+    /// callops mode of a stock script; the reference script always works like `Manual`.
     pub callops_mode: CallopsMode,
     /// `host:port` of the proxy; also the domain of every phone's address.
     pub domain: String,

@@ -36,7 +36,7 @@ mod wire;
 mod world;
 
 pub use commands::{Asker, Channel};
-pub use config::{CallopsMode, Script, Version, WorldConfig, demo_phones};
+pub use config::{Script, Version, WorldConfig, demo_phones};
 pub use phones::{Behaviour, Notify, PhoneConfig, Replaces};
 pub use sip_text::Direction;
 pub use wire::reply_text;

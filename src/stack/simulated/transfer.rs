@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::commands::{Asker, Params};
-use super::config::CallopsMode;
 use super::dialogs::{
     Call, CallKey, DialogId, Leg, Party, Referral, ReplacesHeader, Side, State, Watched, WatchedLeg,
 };
@@ -14,6 +13,7 @@ use super::events;
 use super::phones::Notify;
 use super::sip_text::{self, address_uri, header, parameter, reason};
 use super::world::{Task, World};
+use crate::core::script::CallopsMode;
 use crate::stack::mi::MiAnswer;
 
 /// The dialog values callops keeps (`dlg_list_ctx` shows them).
