@@ -577,6 +577,33 @@ mod holding {
         run.dialog(&call("A"), DialogState::Deleted);
         run.ended(Outcome::Failed, Code::CallEnded, Up::No);
     }
+
+    /// The callee refuses and the caller can't be put back: nobody may say that nobody is held.
+    #[test]
+    fn a_hold_that_can_not_be_undone_is_not_told_as_undone() {
+        let refused = || {
+            let reason = Arc::from("Not Acceptable Here");
+            Reply::Refused { by: Refuser::Phone, code: 488, reason }
+        };
+        for (undone, outcome, up) in [
+            (Reply::Done(Facts::Nothing), Outcome::Failed, Up::Yes),
+            (refused(), Outcome::Unknown { up: Up::Yes }, Up::Yes),
+            (Reply::Silent, Outcome::Unknown { up: Up::Unknown }, Up::Unknown),
+        ] {
+            let put_back = undone == Reply::Done(Facts::Nothing);
+            for request in [Request::Hold { call: call("A") }, Request::Unhold { call: call("A") }]
+            {
+                let mut run = Run::begin(&request, reference());
+                run.answer("reinvite", Reply::Done(Facts::Nothing));
+                run.answer("reinvite", refused());
+                run.answer("reinvite", undone.clone());
+                let held = !put_back || matches!(request, Request::Unhold { .. });
+                assert_eq!(run.open("mark").1, Act::Mark { call: call("A"), held });
+                run.answer("mark", Reply::Done(Facts::Nothing));
+                run.ended(outcome, Code::LegRefused, up);
+            }
+        }
+    }
 }
 
 mod transferring {

@@ -1,7 +1,7 @@
 //! `CallHold` and `CallUnhold`: our own re-INVITEs, one leg after the other.
 //!
 //! Hold asks the caller first, unhold the callee, as the old server's events had it. A leg that
-//! refuses undoes the other. A leg that answers 491 is asked once more after 2.1 to 4 s (RFC 3261
+//! refuses undoes the other; if that can't be done, the outcome is unknown. A leg that answers 491 is asked once more after 2.1 to 4 s (RFC 3261
 //! section 14.1). A leg that never answers leaves its state unknown; the call is not ended.
 //!
 //! The mark on the call says that a leg may be on hold because of us. It is set before the first
@@ -164,7 +164,9 @@ impl Hold {
                 Phase::Restoring { ending, unsure } => {
                     let put_back = matches!(reply, Reply::Done(_));
                     let held = *unsure || !put_back || !self.hold;
-                    self.mark(held, (**ending).clone(), turn);
+                    let ending = (**ending).clone();
+                    let ending = if put_back { ending } else { left_halfway(ending, reply) };
+                    self.mark(held, ending, turn);
                 }
                 Phase::Glaring { .. }
                 | Phase::Marking { .. }
@@ -453,6 +455,22 @@ fn of_leg(leg: Leg) -> Data {
 
 fn not_found(up: Up) -> Failure {
     failure(Code::CallNotFound, "404 Dialog not found", up)
+}
+
+/// One leg took it, the other did not, and the first could not be put back: a leg may be held.
+fn left_halfway(ending: Ending, reply: &Reply) -> Ending {
+    let ending = match ending.error {
+        Some(error) => Ending::unknown(error),
+        None => ending,
+    };
+    match reply {
+        Reply::Refused { by: Refuser::Phone, .. } | Reply::Done(_) => ending,
+        // Nothing was heard of the call since.
+        Reply::Refused { by: Refuser::Stack, .. }
+        | Reply::Missing { .. }
+        | Reply::NotSent(_)
+        | Reply::Silent => ending.with_up(Up::Unknown),
+    }
 }
 
 /// A refusal by the stack itself, before anything was sent.
