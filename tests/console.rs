@@ -573,6 +573,52 @@ async fn a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up() {
 }
 
 #[tokio::test]
+async fn a_hold_that_one_party_refuses_says_that_the_other_was_taken_back() {
+    in_browser!(
+        "a_hold_that_one_party_refuses_says_that_the_other_was_taken_back",
+        async |browser: &Browser| {
+            let mut server = Server::start().await;
+            let (page, mut peer) = server.connected(browser).await;
+            start_call(&page, ALICE, CAROL).await;
+            let request = peer.expect("CallStart").await;
+            peer.play_start(&request, "c-1", 1);
+            page.until_text(".call .pill", "Talking").await;
+            page.click(".call [data-action=hold]").await;
+            let hold = peer.expect("CallHold").await;
+            let id = peer.started(&hold, 20);
+            for (seq, event, leg) in [
+                (21, "CallHoldStart", "caller"),
+                (22, "CallHoldSuccessful", "caller"),
+                (23, "CallHoldStart", "callee"),
+            ] {
+                peer.tell("CallHold", &id, event, seq, json!({"data": {"leg": leg}}));
+            }
+            let words = "callee: 488 Not Acceptable Here";
+            let error = json!({"data": words, "error": {"code": "leg_refused", "message": words,
+                "sip_status": 488, "sip_reason": "Not Acceptable Here", "up": "yes"}});
+            peer.tell("CallHold", &id, "Error", 24, error);
+            peer.tell("CallHold", &id, "Ended", 25, json!({"outcome": "failed"}));
+            page.until_text(".call .pill", "Talking").await;
+            let back = "alice was taken off hold again";
+            page.until_text(".call .call-note", back).await;
+            page.until_text(".command .row-detail", back).await;
+            page.until_text(".event[data-event=Ended] .event-words", back).await;
+            page.until_text("#live", back).await;
+            page.eval("document.activeElement.blur()").await;
+            for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 390)] {
+                page.prefer(scheme).await;
+                page.size(width, 844, 1.5).await;
+                assert_fits(&page, width).await;
+                page.eval("document.querySelector('.call').scrollIntoView({block: 'center'})")
+                    .await;
+                page.picture(&pictures().join(format!("undone-{scheme}-{width}.png"))).await;
+            }
+            assert_no_complaints(&page);
+        }
+    );
+}
+
+#[tokio::test]
 async fn a_hold_that_nobody_knows_of_says_so() {
     in_browser!("a_hold_that_nobody_knows_of_says_so", async |browser: &Browser| {
         let mut server = Server::start().await;
@@ -1256,6 +1302,7 @@ async fn the_demo_does_all_that_its_readme_tells() {
         page.click(".call[data-state=talking] [data-action=hold]").await;
         page.until_text(".command .word", "failed").await;
         page.until_text(".row-detail", "488").await;
+        page.until_text(".row-detail", "was taken off hold again").await;
         page.until_text(".call[data-state=talking] .pill", "Talking").await;
         page.click(".call[data-state=talking] [data-action=end]").await;
         page.until("!document.querySelector('.call:not([data-state=ended])')").await;

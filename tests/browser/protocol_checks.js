@@ -54,7 +54,15 @@
   is("half held", p.holdOf(from(half).calls[0]), "one");
   const refused = [...half, told("CallHold", "h", "Error", { data: "callee: 488 Not Acceptable Here", error: { sip_status: 488 } }), told("CallHold", "h", "Ended", { outcome: "failed" })];
   is("undone", p.holdOf(from(refused).calls[0]), "none");
-  is("and said", from(refused).calls[0].note, "callee: 488 Not Acceptable Here");
+  is("and said", from(refused).calls[0].note, "callee: 488 Not Acceptable Here · a was taken off hold again");
+  is("at the command too", p.standing(from(refused).commands.h).detail, "callee: 488 Not Acceptable Here · a was taken off hold again");
+  const kept = [...half, told("CallHold", "h", "Ended", { outcome: "success" }), ...hold("v", "CallUnhold"), told("CallUnhold", "v", "CallUnholdSuccessful", { data: { leg: "callee" } }), told("CallUnhold", "v", "Error", { data: "caller: 488 Not Acceptable Here", error: { code: "leg_refused", sip_status: 488 } }), told("CallUnhold", "v", "Ended", { outcome: "failed" })];
+  is("held as before", [p.holdOf(from(kept).calls[0]), from(kept).calls[0].note], ["both", "caller: 488 Not Acceptable Here · b was put on hold again"]);
+  const first = [ended, ...hold("h"), told("CallHold", "h", "CallHoldStart", { data: { leg: "caller" } }), told("CallHold", "h", "Error", { data: "caller: 488 Not Acceptable Here", error: { code: "leg_refused", sip_status: 488 } }), told("CallHold", "h", "Ended", { outcome: "failed" })];
+  is("nobody to take back", from(first).calls[0].note, "caller: 488 Not Acceptable Here");
+  // The proxy's own hold names no SIP status and puts nobody back.
+  const byProxy = [...half, told("CallHold", "h", "Error", { data: "callee: refused", error: { code: "leg_refused", up: "yes" } }), told("CallHold", "h", "Ended", { outcome: "failed" })];
+  is("not undone", [p.callState(from(byProxy).calls[0], from(byProxy)).words, from(byProxy).calls[0].note], ["Half held", "callee: refused"]);
   const already = [ended, ...hold("h"), told("CallHold", "h", "Error", { data: "480 Both dialog legs are on hold" }), told("CallHold", "h", "Ended", { outcome: "failed" })];
   is("already", p.holdOf(from(already).calls[0]), "both");
 

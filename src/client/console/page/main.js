@@ -143,7 +143,7 @@ function tell(before, after) {
     const words = spoken.map((event) => describeEvent(event, now, after));
     if (isOver(now) && !(then && isOver(then))) {
       const { word, detail } = standing(now);
-      words.push(`${titleOf(now.method)}, ${subjectOf(now, after)}: ${word}. ${now.error ? "" : detail}`);
+      words.push(`${titleOf(now.method)}, ${subjectOf(now, after)}: ${word}. ${now.error ? now.undone ?? "" : detail}`);
     }
     if (words.length) announce(words.join(". "));
   }

@@ -300,6 +300,7 @@ function ended(model, command, facts, at) {
     outcome,
     up: text(facts.up) ?? error?.up,
     error,
+    undone: undoneText(model, command, outcome, error),
     extra: extraFacts(facts),
     events: [...command.events, { name: "Ended", at, epoch: facts.epoch, seq: facts.seq }],
   };
@@ -638,9 +639,31 @@ function settleHold(model, command, at) {
   }
   // What was sent may have taken effect on either leg.
   if (maybeUp(command)) return failedOn(editCall(model, byCallid(callid), () => ({ holdDoubt: true })), command, at);
+  if (isByTheProxy(command.error)) return failedOn(model, command, at);
   // A hold that reached one leg only is undone by the server.
   const restored = editCall(model, byCallid(callid), (call) => ({ held: call.heldBefore ?? call.held }));
   return failedOn(restored, command, at);
+}
+
+/**
+ * What became of the phone that had taken a hold or a resume which the other one would not take, in words:
+ * `failed` says that it was put back. No event tells it, and of the proxy's own hold, which names no SIP
+ * status, it is not true.
+ */
+function undoneText(model, { method, params, events }, outcome, error) {
+  const hold = method === "CallHold";
+  if (outcome !== "failed" || !(hold || method === "CallUnhold")) return undefined;
+  if (CALL_IS_GONE.has(error?.code) || isByTheProxy(error)) return undefined;
+  const taken = events.find((event) => event.name === (hold ? "CallHoldSuccessful" : "CallUnholdSuccessful"));
+  const leg = objectOr(taken?.data, {}).leg;
+  if (leg !== "caller" && leg !== "callee") return undefined;
+  const party = partyOf(callById(model, params.callid), leg);
+  const who = party === undefined ? `the ${leg}` : shortName(party);
+  return hold ? `${who} was taken off hold again` : `${who} was put on hold again`;
+}
+
+function isByTheProxy(error) {
+  return error?.code === "leg_refused" && error.sipStatus === undefined;
 }
 
 /** By the word, or by an old server's text. */
@@ -688,7 +711,12 @@ function gone(at, why) {
 }
 
 function noteOf(command) {
-  return command.error?.text || OUTCOMES[command.outcome]?.said || command.outcome;
+  const why = command.error?.text || OUTCOMES[command.outcome]?.said || command.outcome;
+  return withUndone(why, command);
+}
+
+function withUndone(words, command) {
+  return command.undone ? `${words} · ${command.undone}` : words;
 }
 
 /** Whether a call is on hold, and how much of it. */
@@ -830,7 +858,7 @@ export function describeEvent(event, command, model) {
     case "Error":
       return command.error?.text || "Failed";
     case "Ended":
-      return OUTCOMES[command.outcome]?.said ?? command.outcome ?? "Ended";
+      return withUndone(OUTCOMES[command.outcome]?.said ?? command.outcome ?? "Ended", command);
     default:
       return event.name;
   }
@@ -879,6 +907,7 @@ function endingText(command, known) {
   const parts = [];
   if (command.error?.text) parts.push(command.error.text);
   else if (command.outcome !== "success") parts.push(known.said);
+  if (command.undone) parts.push(command.undone);
   if (command.extra?.forgotten) parts.push("the server has no record of it any more");
   if (command.outcome !== "success" && UP[command.up]) parts.push(UP[command.up]);
   if (command.extra?.already === true) parts.push("it was so already");
