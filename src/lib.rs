@@ -22,7 +22,8 @@
 //! * [`events`] carries what the stacks report to the engine.
 //! * [`app`] is the only place that knows every adapter; [`cli`] turns arguments into exit codes.
 //!
-//! The arrows are held by `tests/architecture.rs`. Start reading at [`core::command`].
+//! The arrows are held by `tests/architecture.rs`. Start reading at [`core::command`]. Facts (`F4`,
+//! `W9`) are those of `docs/opensips/facts.md`, rows those of `docs/outcomes.md`.
 
 pub mod admin;
 pub mod app;

@@ -552,7 +552,7 @@ async fn defect_08_failed_transfers_and_holds_end() {
         failed(&client.run("CallBlindTransfer", blind).await, "target_busy");
 
         place.phone("grace", json!({"answer": 200})).await;
-        // Another call: the stack's own transfer still holds on to the first (WIRE.md 4).
+        // Another call: the stack's own transfer still holds on to the first (fact W4).
         let call = place.call("carol", "bob").await;
         let consult = place.call("alice", "grace").await;
         place.phone("grace", json!({"answer": 486})).await;

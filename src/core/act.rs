@@ -314,7 +314,7 @@ pub struct Dialog {
     pub refer: Option<ReferMark>,
 }
 
-/// What the stack's own `call_transfer` leaves on the call (sip-outcomes section 3, stock).
+/// What the stack's own `call_transfer` leaves on the call (fact F27).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReferMark {
     /// `call_transfer_leg` names a leg: the REFER is out, or was taken.

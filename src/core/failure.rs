@@ -1,7 +1,7 @@
 //! How commands end badly, in words that stay.
 //!
-//! The code is part of the protocol: one word per row of the truth table. The text is what the
-//! old server put into `data`.
+//! The code is part of the protocol: one word per row of the truth table (`docs/outcomes.md`).
+//! The text is what the old server put into `data`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -150,7 +150,7 @@ pub enum Code {
     CallNotReady,
     /// The call ended under the command.
     CallEnded,
-    /// The stack ended the call together with the refused request (sip-outcomes F12).
+    /// The stack ended the call together with the refused request (fact F12).
     CallLost,
     /// A leg refused the new media offer.
     LegRefused,

@@ -50,7 +50,7 @@ pub struct Capabilities {
 pub enum HoldBy {
     /// Our own re-INVITEs, one leg after the other (the default).
     ReInvite,
-    /// The stack's own `call_hold`: no SIP code, no one-leg truth (sip-outcomes F9).
+    /// The stack's own `call_hold`: no SIP code, no one-leg truth (fact F9).
     Stack,
 }
 
@@ -64,7 +64,7 @@ pub enum ReferBy {
     Stack,
 }
 
-/// How long each phase may take. The letters are those of the truth table.
+/// How long each phase may take. The letters are those of `docs/outcomes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// R: how long a phone may ring.

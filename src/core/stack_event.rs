@@ -1,6 +1,6 @@
 //! What a stack reports by itself.
 //!
-//! Events arrive in any order, twice, or not at all (WIRE section 11). Each is a fact about a
+//! Events arrive in any order, twice, or not at all (fact W11). Each is a fact about a
 //! call or an operation; the machines apply them idempotently.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub enum StackEvent {
     Dialog {
         /// Which call.
         call: CallId,
-        /// The stack's handle: two dialogs can carry one Call-ID (sip-outcomes F4).
+        /// The stack's handle: two dialogs can carry one Call-ID (fact F4).
         dialog: DialogId,
         /// Its state now.
         state: DialogState,
@@ -76,7 +76,7 @@ pub enum TransferState {
     Progress(SipStatus),
     /// The new INVITE was answered.
     Ok,
-    /// The new INVITE failed. Not final by itself: an ok may follow (sip-outcomes F6).
+    /// The new INVITE failed. Not final by itself: an ok may follow (fact F6).
     Fail(SipStatus),
     /// The transferee reports the end of the new INVITE by NOTIFY.
     Notified(SipStatus),

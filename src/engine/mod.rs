@@ -202,7 +202,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     ) -> Result<(), NoList> {
         let Some(adapter) = self.stacks.get(stack) else { return Ok(()) };
         let snapshot = adapter.list().await.map_err(|_| NoList)?;
-        // Two dialogs may carry one Call-ID, and one of them is long dead (sip-outcomes F4).
+        // Two dialogs may carry one Call-ID, and one of them is long dead (fact F4).
         let living = |dialog: &&Dialog| dialog.state != DialogState::Deleted;
         let living: BTreeSet<CallId> =
             snapshot.dialogs.iter().filter(living).map(|dialog| dialog.call.clone()).collect();

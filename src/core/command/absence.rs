@@ -1,7 +1,7 @@
 //! Proving that a call is not there.
 //!
 //! A look-up that finds nothing proves nothing: OpenSIPS answered 404 for 136 of 200 calls that
-//! were being set up (sip-outcomes F4). A call is absent when two full lists of one life of the
+//! were being set up (fact F4). A call is absent when two full lists of one life of the
 //! stack, 7 s apart, do not show it. A call that nobody has heard of lately needs only one.
 
 use serde::{Deserialize, Serialize};

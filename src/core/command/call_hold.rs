@@ -72,7 +72,7 @@ struct StackLegs {
     failed: Vec<Leg>,
 }
 
-/// A no-op hold raises no event (trace of sip-outcomes F9): none within this, and it was so already.
+/// A no-op hold raises no event (fact F9): none within this, and it was so already.
 const NOTHING_TO_CHANGE: Duration = Duration::from_millis(300);
 
 /// A glare is waited out for 2.1 to 4 s by the owner of the Call-ID (RFC 3261 section 14.1).
@@ -419,7 +419,7 @@ impl StackLegs {
         self.done.len() + self.failed.len() == 2
     }
 
-    /// How long more events may come: a leg that has nothing to change raises none (WIRE 5).
+    /// How long more events may come: a leg that has nothing to change raises none (fact W5).
     fn wait(&self, silence: Duration) -> Duration {
         let settled = self.done.len() + self.failed.len() == self.started.len();
         if settled { NOTHING_TO_CHANGE } else { silence }

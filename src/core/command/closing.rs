@@ -343,7 +343,7 @@ impl Closing {
             && stray.suspects.len() < MOST_SUSPECTS
             && !stray.suspects.contains(new_call)
         {
-            // Anybody can raise such an event with somebody else's call (sip-outcomes F8).
+            // Anybody can raise such an event with somebody else's call (fact F8).
             stray.suspects.push(new_call.clone());
             turn.open(look_at(new_call.clone()), turn.plan().times.look());
         }

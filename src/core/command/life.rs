@@ -1,7 +1,7 @@
 //! Whether a call is alive, by the dialogs that were seen of it.
 //!
 //! Two dialogs may carry one Call-ID: an INVITE that was challenged leaves a dead one beside the
-//! live one (sip-outcomes F4). The end of the dead one is not the call's.
+//! live one (fact F4). The end of the dead one is not the call's.
 
 use serde::{Deserialize, Serialize};
 

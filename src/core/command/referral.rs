@@ -1,6 +1,6 @@
 //! From a REFER to the fate of the call it brings about.
 //!
-//! After a 2xx to the REFER only the referred INVITE decides (sip-outcomes F7). A failure counts
+//! After a 2xx to the REFER only the referred INVITE decides (fact F7). A failure counts
 //! after a grace, an ok always wins (F6). With the reference script the referred INVITE proves
 //! itself by our one-use token; on a stock script the stack's own transfer events name it, and the
 //! new dialog's parties are looked at before it is believed (F8): anybody can raise such an event
@@ -75,7 +75,7 @@ pub struct NewCall {
 }
 
 /// Between whom a referred call must be, as far as that is known. A call between others is not
-/// ours; one between these need not be (sip-outcomes F7, F8).
+/// ours; one between these need not be (facts F7, F8).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parties {
     /// Who was asked, once known.

@@ -28,7 +28,7 @@ use crate::core::sip_address::SipAddress;
 use crate::core::stack_event::{StackEvent, Watch};
 use crate::core::time::StoreTime;
 
-/// How long the target's phone has to end the replaced call itself (sip-outcomes F16).
+/// How long the target's phone has to end the replaced call itself (fact F16).
 const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A running transfer.
@@ -526,7 +526,7 @@ impl Transfer {
 }
 
 /// Whether the call is up by what a look saw. A dead dialog may be found in front of the live one
-/// (sip-outcomes F4).
+/// (fact F4).
 fn up_of(sighting: &Sighting, life: &mut Life) -> Up {
     match &sighting.call {
         Some(dialog) => {

@@ -72,7 +72,7 @@ impl<'a> Listed<'a> {
         }
     }
 
-    /// The branch that answered: the one with a contact (sip-outcomes F15).
+    /// The branch that answered: the one with a contact (fact F15).
     fn callee(self) -> Option<&'a Value> {
         let callees = self.0.get("CALLEES")?.as_array()?;
         let contact = |callee: &&Value| {

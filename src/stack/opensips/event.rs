@@ -1,7 +1,7 @@
 //! What the events of OpenSIPS mean.
 //!
-//! `E_CALL_TRANSFER`, `E_CALL_HOLD` and `E_DLG_STATE_CHANGED` are the stack's own (WIRE sections 4,
-//! 5 and 8), `E_CALLPLANE` comes from the reference script. Everything in them is text that phones
+//! `E_CALL_TRANSFER`, `E_CALL_HOLD` and `E_DLG_STATE_CHANGED` are the stack's own (facts W4,
+//! W5 and W8), `E_CALLPLANE` comes from the reference script. Everything in them is text that phones
 //! may have had a hand in: what has no acceptable form is not believed.
 
 use std::sync::Arc;

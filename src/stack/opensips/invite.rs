@@ -10,7 +10,7 @@ use crate::core::failure::SipStatus;
 use crate::stack::mi::{Mi, MiAnswer, MiRequest};
 use serde_json::Value;
 
-/// What asks a phone to answer by itself; phones know one of the two (sip-outcomes 5).
+/// What asks a phone to answer by itself; phones know one of the two (fact F26).
 const AUTO_ANSWER: &str = "Call-Info: <sip:callplane>;answer-after=0\r\n\
     Alert-Info: <http://callplane>;info=alert-autoanswer\r\n";
 
@@ -42,7 +42,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         let contact = next_hop.as_deref().unwrap_or(caller.as_str());
         let contact = host_and_port(contact);
         // The caller's phone is shown the callee; `gr` keeps the proxy from taking this contact
-        // for a registered user (sip-outcomes F3).
+        // for a registered user (fact F3).
         let shown = display.as_ref().map(|d| format!("\"{}\" ", d.as_str())).unwrap_or_default();
         let tag = op.id.as_str();
         let mut headers = format!(

@@ -1,7 +1,7 @@
 //! Keeps a stack's events flowing: subscribes, refreshes, verifies, and notices restarts.
 //!
-//! Nothing announces a restart, and a subscription that has run out ends in silence (WIRE sections
-//! 9 and 10). So the stack is asked every few seconds since when it has been up, subscriptions
+//! Nothing announces a restart, and a subscription that has run out ends in silence (facts
+//! W9 and W10). So the stack is asked every few seconds since when it has been up, subscriptions
 //! are verified and refreshed at a third of their life, and whenever events may have been missed
 //! everybody is told to look again ([`StackReport::Joined`]).
 

@@ -19,7 +19,7 @@ use crate::stack::{Away, Snapshot};
 pub(super) enum Asked {
     /// The answer, with a dialog in it.
     There(Value),
-    /// 404, which is only a hint (sip-outcomes F4).
+    /// 404, which is only a hint (fact F4).
     NotFound,
     /// Something else; nothing was sent to a phone.
     Otherwise(Reply),

@@ -12,7 +12,7 @@
 //! * [`settings`], [`script`] (the grade of the proxy's script), [`meter`] (what is counted).
 //!
 //! Known killers are never sent: no batch, no request without a method, no `call_hold` unless
-//! configured (WIRE sections 1 and 5).
+//! configured (facts W1 and W5).
 
 mod dialog;
 pub mod event;
@@ -273,7 +273,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     }
 
     /// Waits until the grade is known: an INVITE of the wrong grade goes around the one worker
-    /// that keeps OpenSIPS alive (sip-outcomes F1), and carries no mark.
+    /// that keeps OpenSIPS alive (fact F1), and carries no mark.
     async fn graded(&self) -> Result<(), Away> {
         if self.known().graded {
             return Ok(());

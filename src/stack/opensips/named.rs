@@ -1,6 +1,6 @@
 //! Which calls were named a moment ago, by an event or by an operation that met them.
 //!
-//! A call that was heard of lately is called absent only after a second list (sip-outcomes F4);
+//! A call that was heard of lately is called absent only after a second list (fact F4);
 //! for any other id one list is enough, or every made-up id would cost two.
 
 use std::collections::HashSet;

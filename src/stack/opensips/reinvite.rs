@@ -1,6 +1,6 @@
 //! Hold and unhold: re-INVITEs of our own inside the dialog, and the stack's own hold.
 //!
-//! `dlg_send_sequential` answers with the phone's own code, per leg (sip-outcomes F9). What a leg
+//! `dlg_send_sequential` answers with the phone's own code, per leg (fact F9). What a leg
 //! was last sent, the version of our last offer and whether the call is held are read first, so
 //! that any process can go on where another stopped. The mark is written before the offer is
 //! sent: a version is never used twice.

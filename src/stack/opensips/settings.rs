@@ -73,7 +73,7 @@ pub enum EventTransport {
 }
 
 /// What a caller's phone is offered when nothing else is configured: the codecs that every phone
-/// has, no media yet. Never nothing: OpenSIPS would acknowledge without an answer (sip-outcomes
+/// has, no media yet. Never nothing: OpenSIPS would acknowledge without an answer (fact
 /// F21).
 pub const SETUP_SDP: &str = "v=0\r\n\
     o=callplane 1 1 IN IP4 0.0.0.0\r\n\

@@ -540,7 +540,7 @@ impl Stage {
         // A stack that hung or was busy sends what it owes a little later.
         wait_until("the ACK of every answer", || self.all_acked().then_some(()));
         if let World::OpenSips { opensips, phones } = &mut self.world {
-            // The stack's own hold never raises the version of its offers (sip-outcomes F9).
+            // The stack's own hold never raises the version of its offers (fact F9).
             let known = if self.setup.hold == "call_hold" { "offer o= version" } else { "\0" };
             for (user, phone) in phones.get_mut().unwrap().iter() {
                 let mut seen = phone.violations();
