@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// How long a REFER waits at least, beside the look that precedes it. OpenSIPS tells state 4 from
 /// within its handling of the ACK. A request of the same dialog that another of its processes
-/// makes at that moment gives the ACK its own `CSeq`; the phone then repeats its 200 (measured
-/// on a loaded machine: one start in 200).
+/// makes at that moment gives the ACK its own `CSeq`; the phone then repeats its 200 (fact
+/// F31).
 const ACK_LEAVES: Duration = Duration::from_millis(2);
 
 impl<M: Mi, L: Mi> OpenSips<M, L> {
