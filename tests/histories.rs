@@ -661,6 +661,17 @@ mod transferring {
         run.ended(Outcome::Cancelled, Code::Cancelled, Up::Unknown);
     }
 
+    /// Nothing was asked of a phone, so nothing was begun.
+    #[test]
+    fn a_transfer_whose_call_can_not_be_found_out_about_has_failed() {
+        let mut run = blind(reference());
+        let sighting = Box::new(Sighting { named_recently: true, ..*nothing() });
+        run.answer("refer", Reply::Missing { call: call("A"), sighting });
+        run.due();
+        run.answer("look", Reply::Silent);
+        run.ended(Outcome::Failed, Code::CallNotFound, Up::Unknown);
+    }
+
     /// That the consultation is not there says nothing of the call itself.
     #[test]
     fn a_transfer_without_its_consultation_looks_whether_the_call_is_up() {

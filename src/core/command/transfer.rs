@@ -417,7 +417,7 @@ impl Transfer {
         match fact {
             Fact::Reply(op, reply) if matches!(op.act, Act::Look { .. }) => match seen(reply) {
                 Some(sighting) => self.weigh(sighting, turn),
-                None => turn.end(Ending::unknown(self.not_found(Up::Unknown))),
+                None => turn.end(Ending::failed(self.not_found(Up::Unknown))),
             },
             Fact::Due => search.look_if_due(turn),
             Fact::GiveUp { .. } => turn.end(Ending::cancelled(Up::Unknown)),
