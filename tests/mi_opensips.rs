@@ -28,6 +28,7 @@ use callplane::stack::SipStack;
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer};
+use serde_json::json;
 use support::opensips::{OpenSips, Script, installation};
 use support::phone::{EndedBy, Phase, Phone};
 use support::sip::Direction;
@@ -222,12 +223,16 @@ async fn a_phone_that_took_itself_back_can_be_held_again() {
     assert_eq!(stack_refused(&hold(Leg::Caller, HOLD_FIRST).await).0, 480);
     let seen = alice.dialog(call.as_str()).unwrap().offers.len();
     bob.reinvite(call.as_str(), Direction::SendRecv);
-    support::wait_until("bob's offer at alice", || {
-        (alice.dialog(call.as_str())?.offers.len() > seen).then_some(())
+    alice.wait("bob's offer and his ACK", |view| {
+        let dialog = view.dialog(call.as_str())?;
+        (dialog.offers.len() > seen && dialog.awaiting_ack.is_none()).then_some(())
     });
-    support::wait_until("the answer's way back", || {
-        let text = bob.dialog(call.as_str())?.direction;
-        (text == Direction::SendRecv).then_some(())
+    // OpenSIPS writes down what bob said once it has sent alice's answer on.
+    let mut mi = place.opensips.connect();
+    support::wait_until("bob's offer in the dialog", || {
+        let listed = mi.call("dlg_list_ctx", json!({"callid": call.as_str()})).unwrap();
+        let sdp = listed["Dialog"]["CALLEES"][0]["callee_sdp"].as_str()?.to_owned();
+        sdp.contains("a=sendrecv").then_some(())
     });
     assert_eq!(hold(Leg::Caller, HOLD_FIRST).await, Reply::Done(Facts::Nothing));
     assert_eq!(last_offer(&alice, &call).1, Direction::Inactive);

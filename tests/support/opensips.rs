@@ -211,6 +211,17 @@ impl OpenSips {
 
     /// Stops it; the phones notice nothing.
     pub fn stop(&mut self) {
+        self.terminate();
+        self.wait_gone();
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        self.crash();
+        self.wait_gone();
+    }
+
+    fn terminate(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         signal("-TERM", &child.id().to_string());
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -225,11 +236,18 @@ impl OpenSips {
         let _reaped = child.wait();
     }
 
-    /// Kills it as a crash would.
-    pub fn kill(&mut self) {
+    fn crash(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         signal("-KILL", &format!("-{}", child.id()));
         let _reaped = child.wait();
+    }
+
+    /// Waits for its workers too: each holds all sockets, and only the main process can be waited
+    /// for by name.
+    fn wait_gone(&self) {
+        wait_until("nobody holds the port of the Management Interface", || {
+            UdpSocket::bind(self.mi()).ok()
+        });
     }
 
     /// Starts it again on the same ports.
@@ -384,7 +402,7 @@ impl OpenSips {
         let deadline = Instant::now() + super::DEADLINE;
         while Instant::now() < deadline {
             if !self.is_alive() {
-                self.kill();
+                self.crash();
                 return false;
             }
             let asked = Instant::now();
@@ -395,7 +413,7 @@ impl OpenSips {
             // A refused datagram answers at once: don't spin.
             std::thread::sleep(Duration::from_millis(50).saturating_sub(asked.elapsed()));
         }
-        self.kill();
+        self.crash();
         false
     }
 }
@@ -403,7 +421,7 @@ impl OpenSips {
 impl Drop for OpenSips {
     fn drop(&mut self) {
         self.thaw();
-        self.stop();
+        self.terminate();
     }
 }
 

@@ -171,7 +171,8 @@ pub struct Dialog {
     branch: String,
     /// The INVITE that made this call, if it came in.
     invite: Option<Message>,
-    awaiting_ack: Option<u32>,
+    /// The INVITE whose 2xx nobody has acknowledged yet.
+    pub awaiting_ack: Option<u32>,
     cancelling: bool,
 }
 
