@@ -17,7 +17,7 @@ use callplane::client::close::Close;
 use callplane::client::origin::Origins;
 use callplane::core::failure::Outcome;
 use callplane::core::notice::{Data, Event, Notice};
-use client_support::{PATIENCE, Script, Server, ended, hold, progress, request, settings};
+use client_support::{PATIENCE, Script, Server, ended, hold, progress, request, settings, until};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,15 +28,6 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 fn in_memory(script: Script, settings: Settings) -> Server {
     Server::quiet(script, settings, "127.0.0.1:1".parse().unwrap())
-}
-
-async fn until(so: impl Fn() -> bool) {
-    let wait = async {
-        while !so() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.expect("it never came to be so");
 }
 
 #[tokio::test]
@@ -98,13 +89,14 @@ async fn a_slow_reader_is_closed_and_told_to_resume() {
     let mut peer = server.connect_in_memory(1024).await;
     peer.send(&hold(1, "h")).await;
     peer.next().await.unwrap();
-    while server.closed() == 0 {
+    until("it is closed", || {
         server.stub.emit("h", progress(Event::CallHolding));
-        tokio::task::yield_now().await;
-    }
+        server.closed() > 0
+    })
+    .await;
     assert_eq!(peer.close_code().await, Some(Close::Slow.row().code));
     drop(peer);
-    until(|| server.client.metrics().open_now() == 0).await;
+    until("the connection is over", || server.client.metrics().open_now() == 0).await;
     assert_eq!(server.client.metrics().waiting_now(), 0, "what it did not read is forgotten");
 }
 
@@ -238,9 +230,7 @@ async fn a_client_that_vanishes_leaves_its_command_running() {
     peer.send(&hold(1, "h")).await;
     let session = peer.next().await.unwrap()["result"]["session"].clone();
     drop(peer);
-    while server.client.metrics().open_now() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the connection is over", || server.client.metrics().open_now() == 0).await;
     server.stub.emit("h", ended(Outcome::Success));
     let mut again = server.connect().await;
     let params = json!({"session": session, "epoch": "e1", "seq": 1});
@@ -316,12 +306,12 @@ async fn bytes_that_are_written_and_that_wait_are_counted() {
     for id in 1..=3 {
         peer.send(&request(id, "Echo", json!({"pad": "x".repeat(20_000)}))).await;
     }
-    until(|| server.client.metrics().waiting_now() > 0).await;
+    until("something waits", || server.client.metrics().waiting_now() > 0).await;
     let mut read = 0;
     for _ in 0..9 {
         read += peer.next().await.unwrap().to_string().len() as u64;
     }
-    until(|| server.client.metrics().waiting_now() == 0).await;
+    until("nothing waits", || server.client.metrics().waiting_now() == 0).await;
     assert_eq!(server.client.metrics().bytes_sent(), read);
 }
 
@@ -397,9 +387,7 @@ async fn a_post_that_repeats_a_running_command_waits_for_its_end() {
     server.stub.emit("h", progress(Event::CallHolding));
     let hold = hold(2, "h");
     let (waited, ()) = tokio::join!(server.post("?wait=ended", &hold), async {
-        while server.client.metrics().messages_taken() < 2 {
-            tokio::task::yield_now().await;
-        }
+        until("the second is taken", || server.client.metrics().messages_taken() >= 2).await;
         server.stub.emit("h", ended(Outcome::Failed));
     });
     assert_eq!(waited.1["result"]["outcome"], "failed");
@@ -413,7 +401,7 @@ async fn posts_that_wait_leave_room_for_everybody_else() {
     let waiting =
         async { tokio::join!(server.post("?wait=ended", &one), server.post("?wait=ended", &two)) };
     let others = async {
-        until(|| server.stub.begun() == 2).await;
+        until("two have begun", || server.stub.begun() == 2).await;
         let third = hold(3, "three").to_string();
         let head = "POST /call-api?wait=ended HTTP/1.1";
         let (status, answer) = server.http_whole(head, &third).await;
@@ -431,7 +419,7 @@ async fn posts_that_wait_leave_room_for_everybody_else() {
     assert_eq!((one.0, two.0), (200, 200));
     let five = hold(6, "five");
     let (five, ()) = tokio::join!(server.post("?wait=ended", &five), async {
-        until(|| server.stub.begun() == 4).await;
+        until("four have begun", || server.stub.begun() == 4).await;
         server.stub.emit("five", ended(Outcome::Success));
     });
     assert_eq!(five.0, 200, "their places are free again");

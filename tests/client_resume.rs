@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use callplane::core::failure::Outcome;
 use callplane::core::notice::Event;
-use client_support::{Script, Server, ended, hold, progress, request, settings};
+use client_support::{Script, Server, ended, hold, progress, request, settings, until};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -160,9 +160,7 @@ async fn a_started_that_was_missed_comes_as_a_notification() {
     let hello = peer.call(1, "Echo", json!({})).await;
     peer.send(&hold(2, "h")).await;
     // The response is not read.
-    while server.stub.begun() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("it has begun", || server.stub.begun() > 0).await;
     drop(peer);
     let mut peer = server.connect().await;
     let params = json!({"session": hello["result"]["session"], "epoch": "e1", "seq": "0"});

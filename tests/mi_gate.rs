@@ -108,6 +108,22 @@ impl Fake {
         script.iter_mut().find(|(name, _)| *name == method)?.1.pop_front()
     }
 
+    /// Waits until so much has been asked.
+    async fn until_asked(&self, times: usize) {
+        until(&format!("{times} requests"), || self.asked().len() >= times).await;
+    }
+
+    /// Waits until this has been asked so often.
+    async fn until_asked_for(&self, method: &str, times: usize) {
+        let asked = || self.asked().iter().filter(|asked| *asked == method).count();
+        until(&format!("{times} of {method}"), || asked() >= times).await;
+    }
+
+    /// Waits until so many wait for time to pass.
+    async fn until_sleeping(&self, many: usize) {
+        until(&format!("{many} wait for their time"), || self.time.sleeping() >= many).await;
+    }
+
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().iter().map(|request| request.method.to_string()).collect()
     }
@@ -184,13 +200,14 @@ fn dialog(state: u8) -> Value {
     }})
 }
 
-async fn until(so: impl Fn() -> bool) {
+async fn until(what: &str, so: impl Fn() -> bool) {
     let wait = async {
         while !so() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it never came to be so");
+    let in_time = tokio::time::timeout(Duration::from_secs(20), wait).await;
+    in_time.unwrap_or_else(|_| panic!("waited in vain: {what}"));
 }
 
 /// How long a REFER waits before it is sent.
@@ -273,9 +290,7 @@ async fn only_one_request_tries_and_one_that_is_given_up_leaves_the_door_as_it_w
         let (stack, op) = (Arc::clone(&stack), op(&fake, end()));
         tokio::spawn(async move { stack.perform(&op).await })
     };
-    while fake.asked().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked(1).await;
     assert_eq!(stack.perform(&op(&fake, end())).await, UNREACHABLE);
     trying.abort();
     assert!(trying.await.unwrap_err().is_cancelled());
@@ -330,9 +345,8 @@ async fn a_once_act_whose_preparation_failed_was_not_sent() {
 /// Lets a request be lost: `n` have been asked when it is, and time passes until it is asked again.
 async fn lose_one(fake: &Fake, n: usize) {
     // The operation's last moment and the request's own patience.
-    while fake.asked().len() < n || fake.time.sleeping() < 2 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked(n).await;
+    fake.until_sleeping(2).await;
     fake.time.pass(Duration::from_millis(125));
 }
 
@@ -368,9 +382,7 @@ async fn of_two_answers_to_one_look_the_first_counts() {
         tokio::spawn(async move { stack.perform(&op).await })
     };
     lose_one(&fake, 2).await;
-    while fake.asked().len() < 3 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked(3).await;
     answer.send(MiAnswer::Result(dialog(4))).unwrap();
     assert!(matches!(referring.await.unwrap(), Reply::Done(Facts::Referred { .. })));
 }
@@ -442,18 +454,14 @@ async fn an_invite_waits_until_the_grade_is_known() {
         let stack = Arc::clone(&stack);
         tokio::spawn(async move { stack.connect().await })
     };
-    while !fake.asked().contains(&"cache_fetch".to_owned()) {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked_for("cache_fetch", 1).await;
     assert!(stack.is_reachable(), "requests pass already");
     let inviting = {
         let (stack, op) = (Arc::clone(&stack), op(&fake, invite()));
         tokio::spawn(async move { stack.perform(&op).await })
     };
     // Its last moments: the reply's and the INVITE's.
-    while fake.time.sleeping() < 2 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_sleeping(2).await;
     grade.send(graded("1 udp:127.0.0.1:5066 5 120")).unwrap();
     assert!(matches!(inviting.await.unwrap(), Reply::Refused { code: 486, .. }));
     assert!(connecting.await.unwrap().unwrap().script.is_some());
@@ -476,9 +484,7 @@ async fn an_invite_asks_for_the_grade_itself_and_never_leaves_without() {
         let (stack, op) = (Arc::clone(&stack), op(&fake, invite()));
         tokio::spawn(async move { stack.perform(&op).await })
     };
-    while !fake.asked().contains(&"cache_fetch".to_owned()) {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked_for("cache_fetch", 1).await;
     fake.time.pass(Duration::from_millis(500));
     assert_eq!(inviting.await.unwrap(), UNREACHABLE);
     assert!(!fake.asked().contains(&"t_uac_dlg".to_owned()));
@@ -521,9 +527,7 @@ async fn beyond_the_limit_requests_wait_for_their_turn_and_no_longer_than_they_m
         tokio::spawn(async move { stack.perform(&op).await })
     };
     let first = spawn();
-    while fake.asked().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked(2).await;
     let second = spawn();
     let third = spawn();
     tokio::task::yield_now().await;
@@ -539,14 +543,10 @@ async fn beyond_the_limit_requests_wait_for_their_turn_and_no_longer_than_they_m
     fake.then("dlg_end_dlg", Does::Waits(waits));
     let asked = fake.asked().len();
     let holding = spawn();
-    while fake.asked().len() == asked {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked(asked + 1).await;
     let waiting = spawn();
     // Each has its last moment in view; the one that waits, its turn's as well.
-    while fake.time.sleeping() < 3 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_sleeping(3).await;
     fake.time.pass(Duration::from_millis(500));
     assert_eq!(waiting.await.unwrap(), Reply::NotSent(NotSent::Overloaded));
     assert_eq!(fake.asked().len(), asked + 1, "it was never asked");
@@ -567,20 +567,14 @@ async fn a_busy_stack_is_still_asked_who_it_is_and_calls_are_ended() {
     let (answer, waits) = oneshot::channel();
     fake.then("dlg_list_ctx", Does::Waits(waits));
     let holding = spawn(look());
-    while fake.asked().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_asked(2).await;
     let line: Vec<_> = (0..16).map(|_| spawn(look())).collect();
     // Each has its last moment in view, and when it asks again or those in the line their turn's.
-    while fake.time.sleeping() < 17 * 2 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_sleeping(17 * 2).await;
     let overloaded = Reply::NotSent(NotSent::Overloaded);
     assert_eq!(stack.perform(&op(&fake, look())).await, overloaded, "the line has an end");
     let ending = [spawn(end()), spawn(Act::CancelInvite { call: call() })];
-    while fake.time.sleeping() < 19 * 2 {
-        tokio::task::yield_now().await;
-    }
+    fake.until_sleeping(19 * 2).await;
     fake.then("version", Does::Answers(done()));
     assert!(stack.connect().await.is_ok(), "it is not away");
     for _ in 0..16 {
@@ -608,16 +602,16 @@ async fn a_flood_of_ends_is_bounded_and_takes_nobody_elses_place_in_line() {
     let (answer, waits) = oneshot::channel();
     fake.then("dlg_end_dlg", Does::Waits(waits));
     let mut ending = vec![spawn(end())];
-    until(|| fake.asked().len() >= 2).await;
+    fake.until_asked(2).await;
     ending.extend((0..64).map(|_| spawn(end())));
     // Each has its last moment in view, those that wait their turn's as well.
-    until(|| fake.time.sleeping() > 64 * 2).await;
+    fake.until_sleeping(64 * 2 + 1).await;
     let overloaded = Reply::NotSent(NotSent::Overloaded);
     let one_more = spawn(end());
-    until(|| one_more.is_finished()).await;
+    until("it is refused", || one_more.is_finished()).await;
     assert_eq!(one_more.await.unwrap(), overloaded, "ends are not without end");
     let looking = spawn(Act::Look { call: call(), referred_by: None, sent: None });
-    until(|| fake.time.sleeping() > 65 * 2 || looking.is_finished()).await;
+    until("the look waits", || fake.time.sleeping() > 65 * 2 || looking.is_finished()).await;
     for _ in 0..64 {
         fake.then("dlg_end_dlg", Does::Answers(done()));
     }
@@ -645,22 +639,14 @@ async fn one_full_list_serves_all_who_wait_for_it() {
         tokio::spawn(async move { stack.perform(&op).await })
     };
     let first = spawn();
-    let lists = |n: usize| {
-        let fake = fake.clone();
-        async move {
-            while fake.asked().iter().filter(|method| *method == "dlg_list_ctx").count() < n {
-                tokio::task::yield_now().await;
-            }
-        }
-    };
-    lists(2).await;
+    fake.until_asked_for("dlg_list_ctx", 2).await;
     // These come while the first list is under way: it is too old for them.
     for _ in 0..20 {
         fake.then("dlg_list_ctx", Does::Answers(not_found()));
     }
     fake.time.pass(Duration::from_millis(1));
     let others: Vec<_> = (0..20).map(|_| spawn()).collect();
-    lists(22).await;
+    fake.until_asked_for("dlg_list_ctx", 22).await;
     fake.then("dlg_list_ctx", Does::Answers(empty()));
     answer.send(empty()).unwrap();
     let seen = |reply: Reply| match reply {
@@ -672,7 +658,7 @@ async fn one_full_list_serves_all_who_wait_for_it() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    lists(22).await;
+    fake.until_asked_for("dlg_list_ctx", 22).await;
     assert_eq!(fake.asked().iter().filter(|m| *m == "dlg_list_ctx").count(), 22);
     fake.time.pass(Duration::from_secs(1));
     for other in others {

@@ -132,9 +132,12 @@ async fn a_lost_reply_is_silence_and_leaves_nothing_behind() {
     assert!(began.elapsed() >= SHORT);
     assert_eq!(mi.waiting(), 0);
     let dropped = ask(&mi, "dropped", LONG);
-    while mi.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let asked = async {
+        while mi.waiting() == 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::time::timeout(LONG, asked).await.expect("it is asked");
     dropped.abort();
     assert!(dropped.await.unwrap_err().is_cancelled());
     assert_eq!(mi.waiting(), 0);

@@ -39,6 +39,17 @@ use tokio_util::sync::CancellationToken;
 /// No test waits longer than this for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Looks until it is so; panics with `what` after [`PATIENCE`].
+pub async fn until(what: &str, so: impl Fn() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, wait).await;
+    in_time.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
 /// What the scripted engine does by itself after `Started`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
