@@ -10,16 +10,15 @@
 
 mod site;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Once};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use callplane::core::ids::CallId;
 use callplane::core::plan::{HoldBy, ReferBy};
+use callplane::core::script::Grade;
 use callplane::rpc::method::Method;
 use callplane::stack::simulated::Script;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -30,7 +29,11 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use site::{Client, DEADLINE, DOMAIN, Proxy, Site, a_call, any_port, config_for, names, sip};
+use site::wire::{Asked, Wire};
+use site::{
+    Client, DEADLINE, DOMAIN, Proxy, Site, a_call, any_port, config_for, http_with, names, sip,
+    until,
+};
 
 /// Panics of the server's tasks. A task's panic ends only that task, so nothing else would tell.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -38,7 +41,7 @@ static PANICS: AtomicUsize = AtomicUsize::new(0);
 /// A proxy, a server before it, and all that the server asks the proxy.
 struct Place {
     proxy: Proxy,
-    tap: Tap,
+    wire: Wire,
     site: Site,
 }
 
@@ -59,12 +62,17 @@ impl Place {
             }));
         });
         let proxy = Proxy::start(script, any_port()).await;
-        let tap = Tap::before(proxy.mi).await;
-        let mut config = config_for(tap.mi);
+        let wire = Wire::before(proxy.mi).await;
+        let mut config = config_for(wire.mi);
+        config.commands.grace = Duration::from_millis(400);
+        if script == Script::Stock {
+            // One that has just started is asked again for its grade for a while otherwise.
+            config.stacks[0].grade = Grade::Stock;
+        }
         change(&mut config);
         let site = Site::of(&config).await;
         site.joined().await;
-        Self { proxy, tap, site }
+        Self { proxy, wire, site }
     }
 
     async fn client(&self) -> Client {
@@ -72,7 +80,7 @@ impl Place {
     }
 
     async fn control(&self, method: &str, path: &str, body: Value) -> Value {
-        self.proxy.control(method, path, &body).await
+        self.proxy.control(method, path, Some(&body)).await
     }
 
     async fn phone(&self, name: &str, behaviour: Value) {
@@ -83,7 +91,7 @@ impl Place {
     async fn call(&self, from: &str, to: &str) -> String {
         let placed = self.control("POST", "/calls", json!({"from": from, "to": to})).await;
         let call = placed["callid"].as_str().unwrap().to_owned();
-        self.until("the call is up", || async {
+        until("the call is up", || async {
             self.calls().await.iter().any(|one| one["callid"] == call && one["state"] == 4)
         })
         .await;
@@ -100,20 +108,12 @@ impl Place {
     /// Waits until phones are in so many calls, as they see it. Their BYEs may still be on the way
     /// when the proxy counts a call as over.
     async fn phones_are_in(&self, calls: usize) {
-        self.until("the phones hang up", || async {
+        until("the phones hang up", || async {
             let all = self.control("GET", "/calls", Value::Null).await;
             let up = |call: &&Value| call["caller_up"] == true || call["callee_up"] == true;
             all.as_array().unwrap().iter().filter(up).count() == calls
         })
         .await;
-    }
-
-    async fn until<F: Future<Output = bool>>(&self, what: &str, is_so: impl Fn() -> F) {
-        let deadline = Instant::now() + DEADLINE;
-        while !is_so().await {
-            assert!(Instant::now() < deadline, "waited in vain: {what}");
-            tokio::task::yield_now().await;
-        }
     }
 
     /// Asks the proxy, beside the server.
@@ -148,86 +148,6 @@ impl Place {
         assert!(self.site.stop().await);
         self.proxy.stop().await;
         assert_eq!(PANICS.load(Ordering::SeqCst), 0, "a task of the server has panicked");
-    }
-}
-
-/// A request of the server to the proxy, as it was sent.
-#[derive(Debug, Clone)]
-struct Asked {
-    method: String,
-    text: String,
-    at: Instant,
-    /// When it was answered.
-    answered: Option<Instant>,
-}
-
-/// Stands between the server and the proxy's management interface.
-struct Tap {
-    mi: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
-}
-
-impl Tap {
-    async fn before(proxy: SocketAddr) -> Self {
-        let front = Arc::new(UdpSocket::bind(any_port()).await.unwrap());
-        let mi = front.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let log = Arc::clone(&asked);
-        tokio::spawn(async move {
-            let mut backs: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
-            let mut buffer = vec![0; 65_536];
-            // Ends with the test's runtime.
-            while let Ok((length, from)) = front.recv_from(&mut buffer).await {
-                let datagram = &buffer[..length];
-                let request: Value = serde_json::from_slice(datagram).unwrap_or_default();
-                log.lock().unwrap().push(Asked {
-                    method: request["method"].as_str().unwrap_or_default().to_owned(),
-                    text: String::from_utf8_lossy(datagram).into_owned(),
-                    at: Instant::now(),
-                    answered: None,
-                });
-                if let Entry::Vacant(place) = backs.entry(from) {
-                    let back = Arc::new(UdpSocket::bind(any_port()).await.unwrap());
-                    back.connect(proxy).await.unwrap();
-                    place.insert(Arc::clone(&back));
-                    tokio::spawn(Self::answer(back, Arc::clone(&front), from, Arc::clone(&log)));
-                }
-                // A proxy that is down is the test's matter.
-                let _ = backs[&from].send(datagram).await;
-            }
-        });
-        Self { mi, asked }
-    }
-
-    async fn answer(
-        back: Arc<UdpSocket>,
-        front: Arc<UdpSocket>,
-        to: SocketAddr,
-        log: Arc<Mutex<Vec<Asked>>>,
-    ) {
-        let mut buffer = vec![0; 65_536];
-        loop {
-            // A proxy that is down refuses the datagram before; the next one may get there.
-            let Ok(length) = back.recv(&mut buffer).await else { continue };
-            let reply: Value = serde_json::from_slice(&buffer[..length]).unwrap_or_default();
-            let id = format!("\"id\":{},", reply["id"]);
-            let now = Instant::now();
-            for asked in log.lock().unwrap().iter_mut().rev() {
-                if asked.answered.is_none() && asked.text.contains(&id) {
-                    asked.answered = Some(now);
-                    break;
-                }
-            }
-            let _ = front.send_to(&buffer[..length], to).await;
-        }
-    }
-
-    fn all(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
-    }
-
-    fn of(&self, method: &str) -> Vec<Asked> {
-        self.all().into_iter().filter(|asked| asked.method == method).collect()
     }
 }
 
@@ -273,12 +193,17 @@ fn by_the_stack(config: &mut callplane::config::Config) {
     config.commands.hold = HoldBy::Stack;
 }
 
+/// Plays it for each of these at a time: most of it is waiting.
+async fn side_by_side<T>(cases: impl IntoIterator<Item = T>, play: impl AsyncFn(T)) {
+    futures_util::future::join_all(cases.into_iter().map(|case| play(case))).await;
+}
+
 /// The same with callplane's own requests and with those of the old server.
 const WAYS: [fn(&mut callplane::config::Config); 2] = [|_| {}, by_the_stack];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_01_words_after_a_successful_attended_transfer_harm_nobody() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut client = place.client().await;
         let first = place.call("alice", "bob").await;
@@ -300,7 +225,8 @@ async fn defect_01_words_after_a_successful_attended_transfer_harm_nobody() {
         assert_eq!(names(&events), ["Started", "Ended"], "nothing of the transfer in between");
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,7 +289,7 @@ async fn defect_03_internal_method_names_are_unknown_methods() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_04_two_connections_hold_two_calls_at_once() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut clients = [place.client().await, place.client().await];
         let calls = [place.call("alice", "bob").await, place.call("grace", "bob").await];
@@ -384,7 +310,8 @@ async fn defect_04_two_connections_hold_two_calls_at_once() {
         }
         drop(clients);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -526,14 +453,10 @@ async fn defect_07_a_foreign_page_is_refused() {
             Err(error) => panic!("{origin}: {error}"),
         };
         assert_eq!(status, if welcome { 101 } else { 403 }, "{origin}");
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "Echo", "params": {}}).to_string();
-        let post = format!(
-            "POST /call-api HTTP/1.1\r\nHost: {}\r\nOrigin: {origin}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            place.site.clients,
-            body.len()
-        );
-        let status = Site::http(place.site.clients, &post).await.0;
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "Echo", "params": {}});
+        let field = format!("Origin: {origin}\r\n");
+        let at = place.site.clients;
+        let (status, _) = http_with(at, "POST", "/call-api", &field, Some(&body)).await;
         assert_eq!(status, if welcome { 200 } else { 403 }, "{origin}");
     }
     place.works_and_stops().await;
@@ -541,7 +464,7 @@ async fn defect_07_a_foreign_page_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_08_failed_transfers_and_holds_end() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut client = place.client().await;
         let start = json!({"caller": sip("alice"), "callee": sip("dave")});
@@ -570,12 +493,13 @@ async fn defect_08_failed_transfers_and_holds_end() {
         assert!(events.iter().all(|event| event["event"] != ""), "{events:#?}");
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_09_a_refused_or_ignored_refer_ends() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, |config| {
             way(config);
             config.commands.refer_follow = Duration::from_secs(1);
@@ -602,7 +526,8 @@ async fn defect_09_a_refused_or_ignored_refer_ends() {
         }
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -628,7 +553,7 @@ async fn defect_10_two_starts_on_one_connection_both_come_to_their_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_11_a_hold_tells_of_its_own_call_only() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut client = place.client().await;
         for round in 0..3 {
@@ -654,7 +579,8 @@ async fn defect_11_a_hold_tells_of_its_own_call_only() {
         }
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -667,7 +593,7 @@ async fn defect_12_the_event_subscription_is_refreshed() {
     .await;
     let event = "E_CALL_TRANSFER";
     let mine = || -> Vec<Asked> {
-        let all = place.tap.of("event_subscribe");
+        let all = place.wire.of("event_subscribe");
         all.into_iter().filter(|asked| asked.text.contains(event)).collect()
     };
     // A command that runs longer than a subscription lives, and needs events to end.
@@ -688,7 +614,7 @@ async fn defect_12_the_event_subscription_is_refreshed() {
         let subscribers = place.subscribers(event).await;
         subscribers.iter().any(|one| one["ttl"].is_number())
     };
-    place.until("subscribed anew", alive).await;
+    until("subscribed anew", alive).await;
     let ended = client.run("CallEnd", json!({"callid": call})).await;
     assert_eq!(names(&ended), ["Started", "Ended"]);
     place.phone("bob", json!({"ring_ms": 0})).await;
@@ -710,7 +636,7 @@ async fn defect_13_after_a_restart_of_the_stack_old_and_new_commands_end() {
     let clock = || async { place.mi("uptime", json!({})).await["result"]["Now"].clone() };
     let begun = clock().await;
     let a_second_later = || async { clock().await != begun };
-    place.until("the stack's clock goes on", a_second_later).await;
+    until("the stack's clock goes on", a_second_later).await;
     place.control("POST", "/restart", json!({"down_ms": 100})).await;
     let told = until_ended(&mut client, &["old"]).await;
     assert_eq!(outcome(&told["old"]), "unknown", "{told:#?}");
@@ -723,14 +649,14 @@ async fn defect_13_after_a_restart_of_the_stack_old_and_new_commands_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_14_the_setup_call_is_ended_by_the_proxy() {
-    for script in [Script::Stock, Script::Reference] {
+    side_by_side([Script::Stock, Script::Reference], async |script| {
         let place = Place::new(script).await;
         let mut client = place.client().await;
         let call = a_call(&mut client).await;
-        let invites = place.tap.of("t_uac_dlg");
+        let invites = place.wire.of("t_uac_dlg");
         assert_eq!(invites.len(), 1, "{invites:#?}");
         let setup = setup_call(&invites[0]);
-        let ends = place.tap.of("dlg_end_dlg");
+        let ends = place.wire.of("dlg_end_dlg");
         assert!(ends.iter().any(|end| end.text.contains(&setup)), "{ends:#?}");
         let going = place.calls().await;
         assert_eq!(going.len(), 1, "the setup call is over everywhere: {going:#?}");
@@ -738,7 +664,8 @@ async fn defect_14_the_setup_call_is_ended_by_the_proxy() {
         place.phones_are_in(1).await;
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 /// The Call-ID that an INVITE of the server asked for.
@@ -752,7 +679,7 @@ fn setup_call(invite: &Asked) -> String {
 /// Only in the requests themselves can be seen that nobody counts for the proxy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_15_no_request_inside_a_call_carries_a_number_of_ours() {
-    for script in [Script::Stock, Script::Reference] {
+    side_by_side([Script::Stock, Script::Reference], async |script| {
         let place = Place::new(script).await;
         let mut client = place.client().await;
         let call = a_call(&mut client).await;
@@ -762,12 +689,12 @@ async fn defect_15_no_request_inside_a_call_carries_a_number_of_ours() {
         let events = client.run("CallBlindTransfer", blind).await;
         let moved = events.iter().find_map(|event| event["data"]["callid"].as_str()).unwrap();
         client.run("CallEnd", json!({"callid": moved})).await;
-        for invite in place.tap.of("t_uac_dlg") {
+        for invite in place.wire.of("t_uac_dlg") {
             assert!(invite.text.contains("\"INVITE\""), "outside a call: {invite:?}");
         }
-        let inside = place.tap.of("dlg_send_sequential");
+        let inside = place.wire.of("dlg_send_sequential");
         assert!(inside.len() >= 5, "REFERs and re-INVITEs: {inside:#?}");
-        for asked in place.tap.all() {
+        for asked in place.wire.all() {
             let begins_a_call = asked.method == "t_uac_dlg";
             let counts = asked.text.to_ascii_lowercase().contains("cseq");
             assert!(begins_a_call || !counts, "{asked:?}");
@@ -775,12 +702,13 @@ async fn defect_15_no_request_inside_a_call_carries_a_number_of_ours() {
         }
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_16_a_start_that_fails_leaves_no_leg_up() {
-    for script in [Script::Stock, Script::Reference] {
+    side_by_side([Script::Stock, Script::Reference], async |script| {
         let place = Place::new(script).await;
         let mut client = place.client().await;
         let callee_busy = json!({"caller": sip("alice"), "callee": sip("dave")});
@@ -794,7 +722,7 @@ async fn defect_16_a_start_that_fails_leaves_no_leg_up() {
         let ringing = || async {
             place.calls().await.iter().any(|call| call["to"].as_str().unwrap().contains("erin"))
         };
-        place.until("the callee rings", ringing).await;
+        until("the callee rings", ringing).await;
         for call in place.calls().await {
             let path = format!("/calls/{}/hang_up", call["callid"].as_str().unwrap());
             place.control("POST", &path, json!({"phone": "alice"})).await;
@@ -802,13 +730,13 @@ async fn defect_16_a_start_that_fails_leaves_no_leg_up() {
         let told = until_ended(&mut client, &["hung-up"]).await;
         failed(&told["hung-up"], "caller_hung_up");
         // Its phone has cancelled the second call itself; the callee hears of it a moment later.
-        place.until("all is over", || async { place.calls().await.is_empty() }).await;
+        until("all is over", || async { place.calls().await.is_empty() }).await;
         place.phones_are_in(0).await;
 
         // The client gives up while the callee rings.
         let params = json!({"caller": sip("alice"), "callee": sip("erin")});
         ask(&mut client, "CallStart", "cancelled", params).await;
-        place.until("the callee rings", ringing).await;
+        until("the callee rings", ringing).await;
         client.send("CommandCancel", json!({"cmd_id": "cancelled"})).await;
         let told = until_ended(&mut client, &["cancelled"]).await;
         assert_eq!(outcome(&told["cancelled"]), "cancelled", "{told:#?}");
@@ -817,7 +745,8 @@ async fn defect_16_a_start_that_fails_leaves_no_leg_up() {
         place.phones_are_in(0).await;
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 /// Values that would put a header of their own into a SIP message if they were pasted there.
@@ -911,8 +840,8 @@ async fn defect_17_no_parameter_of_any_method_brings_a_header_into_sip() {
     let start = json!({"caller": sip("dave"), "callee": sip("bob"), "cmd_id": "last"});
     client.send("CallStart", start).await;
     while client.receive().await["params"] != Value::Null {}
-    place.until("all were sent", || async { place.tap.of("t_uac_dlg").len() > shown }).await;
-    for asked in place.tap.all() {
+    until("all were sent", || async { place.wire.of("t_uac_dlg").len() > shown }).await;
+    for asked in place.wire.all() {
         // A backslash that reaches OpenSIPS would be unescaped in a header.
         assert!(!asked.text.contains("\\\\"), "{asked:?}");
         let request: Value = serde_json::from_str(&asked.text).unwrap();
@@ -964,7 +893,7 @@ async fn defect_18_events_come_in_the_order_of_what_happened() {
         "TransferSuccessful",
         "Ended",
     ];
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut client = place.client().await;
         // Each event takes its own time, so that they arrive in any order.
@@ -991,12 +920,13 @@ async fn defect_18_events_come_in_the_order_of_what_happened() {
         }
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_19_a_transfer_says_first_what_was_asked_then_where_it_goes() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut client = place.client().await;
         for _ in 0..5 {
@@ -1019,7 +949,8 @@ async fn defect_19_a_transfer_says_first_what_was_asked_then_where_it_goes() {
         }
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1034,9 +965,9 @@ async fn defect_20_the_call_id_is_ours_and_nothing_sleeps() {
         ask(&mut client, "CallStart", &id, params.clone()).await;
         let told = until_ended(&mut client, &[&id]).await;
         assert_eq!(outcome(&told[&id]), "success");
-        let invite = place.tap.of("t_uac_dlg").pop().unwrap();
+        let invite = place.wire.of("t_uac_dlg").pop().unwrap();
         assert!(calls.insert(setup_call(&invite)), "a Call-ID was used twice");
-        let refers = place.tap.of("dlg_send_sequential");
+        let refers = place.wire.of("dlg_send_sequential");
         let refer = refers.iter().rfind(|asked| asked.text.contains("REFER")).unwrap();
         pauses.push(refer.at - invite.answered.unwrap());
         // The same id again is the same command, not another call.
@@ -1044,9 +975,9 @@ async fn defect_20_the_call_id_is_ours_and_nothing_sleeps() {
         let repeated = client.receive().await;
         assert_eq!(repeated["result"]["repeated"], true, "{repeated}");
         assert_eq!(repeated["result"]["outcome"], "success", "{repeated}");
-        assert_eq!(place.tap.of("t_uac_dlg").len(), n + 1);
+        assert_eq!(place.wire.of("t_uac_dlg").len(), n + 1);
     }
-    for asked in place.tap.all() {
+    for asked in place.wire.all() {
         assert!(!asked.text.contains("chosen-by"), "{asked:?}");
     }
     // The old server slept 500 ms here. The quickest of five: a busy machine may be slow at times.
@@ -1058,7 +989,7 @@ async fn defect_20_the_call_id_is_ours_and_nothing_sleeps() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_21_a_transfer_that_fails_at_once_leaves_no_subscription() {
-    for way in WAYS {
+    side_by_side(WAYS, async |way| {
         let place = Place::with(Script::Stock, way).await;
         let mut client = place.client().await;
         let everybody = || async {
@@ -1070,7 +1001,7 @@ async fn defect_21_a_transfer_that_fails_at_once_leaves_no_subscription() {
         };
         let before = everybody().await;
         assert!(before.contains(&1), "{before:?}");
-        let subscribed = place.tap.of("event_subscribe").len();
+        let subscribed = place.wire.of("event_subscribe").len();
         for n in 0..5 {
             let params = json!({
                 "callid": format!("nobody-{n}"), "leg": "callee", "destination": sip("bob"),
@@ -1079,11 +1010,12 @@ async fn defect_21_a_transfer_that_fails_at_once_leaves_no_subscription() {
         }
         assert_eq!(everybody().await, before);
         assert_eq!(
-            place.tap.of("event_subscribe").len(),
+            place.wire.of("event_subscribe").len(),
             subscribed,
             "commands subscribe to nothing"
         );
         drop(client);
         place.works_and_stops().await;
-    }
+    })
+    .await;
 }

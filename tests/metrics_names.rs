@@ -18,7 +18,7 @@ use callplane::metrics::Metrics;
 use callplane::stack::opensips::meter::BreakerState;
 use callplane::stack::simulated::Script;
 use serde_json::json;
-use site::{Proxy, Site, a_call, any_port, sip};
+use site::{Proxy, Site, a_call, any_port, http_with, sip};
 
 /// Metrics on which everything has happened once.
 fn used() -> Metrics {
@@ -104,9 +104,8 @@ async fn every_metric_moves_in_a_server_that_works() {
     a_call(&mut client).await;
     client.send("CallHold", json!({})).await;
     assert_eq!(client.receive().await["error"]["code"], -32602);
-    let foreign = "GET /call-api HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\
-                   Origin: https://evil.example\r\n\r\n";
-    assert_eq!(Site::http(site.clients, foreign).await.0, 403);
+    let foreign = "Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: https://evil.example\r\n";
+    assert_eq!(http_with(site.clients, "GET", "/call-api", foreign, None).await.0, 403);
     // Something is under way at the stack and in the server: a phone rings.
     let erin = json!({"caller": sip("erin"), "callee": sip("bob"), "cmd_id": "erin"});
     client.send("CallStart", erin).await;

@@ -21,7 +21,8 @@ use callplane::stack::simulated::Script;
 use callplane::telemetry::LogLevels;
 use serde_json::{Value, json};
 
-use site::{Proxy, Site, a_call, any_port, config_for, names, sip};
+use site::wire::Wire;
+use site::{Proxy, Site, a_call, any_port, config_for, names, sip, until};
 
 /// Every command's success, on both grades of script.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,12 +76,27 @@ async fn each_command_succeeds_on_both_grades_of_script() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_at_the_first_moment_is_of_the_proxys_grade() {
     let proxy = Proxy::start(Script::Reference, any_port()).await;
-    proxy.faults(json!({"delay_replies": {"min_ms": 80, "max_ms": 80}})).await;
-    let site = Site::start(proxy.mi).await;
+    let wire = Wire::before(proxy.mi).await;
+    wire.keep_replies("cache_fetch");
+    let mut config = config_for(wire.mi);
+    config.commands.mi_reply = site::DEADLINE;
+    let site = Site::of(&config).await;
     let mut client = site.client().await;
+    until("the proxy is asked for its grade", async || wire.asked("cache_fetch") > 0).await;
     let params = json!({"caller": sip("alice"), "callee": sip("bob"), "auto_answer": true});
-    let events = client.run("CallStart", params).await;
-    assert_eq!(events.last().unwrap()["outcome"], "success", "{events:#?}");
+    client.send("CallStart", params).await;
+    until("the command is there", async || {
+        let metrics = site.metrics().await;
+        metrics.lines().any(|line| line == "callplane_session_received_messages_total 1")
+    })
+    .await;
+    assert_eq!(wire.asked("t_uac_dlg"), 0);
+    wire.release().await;
+    let mut last = client.receive().await;
+    while last["params"]["event"] != "Ended" {
+        last = client.receive().await;
+    }
+    assert_eq!(last["params"]["outcome"], "success", "{last}");
     drop(client);
     assert!(site.stop().await);
     proxy.stop().await;
@@ -221,7 +237,7 @@ async fn a_server_that_stops_leaves_no_phone_ringing() {
         client.send("CallStart", params).await;
     }
     let with_a_call = async || {
-        let phones = proxy.control("GET", "/phones", &json!({})).await;
+        let phones = proxy.control("GET", "/phones", None).await;
         let calls = |phone: &&Value| !phone["calls"].as_array().unwrap().is_empty();
         phones.as_array().unwrap().iter().filter(calls).count()
     };
@@ -244,7 +260,7 @@ async fn a_server_that_stops_leaves_no_phone_ringing() {
     }
     assert_eq!(ended, ["cancelled", "cancelled"]);
     // The proxy tells the end of a call before its phones have put down.
-    tokio::time::timeout(site::DEADLINE, async { while with_a_call().await > 0 {} }).await.unwrap();
+    until("the phones have put down", async || with_a_call().await == 0).await;
     drop(client);
     assert!(!site.stop().await, "commands were cut off");
     proxy.stop().await;
@@ -321,8 +337,7 @@ async fn a_start_at_a_proxy_that_hangs_is_told_at_once() {
             && line.contains("\"uptime\"")
             && line.contains("\"timeout\"")
     };
-    let noticed = async { while !site.metrics().await.lines().any(silent) {} };
-    tokio::time::timeout(site::DEADLINE, noticed).await.unwrap();
+    until("its silence is noticed", async || site.metrics().await.lines().any(silent)).await;
     let begun = std::time::Instant::now();
     let params = json!({"caller": sip("alice"), "callee": sip("bob"), "ring_timeout": 5});
     let events = client.run("CallStart", params).await;

@@ -1,5 +1,9 @@
 //! The whole server over its own sockets, for tests: a simulated proxy with phones on one side,
 //! WebSockets and HTTP on the other.
+//!
+//! * [`Site`] is the server, [`Client`] one of its clients;
+//! * [`Proxy`] is the simulated proxy, steered by its control interface;
+//! * [`wire`] may stand between the two, and shows and spoils what passes.
 #![allow(
     dead_code,
     missing_docs,
@@ -10,89 +14,32 @@
     reason = "test code; every test binary uses a part of it"
 )]
 
+mod proxy;
+pub mod wire;
+
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use callplane::admin::Readiness;
 use callplane::app::Server;
 use callplane::client::console::Hints;
 use callplane::config::{Config, HostPort, LogFilter};
-use callplane::stack::simulated::Script;
-use callplane::stack::simulated::server::{SimulateConfig, Simulated};
 use callplane::telemetry::LogLevels;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
+pub use proxy::Proxy;
+
 /// Nothing here takes this long.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub const DOMAIN: &str = "sim.example";
-
-/// A simulated proxy and how to stop it.
-pub struct Proxy {
-    pub mi: SocketAddr,
-    control: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    running: JoinHandle<()>,
-}
-
-impl Proxy {
-    pub async fn start(script: Script, mi: SocketAddr) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = SimulateConfig {
-            mi_udp: mi,
-            mi_http: Some(any),
-            control: Some(any),
-            ..Default::default()
-        };
-        config.world.script = script;
-        config.world.domain = DOMAIN.to_owned();
-        for phone in &mut config.world.phones {
-            // Quick phones: the characters matter here, not their pauses.
-            phone.behaviour.ring_ms = phone.behaviour.ring_ms.min(20);
-        }
-        let simulated = Simulated::bind(config).await.unwrap();
-        let at = simulated.addresses();
-        let (mi, control) = (at.mi_udp, at.control.unwrap());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(simulated.run(async {
-            let _ = stopped.await;
-        }));
-        Self { mi, control, stop: Some(stop), running }
-    }
-
-    /// Makes the network to it bad (docs/simulated-opensips.md).
-    pub async fn faults(&self, faults: Value) {
-        self.control("PATCH", "/faults", &faults).await;
-    }
-
-    /// Asks its control interface; what that answers.
-    pub async fn control(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = body.to_string();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            self.control,
-            body.len()
-        );
-        let (status, answer) = Site::http(self.control, &request).await;
-        assert_eq!(status, 200, "{method} {path}: {answer}");
-        serde_json::from_str(&answer).unwrap()
-    }
-
-    pub async fn stop(mut self) -> SocketAddr {
-        drop(self.stop.take());
-        timeout(DEADLINE, &mut self.running).await.unwrap().unwrap();
-        self.mi
-    }
-}
 
 /// A server before a proxy.
 pub struct Site {
@@ -106,12 +53,55 @@ pub fn config_for(mi: SocketAddr) -> Config {
     let text = format!(
         "stacks:\n  - name: sim\n    mi: udp:{mi}\n    next_hop: sip:{DOMAIN}\n    fr_timeout: 1s\n"
     );
-    let mut config = callplane::config::parse(&text, None, []).unwrap().config;
+    configured(&text)
+}
+
+/// This configuration, on ports of its own.
+pub fn configured(text: &str) -> Config {
+    let mut config = callplane::config::parse(text, None, []).unwrap().config;
     config.listen.address = HostPort::loopback(0);
     config.admin.listen = HostPort::loopback(0);
     config.admin.control = HostPort::loopback(0);
     config.drain.timeout = Duration::from_secs(5);
     config
+}
+
+/// Asks until it is so; panics with `what` after [`DEADLINE`].
+pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        // Whoever asks without a pause takes the processor from those it waits for.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// One HTTP request, by hand; the status and the body.
+pub async fn http(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+    http_with(at, method, path, "", body).await
+}
+
+/// The same with these header fields, each with its line's end.
+pub async fn http_with(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &str,
+    body: Option<&Value>,
+) -> (u16, String) {
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\n{fields}Connection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = text.split_once("\r\n\r\n").unwrap().1.to_owned();
+    (status, body)
 }
 
 impl Site {
@@ -132,43 +122,22 @@ impl Site {
         Client::connect(&format!("ws://{}/call-api", self.clients)).await
     }
 
-    /// One HTTP request, by hand; the status and the body.
-    pub async fn http(at: SocketAddr, request: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(at).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        timeout(DEADLINE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
-        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = text.split_once("\r\n\r\n").unwrap().1.to_owned();
-        (status, body)
-    }
-
     pub async fn post(&self, query: &str, body: &Value) -> (u16, Value) {
-        let body = body.to_string();
-        let request = format!(
-            "POST /call-api{query} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            self.clients,
-            body.len()
-        );
-        let (status, body) = Self::http(self.clients, &request).await;
+        let path = format!("/call-api{query}");
+        let (status, body) = http(self.clients, "POST", &path, Some(body)).await;
         (status, serde_json::from_str(&body).unwrap())
     }
 
     pub async fn metrics(&self) -> String {
-        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        Self::http(self.operations, request).await.1
+        http(self.operations, "GET", "/metrics", None).await.1
     }
 
     /// Waits until the server has subscribed to the proxy's events.
     pub async fn joined(&self) {
-        timeout(DEADLINE, async {
-            while !self.metrics().await.contains("callplane_event_subscription_age_seconds{") {
-                tokio::task::yield_now().await;
-            }
+        until("the server joins the proxy's events", async || {
+            self.metrics().await.contains("callplane_event_subscription_age_seconds{")
         })
-        .await
-        .unwrap();
+        .await;
     }
 
     /// Asks it to stop, without waiting.

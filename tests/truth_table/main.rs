@@ -57,6 +57,8 @@ macro_rules! row {
 
 mod end;
 mod hold;
+#[path = "../site/mod.rs"]
+mod site;
 mod stack;
 mod stage;
 mod start;

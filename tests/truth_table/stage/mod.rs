@@ -3,33 +3,26 @@
 //!
 //! * [`behaviour`] says what a phone does, for simulated and scripted ones alike;
 //! * [`simulated`] is the simulated stack, [`crate::support::opensips`] the real one;
-//! * [`wire`] stands between server and stack, and loses and doubles what a row names;
+//! * [`crate::site`] has the server, and the wire that loses and doubles what a row names;
 //! * [`client`] is the client.
 
 pub mod behaviour;
 pub mod client;
 mod simulated;
-mod wire;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use callplane::admin::Readiness;
-use callplane::app::Server;
-use callplane::client::console::Hints;
-use callplane::config::{HostPort, LogFilter};
-use callplane::telemetry::LogLevels;
 use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
 
 pub use behaviour::Does;
 pub use client::Run;
-pub use wire::Wire;
 
+use crate::site::wire::Wire;
+use crate::site::{self, DOMAIN, Site};
 use crate::support::mi::Mi;
 use crate::support::opensips::{self, OpenSips, Options, installation};
 use crate::support::phone::{Phase, Phone, Role};
@@ -84,13 +77,6 @@ enum World {
     OpenSips { opensips: Box<OpenSips>, phones: Mutex<BTreeMap<String, Phone>> },
 }
 
-/// The server, as `callplane serve` runs it.
-struct Site {
-    operations: SocketAddr,
-    readiness: Readiness,
-    running: JoinHandle<bool>,
-}
-
 pub struct Stage {
     pub grade: Grade,
     world: World,
@@ -128,7 +114,7 @@ impl Stage {
             Kind::Simulated => {
                 let proxy = simulated::Proxy::start(handle, grade);
                 let mi = proxy.mi;
-                let domain = simulated::DOMAIN.to_owned();
+                let domain = DOMAIN.to_owned();
                 (World::Simulated(Box::new(proxy)), mi, domain, simulated::FR_TIMEOUT)
             }
             Kind::OpenSips => {
@@ -145,7 +131,7 @@ impl Stage {
                 (World::OpenSips { opensips, phones }, mi, domain, fr_timeout)
             }
         };
-        let wire = setup.wire.then(|| Wire::start(handle, mi));
+        let wire = setup.wire.then(|| runtime.block_on(Wire::before(mi)));
         let mi = wire.as_ref().map_or(mi, |wire| wire.mi);
         let next_hop = setup.next_hop.map_or(format!("sip:{domain}"), str::to_owned);
         let text = format!(
@@ -162,40 +148,18 @@ impl Stage {
                 Grade::Reference => "auto",
             },
         );
-        let mut config = callplane::config::parse(&text, None, []).unwrap().config;
-        config.listen.address = HostPort::loopback(0);
-        config.admin.listen = HostPort::loopback(0);
-        config.admin.control = HostPort::loopback(0);
+        let mut config = site::configured(&text);
         config.drain.timeout = Duration::from_secs(10);
-        let readiness = Readiness::starting();
-        let levels = LogLevels::detached(LogFilter::info());
-        let hints = Hints::default();
-        let started = Server::start(&config, &hints, levels, readiness.clone());
-        let server = runtime.block_on(started).unwrap();
-        let (clients, operations) = (server.client_address(), server.admin_address());
-        let site = Site { operations, readiness, running: runtime.spawn(server.run()) };
-        let client = client::Client::connect(handle, clients);
-        let site = Some(site);
-        let stage = Stage { grade, world, wire, site, client, setup, runtime };
+        let site = runtime.block_on(Site::of(&config));
+        let client = client::Client::connect(handle, site.clients);
+        let stage = Stage { grade, world, wire, site: Some(site), client, setup, runtime };
         stage.wait_joined();
         Some(stage)
     }
 
     /// Waits until the server gets the stack's events.
     pub fn wait_joined(&self) {
-        wait_until("the server joins the stack's events", || {
-            let joined = "callplane_event_subscription_age_seconds{";
-            self.metrics().contains(joined).then_some(())
-        });
-    }
-
-    pub fn metrics(&self) -> String {
-        let at = self.site.as_ref().unwrap().operations;
-        let mut stream = TcpStream::connect(at).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+        self.runtime.block_on(self.site.as_ref().unwrap().joined());
     }
 
     pub fn is_reference(&self) -> bool {
@@ -211,7 +175,7 @@ impl Stage {
     /// The address of a user.
     pub fn uri(&self, user: &str) -> String {
         match &self.world {
-            World::Simulated(_) => format!("sip:{user}@{}", simulated::DOMAIN),
+            World::Simulated(_) => format!("sip:{user}@{}", DOMAIN),
             World::OpenSips { opensips, .. } => opensips.uri(user),
         }
     }
@@ -551,11 +515,8 @@ impl Stage {
         }
         self.client.leave();
         let site = self.site.take().unwrap();
-        site.readiness.drain();
-        let stopped = self
-            .runtime
-            .block_on(async { tokio::time::timeout(Duration::from_secs(20), site.running).await });
-        assert!(stopped.unwrap().unwrap(), "the server did not stop in order");
+        let in_order = self.runtime.block_on(site.stop());
+        assert!(in_order, "the server did not stop in order");
     }
 }
 

@@ -1,45 +1,33 @@
 //! The simulated stack of a stage, steered by its control interface.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
-use callplane::stack::simulated::server::{SimulateConfig, Simulated};
+use callplane::stack::simulated::server::SimulateConfig;
 use callplane::stack::simulated::{PhoneConfig, Script};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::behaviour::{self, Does};
 use super::{FR_INV_TIMEOUT, Grade, Known};
-
-pub const DOMAIN: &str = "sim.example";
+use crate::site::{self, any_port};
 
 /// Seconds without any answer.
 pub const FR_TIMEOUT: u64 = 1;
 
 pub struct Proxy {
     pub mi: SocketAddr,
-    control: SocketAddr,
     config: SimulateConfig,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    running: Option<site::Proxy>,
     runtime: Handle,
 }
 
 impl Proxy {
     pub fn start(runtime: &Handle, grade: Grade) -> Proxy {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = SimulateConfig {
-            mi_udp: any,
-            mi_http: None,
-            control: Some(any),
-            ..SimulateConfig::default()
-        };
+        let mut config = SimulateConfig { mi_udp: any_port(), ..SimulateConfig::default() };
         config.world.script = match grade {
             Grade::Stock => Script::Stock,
             Grade::Reference => Script::Reference,
         };
-        config.world.domain = DOMAIN.to_owned();
         config.world.fr_timeout = std::time::Duration::from_secs(FR_TIMEOUT);
         config.world.fr_inv_timeout = std::time::Duration::from_secs(FR_INV_TIMEOUT);
         config.world.phones = ["alice", "bob", "carol", "dave", "mallory"]
@@ -47,34 +35,22 @@ impl Proxy {
             .zip(5101_u16..)
             .map(|(name, port)| PhoneConfig::new(name, &format!("127.0.0.1:{port}")))
             .collect();
-        let mut proxy =
-            Proxy { mi: any, control: any, config, running: None, runtime: runtime.clone() };
-        proxy.launch();
+        let mut proxy = Proxy { mi: any_port(), config, running: None, runtime: runtime.clone() };
+        proxy.start_again();
         proxy
-    }
-
-    fn launch(&mut self) {
-        let simulated = self.runtime.block_on(Simulated::bind(self.config.clone())).unwrap();
-        let bound = simulated.addresses();
-        (self.mi, self.control) = (bound.mi_udp, bound.control.unwrap());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = self.runtime.spawn(simulated.run(async {
-            let _stop = stopped.await;
-        }));
-        self.running = Some((stop, running));
     }
 
     /// The process ends: its port refuses.
     pub fn stop(&mut self) {
-        let Some((stop, running)) = self.running.take() else { return };
-        drop(stop);
-        self.runtime.block_on(running).unwrap();
+        let Some(running) = self.running.take() else { return };
+        self.config.mi_udp = self.runtime.block_on(running.stop());
     }
 
     /// It starts anew on the same port.
     pub fn start_again(&mut self) {
-        self.config.mi_udp = self.mi;
-        self.launch();
+        let running = self.runtime.block_on(site::Proxy::of(self.config.clone()));
+        self.mi = running.mi;
+        self.running = Some(running);
     }
 
     pub fn behave(&self, name: &str, traits: &[Does]) {
@@ -148,19 +124,8 @@ impl Proxy {
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Value {
-        let body = body.map(|body| body.to_string()).unwrap_or_default();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut stream = TcpStream::connect(self.control).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {text}");
-        serde_json::from_str(body).unwrap()
+        let running = self.running.as_ref().expect("a proxy that runs");
+        self.runtime.block_on(running.control(method, path, body.as_ref()))
     }
 }
 

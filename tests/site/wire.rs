@@ -1,16 +1,14 @@
-//! The wire between the server and a stack: a relay of datagrams that loses and doubles what a row
-//! names, both ways and for events, and keeps a log of all it carried.
+//! The wire between the server and a stack: a relay of datagrams that loses, doubles and keeps back
+//! what a test names, both ways and for events, and remembers all it carried.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
-use tokio::runtime::Handle;
 
-use crate::support::DEADLINE;
+use super::DEADLINE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -30,26 +28,39 @@ struct Rule {
     way: Way,
     method: &'static str,
     fault: Fault,
-    times: u32,
+}
+
+/// A request of the server to the stack, as it was sent.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: String,
+    pub text: String,
+    pub at: Instant,
+    /// When it was answered.
+    pub answered: Option<Instant>,
+    id: Option<u64>,
+    from: SocketAddr,
 }
 
 #[derive(Default)]
 struct State {
     rules: Vec<Rule>,
-    /// Who asked what under this id.
-    asked: HashMap<u64, (SocketAddr, String)>,
+    asked: Vec<Asked>,
     /// Where the server listens for events.
     events_to: Option<SocketAddr>,
     lost_events: Vec<&'static str>,
+    /// Replies to this command are kept back.
+    kept_command: Option<&'static str>,
+    kept: Vec<(SocketAddr, String)>,
     log: Vec<String>,
-    requests: HashMap<String, usize>,
-    answers: HashMap<String, usize>,
 }
 
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     born: Instant,
+    server: UdpSocket,
+    stack: UdpSocket,
     events: UdpSocket,
     relay_events: SocketAddr,
 }
@@ -62,56 +73,50 @@ pub struct Wire {
 
 impl Wire {
     /// A relay before this stack.
-    pub fn start(runtime: &Handle, stack: SocketAddr) -> Wire {
-        let (mi, shared) = runtime.block_on(async {
-            let server_side = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            let stack_side = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            stack_side.connect(stack).await.unwrap();
-            let events = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            let relay_events = events.local_addr().unwrap();
-            let shared = Arc::new(Shared {
-                state: Mutex::default(),
-                changed: Condvar::new(),
-                born: Instant::now(),
-                events,
-                relay_events,
-            });
-            let mi = server_side.local_addr().unwrap();
-            tokio::spawn(requests(
-                Arc::clone(&shared),
-                Arc::clone(&server_side),
-                Arc::clone(&stack_side),
-            ));
-            tokio::spawn(replies(Arc::clone(&shared), server_side, stack_side));
-            tokio::spawn(events_pass(Arc::clone(&shared)));
-            (mi, shared)
+    pub async fn before(stack_at: SocketAddr) -> Wire {
+        let [server, stack, events] = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
+        let (server, stack, events) =
+            (server.await.unwrap(), stack.await.unwrap(), events.await.unwrap());
+        stack.connect(stack_at).await.unwrap();
+        let mi = server.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            born: Instant::now(),
+            relay_events: events.local_addr().unwrap(),
+            server,
+            stack,
+            events,
         });
+        tokio::spawn(requests(Arc::clone(&shared)));
+        tokio::spawn(replies(Arc::clone(&shared)));
+        tokio::spawn(events_pass(Arc::clone(&shared)));
         Wire { mi, shared }
     }
 
     /// The next reply to this command never arrives.
     pub fn lose_reply(&self, method: &'static str) {
-        self.rule(Way::Reply, method, Fault::Lose, 1);
+        self.rule(Way::Reply, method, Fault::Lose);
     }
 
     /// The next request of this command never arrives.
     pub fn lose_request(&self, method: &'static str) {
-        self.rule(Way::Request, method, Fault::Lose, 1);
+        self.rule(Way::Request, method, Fault::Lose);
     }
 
     /// The next request of this command arrives twice.
     pub fn double_request(&self, method: &'static str) {
-        self.rule(Way::Request, method, Fault::Double, 1);
+        self.rule(Way::Request, method, Fault::Double);
     }
 
     /// The next request of this command is refused with these words, as the stack refuses what it
     /// can't read.
     pub fn refuse(&self, method: &'static str, code: u16, words: &'static str) {
-        self.rule(Way::Request, method, Fault::Refuse(code, words), 1);
+        self.rule(Way::Request, method, Fault::Refuse(code, words));
     }
 
-    fn rule(&self, way: Way, method: &'static str, fault: Fault, times: u32) {
-        self.shared.lock().rules.push(Rule { way, method, fault, times });
+    fn rule(&self, way: Way, method: &'static str, fault: Fault) {
+        self.shared.lock().rules.push(Rule { way, method, fault });
     }
 
     /// Every request and reply arrives again.
@@ -126,25 +131,54 @@ impl Wire {
         self.shared.lock().lost_events.extend(texts);
     }
 
+    /// Replies to this command arrive when [`Wire::release`] says so.
+    pub fn keep_replies(&self, method: &'static str) {
+        self.shared.lock().kept_command = Some(method);
+    }
+
+    pub async fn release(&self) {
+        let kept = {
+            let mut state = self.shared.lock();
+            state.kept_command = None;
+            std::mem::take(&mut state.kept)
+        };
+        for (to, text) in kept {
+            self.shared.server.send_to(text.as_bytes(), to).await.unwrap();
+        }
+    }
+
+    /// All requests that left the server.
+    pub fn all(&self) -> Vec<Asked> {
+        self.shared.lock().asked.clone()
+    }
+
+    /// Those of one command.
+    pub fn of(&self, method: &str) -> Vec<Asked> {
+        self.all().into_iter().filter(|asked| asked.method == method).collect()
+    }
+
     /// How many requests of this command left the server.
     pub fn asked(&self, method: &str) -> usize {
-        self.shared.lock().requests.get(method).copied().unwrap_or_default()
+        self.of(method).len()
     }
 
-    /// Waits until so many requests of this command have left the server.
+    /// Blocks until so many requests of this command have left the server.
     pub fn wait_asked(&self, method: &str, times: usize) {
-        self.wait(method, times, |state| &state.requests);
+        self.wait(method, times, |_| true);
     }
 
-    /// Waits until so many requests of this command were answered.
+    /// Blocks until so many requests of this command were answered.
     pub fn wait_answered(&self, method: &str, times: usize) {
-        self.wait(method, times, |state| &state.answers);
+        self.wait(method, times, |asked| asked.answered.is_some());
     }
 
-    fn wait(&self, method: &str, times: usize, of: fn(&State) -> &HashMap<String, usize>) {
+    fn wait(&self, method: &str, times: usize, counts: fn(&Asked) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         let mut state = self.shared.lock();
-        while of(&state).get(method).copied().unwrap_or_default() < times {
+        let seen = |state: &State| {
+            state.asked.iter().filter(|asked| asked.method == method && counts(asked)).count()
+        };
+        while seen(&state) < times {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "waited in vain for {method} {times} times");
             state = self.shared.changed.wait_timeout(state, left).expect("no panic inside").0;
@@ -169,11 +203,8 @@ impl Shared {
 
     /// What is to happen to a message.
     fn fault(state: &mut State, way: Way, method: &str) -> Option<Fault> {
-        let rule = state.rules.iter_mut().find(|r| r.way == way && r.method == method)?;
-        rule.times -= 1;
-        let fault = rule.fault;
-        state.rules.retain(|rule| rule.times > 0);
-        Some(fault)
+        let at = state.rules.iter().position(|r| r.way == way && r.method == method)?;
+        Some(state.rules.remove(at).fault)
     }
 }
 
@@ -196,28 +227,32 @@ fn arrow(fault: Option<Fault>, [passed, doubled, lost]: [&'static str; 3]) -> &'
     }
 }
 
-async fn requests(shared: Arc<Shared>, server: Arc<UdpSocket>, stack: Arc<UdpSocket>) {
+async fn requests(shared: Arc<Shared>) {
     let mut buffer = vec![0; 65_536];
-    while let Ok((length, from)) = server.recv_from(&mut buffer).await {
+    while let Ok((length, from)) = shared.server.recv_from(&mut buffer).await {
         let mut text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        let Ok(request) = serde_json::from_str::<Value>(&text) else { continue };
+        let request: Value = serde_json::from_str(&text).unwrap_or_default();
         let method = request["method"].as_str().unwrap_or_default().to_owned();
         let fault = {
             let mut state = shared.lock();
-            if let Some(id) = request["id"].as_u64() {
-                state.asked.insert(id, (from, method.clone()));
-            }
-            *state.requests.entry(method.clone()).or_default() += 1;
+            let fault = Shared::fault(&mut state, Way::Request, &method);
             let socket = request["params"]["socket"].as_str().unwrap_or_default();
             if method == "event_subscribe" {
                 state.events_to =
                     socket.strip_prefix(SOCKET).and_then(|address| address.parse().ok());
             }
+            state.asked.push(Asked {
+                method,
+                text: text.clone(),
+                at: Instant::now(),
+                answered: None,
+                id: request["id"].as_u64(),
+                from,
+            });
             if let Some(ours) = state.events_to {
                 let relay = format!("{SOCKET}{}", shared.relay_events);
                 text = text.replace(&format!("{SOCKET}{ours}"), &relay);
             }
-            let fault = Shared::fault(&mut state, Way::Request, &method);
             shared.note(&mut state, arrow(fault, ["->", "=>", "-x"]), &text);
             fault
         };
@@ -225,19 +260,19 @@ async fn requests(shared: Arc<Shared>, server: Arc<UdpSocket>, stack: Arc<UdpSoc
         if let Some(Fault::Refuse(code, message)) = fault {
             let error = json!({"code": code, "message": message});
             let reply = json!({"jsonrpc": "2.0", "error": error, "id": request["id"]});
-            let _sent = server.send_to(reply.to_string().as_bytes(), from).await;
+            let _sent = shared.server.send_to(reply.to_string().as_bytes(), from).await;
         }
         for _copy in 0..copies(fault) {
             // A stack that is away refuses; its reply is missed just so.
-            let _sent = stack.send(text.as_bytes()).await;
+            let _sent = shared.stack.send(text.as_bytes()).await;
         }
     }
 }
 
-async fn replies(shared: Arc<Shared>, server: Arc<UdpSocket>, stack: Arc<UdpSocket>) {
+async fn replies(shared: Arc<Shared>) {
     let mut buffer = vec![0; 70_000];
     loop {
-        let Ok(length) = stack.recv(&mut buffer).await else {
+        let Ok(length) = shared.stack.recv(&mut buffer).await else {
             tokio::task::yield_now().await;
             continue;
         };
@@ -245,22 +280,28 @@ async fn replies(shared: Arc<Shared>, server: Arc<UdpSocket>, stack: Arc<UdpSock
         let id = serde_json::from_str::<Value>(&text).ok().and_then(|reply| reply["id"].as_u64());
         let (to, fault) = {
             let mut state = shared.lock();
-            let Some((to, method)) = id.and_then(|id| state.asked.get(&id).cloned()) else {
+            let asked = state.asked.iter_mut().rev().find(|asked| id.is_some() && asked.id == id);
+            let Some(asked) = asked else {
                 shared.note(&mut state, "??", &text);
                 continue;
             };
+            asked.answered.get_or_insert_with(Instant::now);
+            let (to, method) = (asked.from, asked.method.clone());
             if let Some(ours) = state.events_to {
                 let relay = format!("{SOCKET}{}", shared.relay_events);
                 text = text.replace(&relay, &format!("{SOCKET}{ours}"));
             }
             let fault = Shared::fault(&mut state, Way::Reply, &method);
             shared.note(&mut state, arrow(fault, ["<-", "<=", "x-"]), &text);
-            *state.answers.entry(method).or_default() += 1;
+            if state.kept_command.is_some_and(|kept| kept == method) {
+                state.kept.push((to, text));
+                continue;
+            }
             (to, fault)
         };
         shared.changed.notify_all();
         for _copy in 0..copies(fault) {
-            let _sent = server.send_to(text.as_bytes(), to).await;
+            let _sent = shared.server.send_to(text.as_bytes(), to).await;
         }
     }
 }
