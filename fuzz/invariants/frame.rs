@@ -1,6 +1,7 @@
 //! What holds for every text frame of a client: a whole session answers it, and what comes out is
 //! JSON-RPC 2.0.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use callplane::client::commands::{Begun, Page};
@@ -124,14 +125,10 @@ fn is_good(id: &Value) -> bool {
     }
 }
 
-/// The raw text of the id, to know its length.
+/// The raw text of the id, to know its length. Of two the last counts, as in a [`Value`].
 fn id_text(text: &str) -> &str {
-    #[derive(Deserialize)]
-    struct Request<'a> {
-        #[serde(borrow)]
-        id: &'a RawValue,
-    }
-    serde_json::from_str::<Request<'_>>(text).map_or("", |request| request.id.get())
+    let members = serde_json::from_str::<BTreeMap<String, &RawValue>>(text);
+    members.ok().and_then(|members| members.get("id").copied()).map_or("", RawValue::get)
 }
 
 #[derive(Debug, Deserialize)]
