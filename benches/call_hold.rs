@@ -41,7 +41,7 @@ use callplane::store::memory::{Limits, MemoryStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use load::process::{Process, pin_client, serving};
+use load::process::{Process, myself, pin_client, serve, serving};
 use load::proxy::{Proxy, quick_world, wait_for_events};
 use load::rounds::{Load, Until, hold};
 
@@ -175,10 +175,10 @@ fn main() -> std::io::Result<()> {
     pin_client();
     println!("target, in memory: 20000 commands/s");
     for (name, script) in scripts {
-        measure(&format!("in memory, {name} script"), &Process::myself(name));
+        measure(&format!("in memory, {name} script"), &myself(name));
         let proxy = Proxy::start(quick_world(script, 2));
         proxy.place_calls(CALLS);
-        let server = Process::callplane(&proxy.variables());
+        let server = serve(&proxy.variables());
         wait_for_events(&server);
         measure(&format!("over UDP, {name} script"), &server);
     }

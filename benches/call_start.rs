@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use callplane::stack::simulated::Script;
 
 use load::figures::percentile;
-use load::process::{Process, pin_client};
+use load::process::{Process, pin_client, serve};
 use load::proxy::{DOMAIN, Proxy, quick_world, wait_for_events};
 use load::socket::{Socket, scratch};
 
@@ -65,7 +65,7 @@ fn main() {
     for (name, script) in [("stock script", Script::Stock), ("reference script", Script::Reference)]
     {
         let proxy = Proxy::start(quick_world(script, 2));
-        let server = Process::callplane(&proxy.variables());
+        let server = serve(&proxy.variables());
         wait_for_events(&server);
         measure(name, &server);
     }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use load::figures::{Figures, median};
-use load::process::{Process, pin_client, serving};
+use load::process::{Process, myself, pin_client, serve, serving};
 use load::rounds::{Load, Pace, Until, echo};
 
 const SOCKETS: usize = 50;
@@ -110,7 +110,7 @@ fn bare(flush: Flush) -> std::io::Result<()> {
 
 /// Echo needs no stack: nobody listens on the port of discard (RFC 863).
 fn callplane() -> Process {
-    Process::callplane(&[("STACKS__0__MI", "udp:127.0.0.1:9".to_owned())])
+    serve(&[("STACKS__0__MI", "udp:127.0.0.1:9".to_owned())])
 }
 
 fn round(server: &Process) -> Figures {
@@ -138,8 +138,8 @@ fn main() -> std::io::Result<()> {
     pin_client();
     let servers = [
         ("callplane", callplane()),
-        ("bare axum", Process::myself("bare")),
-        ("bare axum, one flush for all that arrived", Process::myself("bare-quiet")),
+        ("bare axum", myself("bare")),
+        ("bare axum, one flush for all that arrived", myself("bare-quiet")),
     ];
     println!("Echo, {SOCKETS} connections x {IN_FLIGHT} under way, server on one core:");
     let mut rates = [const { Vec::new() }; 3];

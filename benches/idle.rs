@@ -12,7 +12,7 @@ mod load;
 
 use std::time::Duration;
 
-use load::process::{Process, pin_client};
+use load::process::{pin_client, serve};
 use load::rounds::{Wanted, echo};
 use load::socket::{Socket, scratch};
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() {
     pin_client();
-    let server = Process::callplane(&[("STACKS__0__MI", "udp:127.0.0.1:9".to_owned())]);
+    let server = serve(&[("STACKS__0__MI", "udp:127.0.0.1:9".to_owned())]);
     let (mut scratch, mut text) = (scratch(), String::new());
     let mut sockets: Vec<Socket> = Vec::with_capacity(SOCKETS);
     let empty = server.resident();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use callplane::stack::simulated::Script;
 
-use load::process::{Process, pin_client};
+use load::process::{Process, pin_client, serve};
 use load::proxy::{Proxy, quick_world, wait_for_events};
 use load::rounds::{Load, Pace, Until, echo, hold};
 
@@ -61,7 +61,7 @@ fn main() {
     let mut variables = proxy.variables();
     variables.push(("STORE__KEEP_OTHERS", kept.clone()));
     variables.push(("STORE__KEEP_NOTICES", kept));
-    let server = Process::callplane(&variables);
+    let server = serve(&variables);
     wait_for_events(&server);
     let mut load = Load::connect(&server, SOCKETS);
     if wanted("echoes") {

@@ -12,6 +12,7 @@
 )]
 
 mod browser;
+mod process;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::routing::get;
 use browser::{Browser, Page};
 use callplane::client::console::{self, Hints};
+use process::{ANY_PORTS, Process, SERVES};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -1198,84 +1200,23 @@ async fn frames_are_shown_as_they_went_and_can_be_sent_by_hand() {
 
 // The real thing: the demo of the binary, with its simulated proxy and phones
 
-/// A running `callplane`; it is killed when this is dropped.
-struct Running {
-    process: std::process::Child,
-    address: SocketAddr,
+/// The demo on a port, 0 for any.
+fn start_demo(port: u16) -> Process {
+    Process::callplane(&["demo", "--port", &port.to_string()], &[], "http://")
 }
 
-impl Running {
-    /// Starts the demo on a port, 0 for any, and waits until it says where it listens.
-    async fn demo(port: u16) -> Self {
-        Self::start(&["demo", "--port", &port.to_string()], &[], "http://").await
-    }
-
-    /// Starts the binary and waits until it says its client address, which stands behind `mark`.
-    async fn start(arguments: &[&str], variables: &[(&str, &str)], mark: &str) -> Self {
-        use std::io::BufRead as _;
-        use std::process::{Command, Stdio};
-
-        let mut process = Command::new(env!("CARGO_BIN_EXE_callplane"))
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (said, mut saying) = mpsc::unbounded_channel();
-        let streams: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(process.stdout.take().unwrap()), Box::new(process.stderr.take().unwrap())];
-        for stream in streams {
-            let said = said.clone();
-            // Reads to the end: a process whose pipe is full would stop.
-            std::thread::spawn(move || {
-                for line in std::io::BufReader::new(stream).lines().map_while(Result::ok) {
-                    let _ = said.send(line);
-                }
-            });
-        }
-        drop(said);
-        let mut lines = Vec::new();
-        let address = timeout(browser::DEADLINE, async {
-            while let Some(line) = saying.recv().await {
-                let address = line.split_once(mark).and_then(|(_, rest)| {
-                    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
-                    rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
-                });
-                lines.push(line);
-                if address.is_some() {
-                    return address;
-                }
-            }
-            None
-        })
-        .await
-        .ok()
-        .flatten();
-        let address = address.unwrap_or_else(|| panic!("it said only: {lines:#?}"));
-        Self { process, address }
-    }
-
-    async fn open(&self, browser: &Browser) -> Page {
-        let page = browser.open(&format!("http://{}/", self.address)).await;
-        page.until_text("#link", "Connected").await;
-        page
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// The console of a server that runs, once it is connected.
+async fn console_of(server: &Process, browser: &Browser) -> Page {
+    let page = browser.open(&format!("http://{}/", server.clients)).await;
+    page.until_text("#link", "Connected").await;
+    page
 }
 
 #[tokio::test]
 async fn the_demo_does_all_that_its_readme_tells() {
     in_browser_alone!("the_demo_does_all_that_its_readme_tells", async |browser: &Browser| {
-        let demo = Running::demo(0).await;
-        let page = demo.open(browser).await;
+        let demo = start_demo(0);
+        let page = console_of(&demo, browser).await;
         page.until_text("#demo", "simulated phones").await;
         page.prefer("light").await;
         page.size(1280, 860, 1.5).await;
@@ -1322,8 +1263,8 @@ async fn the_demo_does_all_that_its_readme_tells() {
 #[tokio::test]
 async fn the_demo_cancels_what_rings() {
     in_browser_alone!("the_demo_cancels_what_rings", async |browser: &Browser| {
-        let demo = Running::demo(0).await;
-        let page = demo.open(browser).await;
+        let demo = start_demo(0);
+        let page = console_of(&demo, browser).await;
         start_call(&page, "alice", "erin").await;
         page.until_text(".call .pill", "erin rings").await;
         page.click(".call [data-action=cancel]").await;
@@ -1338,8 +1279,8 @@ async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted(
     in_browser_alone!(
         "the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted",
         async |browser: &Browser| {
-            let demo = Running::demo(0).await;
-            let mut wire = Wire::to(demo.address).await;
+            let demo = start_demo(0);
+            let mut wire = Wire::to(demo.clients).await;
             let page = browser.open(&format!("http://{}/", wire.address)).await;
             page.until_text("#link", "Connected").await;
             start_call(&page, "alice", "bob").await;
@@ -1354,10 +1295,10 @@ async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted(
             // Killed while erin rings: what ran can't be known, and the page says so.
             start_call(&page, "carol", "erin").await;
             page.until_text(".call .pill", "erin rings").await;
-            let address = demo.address;
+            let address = demo.clients;
             drop(demo);
             page.until("document.querySelector('#link').dataset.state !== 'open'").await;
-            let _demo = Running::demo(address.port()).await;
+            let _demo = start_demo(address.port());
             page.until_text(".notice", "restarted").await;
             page.until_text(".command .word", "unknown").await;
             page.until("!document.querySelector('.call:not([data-state=ended])')").await;
@@ -1371,8 +1312,8 @@ async fn the_demo_takes_a_session_up_after_a_cut_and_says_when_it_was_restarted(
 #[tokio::test]
 async fn the_demo_shows_many_calls_at_once() {
     in_browser_alone!("the_demo_shows_many_calls_at_once", async |browser: &Browser| {
-        let demo = Running::demo(0).await;
-        let page = demo.open(browser).await;
+        let demo = start_demo(0);
+        let page = console_of(&demo, browser).await;
         start_call(&page, "carol", "dave").await;
         page.until_text(".command .word", "failed").await;
         start_call(&page, "bob", "frank").await;
@@ -1413,19 +1354,12 @@ async fn a_server_without_its_stack_says_so_at_once_on_any_path() {
     in_browser_alone!(
         "a_server_without_its_stack_says_so_at_once_on_any_path",
         async |browser: &Browser| {
-            let server = Running::start(
+            let server = Process::callplane(
                 &["serve"],
-                &[
-                    ("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0"),
-                    ("CALLPLANE_LISTEN__PATH", "/calls"),
-                    ("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0"),
-                    ("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0"),
-                    ("NO_COLOR", "1"),
-                ],
-                "clients=",
-            )
-            .await;
-            let page = server.open(browser).await;
+                &[&ANY_PORTS[..], &[("CALLPLANE_LISTEN__PATH", "/calls")]].concat(),
+                SERVES,
+            );
+            let page = console_of(&server, browser).await;
             assert_eq!(page.eval("document.querySelector('#demo').hidden").await, json!(true));
             start_call(&page, "sip:alice@example.com", "sip:bob@example.com").await;
             page.until_text(".command .word", "not started").await;

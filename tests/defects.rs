@@ -8,10 +8,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod process;
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,6 +29,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use process::Process;
 use site::wire::{Asked, Wire};
 use site::{
     Client, DEADLINE, DOMAIN, Proxy, Site, a_call, any_port, config_for, http_with, names, sip,
@@ -365,11 +366,10 @@ async fn defect_05_many_commands_on_one_connection_write_whole_frames_in_order()
 /// Counts the descriptors of a process of its own: this one has those of all other tests.
 #[tokio::test]
 async fn defect_06_short_connections_leave_no_descriptor() {
-    let demo = Demo::start();
-    let descriptors =
-        || std::fs::read_dir(format!("/proc/{}/fd", demo.process.id())).unwrap().count();
+    let demo = Process::callplane(&["demo", "--port", "0"], &[], "http://");
+    let descriptors = || demo.descriptors();
     let one = || async {
-        let url = format!("ws://{}/call-api", demo.address);
+        let url = format!("ws://{}/call-api", demo.clients);
         let mut client = Client::connect(&url).await;
         let ended = client.run("CallEnd", json!({"callid": "nobody"})).await;
         assert_eq!(ended.last().unwrap()["event"], "Ended");
@@ -397,42 +397,6 @@ async fn defect_06_short_connections_leave_no_descriptor() {
     many(50).await;
     // A closed connection is let go of a moment later.
     settled(before).await;
-}
-
-/// `callplane demo`: simulated phones and a server in one process; killed when dropped.
-struct Demo {
-    process: std::process::Child,
-    address: SocketAddr,
-}
-
-impl Demo {
-    fn start() -> Self {
-        use std::io::BufRead as _;
-        use std::process::Stdio;
-        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_callplane"))
-            .args(["demo", "--port", "0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = std::io::BufReader::new(process.stdout.take().unwrap()).lines();
-        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let rest = line.split_once("http://")?.1.to_owned();
-            let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
-            rest.get(..end.unwrap_or(rest.len()))?.parse().ok()
-        });
-        // A process whose pipe nobody reads would stop.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address: address.expect("it says where it listens") }
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,49 +9,24 @@
     reason = "a test fails by panicking"
 )]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+mod process;
+
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use process::{ANY_PORTS, Process, SERVES};
 use socket2::{Domain, Socket, Type};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Ended when dropped.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A server under this limit; where clients and where probes connect.
-fn start(ulimit: &str) -> (Server, SocketAddr, SocketAddr) {
+/// A server under this limit.
+fn start(ulimit: &str) -> Process {
     let script = format!("ulimit {ulimit}; exec \"$0\" serve");
-    let mut child = Command::new("sh")
-        .args(["-c", &script, env!("CARGO_BIN_EXE_callplane")])
-        .env("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0")
-        .env("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0")
-        .env("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0")
-        .env("CALLPLANE_STACKS__0__MI", "udp:127.0.0.1:9")
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the server starts");
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let server = Server(child);
-    let mut lines = log.lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains("callplane serves")).expect("it serves");
-    let address = |name: &str| {
-        let rest = line.split(name).nth(1).unwrap_or_else(|| panic!("{name} in {line}"));
-        rest.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    let (clients, operations) = (address(" clients="), address(" operations="));
-    // Whoever logs must not wait for a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    (server, clients, operations)
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_callplane")]).envs(ANY_PORTS);
+    Process::start(command, SERVES)
 }
 
 fn get(at: SocketAddr, path: &str) -> std::io::Result<String> {
@@ -86,7 +61,8 @@ fn serves_one_more(clients: SocketAddr) -> bool {
 
 #[test]
 fn probes_are_answered_while_clients_use_up_what_they_may() {
-    let (_server, clients, operations) = start("-n 200");
+    let server = start("-n 200");
+    let (clients, operations) = (server.clients, server.operations.unwrap());
     assert!(serves_one_more(clients), "a client is served before the flood");
     let flood: Vec<_> = (0..400).map(|_| beginning_to_connect(clients)).collect();
     let begin = Instant::now();
@@ -100,8 +76,7 @@ fn probes_are_answered_while_clients_use_up_what_they_may() {
 
 #[test]
 fn the_soft_limit_is_raised_to_the_hard_one() {
-    let (server, ..) = start("-S -n 200");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.0.id())).unwrap();
+    let limits = start("-S -n 200").proc("limits");
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(words[0], words[1], "{line}");
