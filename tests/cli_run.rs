@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::UdpSocket;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Nothing here takes this long.
@@ -106,6 +107,64 @@ fn value<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     rest.split(' ').next()
 }
 
+/// Where a server that is starting takes clients, and the task that goes on reading its log.
+async fn serving(server: &mut Child) -> (String, JoinHandle<()>) {
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let clients = timeout(DEADLINE, async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it serves");
+            if let Some(clients) = value(&line, "clients") {
+                return clients.to_owned();
+            }
+        }
+    });
+    let clients = clients.await.expect("its address");
+    (clients, tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} }))
+}
+
+#[tokio::test]
+async fn the_old_servers_file_and_a_simulated_proxy_need_nothing_more() {
+    // Their own addresses, but for ports that are free here.
+    let mut proxy = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .arg("simulate-opensips")
+        .args(["--mi", "127.0.0.1:0", "--mi-http", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(proxy.stdout.take().unwrap()).lines();
+    let line = timeout(DEADLINE, told.next_line()).await.expect("its address").unwrap().unwrap();
+    let mi = line.rsplit(' ').next().unwrap();
+    // It names no next hop: the line stands there as a comment.
+    let mut server = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["serve", "--config", "tests/config/old-sample.yml"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_clear()
+        .env("CALLPLANE_STACKS__0__MI", mi)
+        .env("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (clients, _reading) = serving(&mut server).await;
+    let start = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["call", "--server", &format!("ws://{clients}/call-api")])
+        .args(["start", "sip:alice@127.0.0.1:5060", "sip:bob@127.0.0.1:5060"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let ended = timeout(DEADLINE, start).await.expect("an end").unwrap();
+    let text = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(0), "{text}");
+    assert!(text.contains("CalleeAnswered"), "{text}");
+}
+
 #[tokio::test]
 async fn a_drain_that_cuts_commands_off_fails() {
     let mi = proxy().await;
@@ -122,17 +181,7 @@ async fn a_drain_that_cuts_commands_off_fails() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
-    let clients = timeout(DEADLINE, async {
-        loop {
-            let line = log.next_line().await.unwrap().expect("it serves");
-            if let Some(clients) = value(&line, "clients") {
-                return clients.to_owned();
-            }
-        }
-    });
-    let clients = clients.await.expect("its address");
-    let reading = tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let (clients, reading) = serving(&mut server).await;
     // erin's phone rings longer than the drain may take.
     let mut start = Command::new(env!("CARGO_BIN_EXE_callplane"))
         .args(["call", "--server", &format!("ws://{clients}/call-api")])

@@ -1,6 +1,6 @@
 //! `CallStart`: rows 1 to 24.
 
-use crate::stage::{Does, PLAIN, Stage};
+use crate::stage::{Does, PLAIN, Setup, Stage};
 use crate::story::{Bad, CANCELLED, FAILED, Story};
 
 const ANSWERED: [&str; 2] = ["Started", "CallerAnswered"];
@@ -39,6 +39,20 @@ row!(everywhere, row_01_a_caller_who_answers_is_told_and_then_asked_to_call, PLA
     let call = only_the_new_call(stage, &story);
     hang_up(stage, "alice", &call);
 });
+
+// Where the caller's address leads to the proxy itself, the INVITE comes in and its script runs.
+row!(
+    stock,
+    row_01_a_start_without_next_hop_goes_where_the_callers_address_leads,
+    Setup { next_hop: false, ..PLAIN },
+    |stage| {
+        stage.phones(&["alice", "bob"]);
+        let story = stage.start("alice", "bob", None).end();
+        story.succeeds(&UP, "{}");
+        let call = only_the_new_call(stage, &story);
+        hang_up(stage, "alice", &call);
+    }
+);
 
 row!(everywhere, row_02_a_caller_who_refuses_is_told_with_the_phones_own_code, PLAIN, |stage| {
     for (status, text, code) in [

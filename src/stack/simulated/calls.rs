@@ -255,9 +255,7 @@ impl World {
         if !reference {
             self.watch_osid(key);
         }
-        let at_home =
-            host(&ruri).is_some_and(|h| h == &*self.domain || h == &*self.callplane_socket);
-        if !at_home {
+        if !self.is_own(&ruri) {
             self.watch_replaced(key);
             self.start_watched(key, &ruri);
             return self.relay(key, &ruri);

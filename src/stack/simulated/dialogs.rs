@@ -216,7 +216,7 @@ pub(super) struct Uac {
     pub(super) from: String,
     pub(super) to: String,
     pub(super) cseq: String,
-    /// Went through the proxy's script (`next_hop`), so that there is a Record-Route.
+    /// It goes to the proxy itself, so that its script runs and there is a dialog.
     pub(super) through_script: bool,
 }
 

@@ -44,6 +44,21 @@ pub(super) fn host(uri: &str) -> Option<&str> {
     host.split([';', '?', '>']).next()
 }
 
+/// Whether two `host:port` name one place: hosts in any case, and 5060 where there is no port (RFC
+/// 3261 section 19.1.4 and, for UDP and TCP, section 19.1.2).
+pub(super) fn is_same_place(one: &str, other: &str) -> bool {
+    let (one, other) = (host_and_port(one), host_and_port(other));
+    one.0.eq_ignore_ascii_case(other.0) && one.1 == other.1
+}
+
+fn host_and_port(place: &str) -> (&str, &str) {
+    // The colons of an IPv6 address stand in brackets.
+    match place.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        Some(_) | None => (place, "5060"),
+    }
+}
+
 /// The URI without parameters and headers.
 pub(super) fn bare(uri: &str) -> &str {
     uri.split([';', '?']).next().unwrap_or(uri)
@@ -202,6 +217,9 @@ mod tests {
         assert_eq!(user(uri), Some("bob"));
         assert_eq!(host(uri), Some("127.0.0.1:5060"));
         assert_eq!(host("sip:127.0.0.1:5060"), Some("127.0.0.1:5060"));
+        assert!(is_same_place("127.0.0.1", "127.0.0.1:5060") && is_same_place("A.b", "a.B:5060"));
+        assert!(is_same_place("[::1]", "[::1]:5060") && !is_same_place("[::1]:5061", "[::1]"));
+        assert!(!is_same_place("127.0.0.1:5066", "127.0.0.1") && !is_same_place("a.c", "a.b"));
         assert_eq!(bare(uri), "sip:bob@127.0.0.1:5060");
         assert_eq!(parameter(uri, "cpt"), Some("op2"));
         assert_eq!(parameter(uri, "osid"), None);

@@ -65,7 +65,9 @@ impl World {
         let uac = Uac {
             asker: Some(asker.clone()),
             cseq: cseq.clone(),
-            through_script: next_hop.is_some(),
+            // Without a next hop the INVITE goes where the request URI leads. To the proxy itself: then
+            // it comes in like any other (measured: tests/truth_table, row 01).
+            through_script: next_hop.is_some() || self.is_own(&ruri),
             from,
             to,
         };

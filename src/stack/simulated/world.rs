@@ -33,6 +33,7 @@ use super::events::{self, Subscriptions};
 use super::faults::Faults;
 use super::phones::Phone;
 use super::random::Random;
+use super::sip_text;
 use super::transfer::Refer;
 use crate::stack::mi::{MiAnswer, MiEvent};
 
@@ -342,6 +343,16 @@ impl World {
             Script::Reference => true,
             Script::Stock => false,
         }
+    }
+
+    /// Whether what is sent to this URI comes to the proxy itself: its domain, which is taken to
+    /// lead there, or its other socket.
+    pub(super) fn is_own(&self, uri: &str) -> bool {
+        sip_text::host(uri).is_some_and(|host| {
+            [&self.domain, &self.callplane_socket]
+                .into_iter()
+                .any(|own| sip_text::is_same_place(host, own))
+        })
     }
 
     pub(super) fn phone_number(&self, name: &str) -> Option<usize> {

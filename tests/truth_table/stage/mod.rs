@@ -56,12 +56,12 @@ pub struct Setup {
     pub hold: &'static str,
     /// The relay between server and stack. Without it a stack that is away refuses at once.
     pub wire: bool,
-    /// Where INVITEs of ours go, if not to the stack's own address.
-    pub next_hop: Option<&'static str>,
+    /// Whether the stack's own address is configured as `next_hop`.
+    pub next_hop: bool,
 }
 
 pub const PLAIN: Setup =
-    Setup { ring: 5, transfer: "sequential", hold: "reinvite", wire: true, next_hop: None };
+    Setup { ring: 5, transfer: "sequential", hold: "reinvite", wire: true, next_hop: true };
 
 /// A call as the proxy lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,11 +133,12 @@ impl Stage {
         };
         let wire = setup.wire.then(|| runtime.block_on(Wire::before(mi)));
         let mi = wire.as_ref().map_or(mi, |wire| wire.mi);
-        let next_hop = setup.next_hop.map_or(format!("sip:{domain}"), str::to_owned);
+        let next_hop =
+            if setup.next_hop { format!("next_hop: 'sip:{domain}', ") } else { String::new() };
         let text = format!(
             "commands: {{ring_timeout: {ring}s, refer_follow: 1500ms, grace: 400ms, \
                           transfer: {transfer}, hold: {hold}}}\n\
-             stacks:\n  - {{name: stage, mi: 'udp:{mi}', next_hop: '{next_hop}', \
+             stacks:\n  - {{name: stage, mi: 'udp:{mi}', {next_hop}\
                              fr_timeout: {fr_timeout}s, fr_inv_timeout: {FR_INV_TIMEOUT}s, grade: {grade}}}\n",
             ring = setup.ring,
             transfer = setup.transfer,
