@@ -166,6 +166,44 @@ async fn the_old_servers_file_and_a_simulated_proxy_need_nothing_more() {
 }
 
 #[tokio::test]
+async fn the_demo_greets_without_a_warning_about_itself() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["demo", "--port", "0"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let clients = timeout(DEADLINE, async {
+        loop {
+            let line = told.next_line().await.unwrap().expect("it greets");
+            if let Some(url) = line.strip_prefix("clients ") {
+                return url.trim().to_owned();
+            }
+        }
+    });
+    let clients = clients.await.expect("its address");
+    // Once a start has succeeded everybody has been introduced.
+    let start = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["call", "--server", &clients])
+        .args(["start", "sip:alice@demo.callplane", "sip:bob@demo.callplane"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let ended = timeout(DEADLINE, start).await.expect("an end").unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stdout));
+    let pid = demo.id().unwrap().to_string();
+    assert!(Command::new("kill").arg(&pid).status().await.unwrap().success());
+    let stopped = timeout(DEADLINE, demo.wait_with_output()).await.expect("its end").unwrap();
+    assert_eq!(String::from_utf8_lossy(&stopped.stderr), "");
+    assert_eq!(stopped.status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_drain_that_cuts_commands_off_fails() {
     let mi = proxy().await;
     let mut server = Command::new(env!("CARGO_BIN_EXE_callplane"))

@@ -231,7 +231,7 @@ fn variables_lie_over_the_file() {
     assert_eq!(config.stacks[1].breaker.failures, 9);
     assert!(config.stacks[0].domains.is_empty());
     assert_eq!(config.stacks[2].name.as_str(), "north");
-    assert_eq!(config.stacks[2].fr_timeout, Duration::from_secs(30));
+    assert_eq!(config.stacks[2].fr_timeout, None);
 }
 
 #[test]

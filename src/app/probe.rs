@@ -9,8 +9,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Stack};
 use crate::core::ids::StackId;
 use crate::metrics::Metrics;
+use crate::stack::opensips::concerns::concerns;
 use crate::stack::opensips::keeper::{self, NoEvents};
 use crate::stack::opensips::script::Script;
+use crate::stack::opensips::{Connected, RealOpenSips};
 
 /// What was found of one stack.
 #[derive(Debug)]
@@ -78,14 +80,14 @@ pub async fn probe(config: &Config) -> Result<Vec<Finding>, StackError> {
         };
         let sink = stacks::sink_of(&connector).await?;
         let events = Some(keeper::try_events(&connector, sink).await);
-        let warnings = warnings(stack, connected.script.as_ref());
+        let warnings = warnings(stack, &connector, &connected);
         let answered = Answered { release: connected.release, script: connected.script };
         findings.push(Finding { stack: stack_id, management: Ok(answered), events, warnings });
     }
     Ok(findings)
 }
 
-fn warnings(stack: &Stack, script: Option<&Script>) -> Vec<String> {
+fn warnings(stack: &Stack, connector: &RealOpenSips, connected: &Connected) -> Vec<String> {
     let mut warnings = Vec::new();
     if stack.mi_http.is_none() {
         warnings.push(
@@ -94,19 +96,7 @@ fn warnings(stack: &Stack, script: Option<&Script>) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if let Some(script) = script {
-        for (name, ours, theirs) in [
-            ("fr_timeout", stack.fr_timeout, script.fr_timeout),
-            ("fr_inv_timeout", stack.fr_inv_timeout, script.fr_inv_timeout),
-        ] {
-            if ours != theirs {
-                warnings.push(format!(
-                    "{name} is {} s here and {} s in the script",
-                    ours.as_secs(),
-                    theirs.as_secs()
-                ));
-            }
-        }
-    }
+    let settings = connector.settings();
+    warnings.extend(concerns(settings, connected.release, connected.script.as_ref()));
     warnings
 }

@@ -37,7 +37,7 @@ pub fn times(config: &Config, stack: &Stack) -> Times {
     let commands = &config.commands;
     Times {
         ring: commands.ring_timeout,
-        silence: Times::silence_of(stack.fr_timeout),
+        silence: Times::silence_of(stack.fr_timeout.unwrap_or(Stack::FR_TIMEOUT)),
         follow: commands.refer_follow,
         grace: commands.grace,
         reply: commands.mi_reply,

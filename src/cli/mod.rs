@@ -28,7 +28,8 @@ pub fn main() -> ExitCode {
     let Arguments { action } = Arguments::parse();
     let exit = match action {
         Action::Serve(file) => serve(&file),
-        Action::Demo(demo) => with_log(&Config::default(), |levels| {
+        // Its greeting is for a visitor; the log is for what goes wrong.
+        Action::Demo(demo) => with_log(&quiet(&Config::default()), |levels| {
             until_stopped(|ready| start::demo(demo, levels, ready))
         }),
         Action::SimulateOpensips(simulate) => with_log(&Config::default(), |_| {
@@ -67,13 +68,18 @@ fn run_once(run: Run) -> Exit {
         Err(exit) => return exit,
     };
     // Events are what this command prints; the log is for what goes wrong.
+    with_log(&quiet(&config), |levels| {
+        on_runtime(async move { start::run(run, config, levels).await.unwrap_or_else(failed) })
+    })
+}
+
+/// The same, with warnings only unless another level was asked for.
+fn quiet(config: &Config) -> Config {
     let mut quiet = config.clone();
     if quiet.log.level == config::LogFilter::info() {
         quiet.log.level = config::LogFilter::warn();
     }
-    with_log(&quiet, |levels| {
-        on_runtime(async move { start::run(run, config, levels).await.unwrap_or_else(failed) })
-    })
+    quiet
 }
 
 fn check_config(check: &CheckConfig) -> Exit {

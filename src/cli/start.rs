@@ -65,6 +65,9 @@ async fn start(
     Server::start(config, hints, levels, readiness).await.map_err(|error| error.to_string())
 }
 
+/// How many browsers and shells a demo is for: few enough to fit every process's descriptors.
+const DEMO_SESSIONS: usize = 100;
+
 /// The domain of the demo's phones.
 const DEMO_DOMAIN: &str = "demo.callplane";
 
@@ -96,9 +99,11 @@ pub async fn demo(
     config.admin.listen = HostPort::loopback(0);
     config.admin.control = HostPort::loopback(0);
     config.drain.timeout = Duration::from_secs(2);
+    config.limits.sessions = DEMO_SESSIONS;
     if let Some(first) = config.stacks.first_mut() {
         first.mi = crate::config::StackSocket::udp_loopback(at.mi_udp.port());
-        first.fr_timeout = Duration::from_secs(5);
+        // One that is small enough for every kernel, and enough for one visitor.
+        first.receive_buffer = crate::config::ByteSize::kib(64);
     }
     let hints = Hints {
         addresses: names.iter().map(|name| format!("sip:{name}@{DEMO_DOMAIN}")).collect(),
@@ -113,7 +118,8 @@ pub async fn demo(
     if let Some(control) = at.control {
         super::say(&format!("phones        http://{control}/ (docs/simulated-opensips.md)"));
     }
-    super::say(&format!("phones: {} at {DEMO_DOMAIN}; Ctrl-C ends", names.join(", ")));
+    super::say(&format!("phones: {} at {DEMO_DOMAIN}", names.join(", ")));
+    super::say("This machine only, without authentication. Ctrl-C ends.");
     // What the visitor left running is of no account.
     tokio::join!(server.run(), stack.run(async move { stopped.drained().await }));
     Ok(Exit::Success)

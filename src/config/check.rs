@@ -213,9 +213,14 @@ fn one_stack(stack: &Stack, at: &str, commands: &Commands, report: &mut Report) 
         );
     }
     events(stack, at, report);
-    within(&key("fr_timeout"), stack.fr_timeout, SECOND, 10 * MINUTE, report);
-    within(&key("fr_inv_timeout"), stack.fr_inv_timeout, 2 * SECOND, 60 * MINUTE, report);
-    if commands.ring_timeout >= stack.fr_inv_timeout {
+    if let Some(fr_timeout) = stack.fr_timeout {
+        within(&key("fr_timeout"), fr_timeout, SECOND, 10 * MINUTE, report);
+    }
+    if let Some(fr_inv_timeout) = stack.fr_inv_timeout {
+        within(&key("fr_inv_timeout"), fr_inv_timeout, 2 * SECOND, 60 * MINUTE, report);
+    }
+    let fr_inv_timeout = stack.fr_inv_timeout.unwrap_or(Stack::FR_INV_TIMEOUT);
+    if commands.ring_timeout >= fr_inv_timeout {
         // The place is that of the value which was written; the other is a default.
         let culprit = if report.is_written("commands.ring_timeout") {
             "commands.ring_timeout".to_owned()
@@ -226,7 +231,7 @@ fn one_stack(stack: &Stack, at: &str, commands: &Commands, report: &mut Report) 
             "`commands.ring_timeout` ({} s) must be less than `{at}.fr_inv_timeout` ({} s): else \
              the stack gives up before callplane does",
             commands.ring_timeout.as_secs(),
-            stack.fr_inv_timeout.as_secs(),
+            fr_inv_timeout.as_secs(),
         );
         report.wrong(&culprit, text);
     }

@@ -164,10 +164,12 @@ section! {
         pub next_hop: Option<SipUri> = None,
         /// The SIP domains of this stack: a start goes to the stack that has the caller's.
         pub domains: Vec<Domain> = Vec::new(),
-        /// The stack's `fr_timeout` (tm): how long it waits for any answer.
-        pub fr_timeout: Duration = Duration::from_secs(30),
-        /// The stack's `fr_inv_timeout` (tm): how long it lets a phone ring.
-        pub fr_inv_timeout: Duration = Duration::from_secs(120),
+        /// The stack's `fr_timeout` (tm): how long it waits for any answer. Nothing: what the
+        /// reference script tells, and [`Stack::FR_TIMEOUT`] on a stock one.
+        pub fr_timeout: Option<Duration> = None,
+        /// The stack's `fr_inv_timeout` (tm): how long it lets a phone ring. Nothing: what the
+        /// reference script tells, and [`Stack::FR_INV_TIMEOUT`] on a stock one.
+        pub fr_inv_timeout: Option<Duration> = None,
         /// The most management requests under way at a time, 1 to 10000.
         pub in_flight: usize = 256,
         /// When a stack that does not answer is left alone.
@@ -183,6 +185,13 @@ section! {
         /// The `mode` of its callops module: `param`, `manual` or `callid`.
         pub callops_mode: CallopsMode = CallopsMode::Param,
     }
+}
+
+impl Stack {
+    /// `fr_timeout` of an OpenSIPS whose script does not set it.
+    pub const FR_TIMEOUT: Duration = Duration::from_secs(30);
+    /// `fr_inv_timeout` of an OpenSIPS whose script does not set it.
+    pub const FR_INV_TIMEOUT: Duration = Duration::from_secs(120);
 }
 
 section! {

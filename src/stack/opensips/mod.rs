@@ -9,11 +9,13 @@
 //! * Acts: `invite`, `refer`, `reinvite`, `look` (look, end, mark, revoke).
 //! * Events: [`sink`] (UDP, TCP), [`stream`] (JSON without framing), [`event`] (their meaning),
 //!   [`keeper`] (subscribe, refresh, verify, notice restarts), `named` (calls heard of lately).
-//! * [`settings`], [`script`] (the grade of the proxy's script), [`meter`] (what is counted).
+//! * [`settings`], [`script`] (the grade of the proxy's script), [`concerns`] (what does not go
+//!   together), [`meter`] (what is counted).
 //!
 //! Known killers are never sent: no batch, no request without a method, no `call_hold` unless
 //! configured (facts W1 and W5).
 
+pub mod concerns;
 mod dialog;
 pub mod event;
 mod gate;
@@ -32,6 +34,7 @@ pub mod sink;
 pub mod stream;
 pub mod udp;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -56,7 +59,7 @@ use super::{Away, SipStack, Snapshot};
 use crate::clock::Clock;
 use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
-use crate::core::plan::{Capabilities, HoldBy, ReferBy};
+use crate::core::plan::Capabilities;
 use crate::core::script::Grade;
 use crate::core::stack_event::StackEvent;
 use crate::core::time::StoreTime;
@@ -93,6 +96,8 @@ struct Known {
     boot: Option<Boot>,
     /// Whether `script` was asked for in this life of the stack.
     graded: bool,
+    /// What has been warned of.
+    warned: BTreeSet<String>,
 }
 
 /// What a connector runs on, beside its transports.
@@ -174,6 +179,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             script: None,
             boot: None,
             graded: settings.grade == Grade::Stock,
+            warned: BTreeSet::new(),
         };
         Self {
             gate: Gate::new(mi, &settings, clock, timer, meter),
@@ -325,30 +331,14 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         }
     }
 
+    /// Says what does not go together, once: a stack is asked who it is again and again.
     fn warn(&self, release: Option<(u32, u32)>, script: Option<&Script>) {
         let stack = &self.settings.id;
-        if self.settings.grade == Grade::Reference && script.is_none() {
-            tracing::warn!(%stack, "the stack does not run the reference script, though `grade` says so: treated as stock");
-        }
-        for (name, ours, theirs) in [
-            ("fr_timeout", self.settings.fr_timeout, script.map(|s| s.fr_timeout)),
-            ("fr_inv_timeout", self.settings.fr_inv_timeout, script.map(|s| s.fr_inv_timeout)),
-        ] {
-            if let (Some(ours), Some(theirs)) = (ours, theirs)
-                && ours != theirs
-            {
-                let (ours, theirs) = (ours.as_secs(), theirs.as_secs());
-                tracing::warn!(%stack, name, ours, theirs, "the configuration and the script disagree");
+        for concern in concerns::concerns(&self.settings, release, script) {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if known.warned.insert(concern.clone()) {
+                tracing::warn!(%stack, "{concern}");
             }
-        }
-        if script.is_some() && self.settings.refer == ReferBy::Stack {
-            tracing::warn!(%stack, "the reference script needs no call_transfer, which sends no token: REFERs are sent by `sequential`");
-        }
-        if release.is_some_and(|release| release < (3, 1)) {
-            tracing::warn!(%stack, ?release, "this release of OpenSIPS is older than 3.1");
-        }
-        if self.settings.hold == HoldBy::Stack && release.is_some_and(|release| release < (4, 0)) {
-            tracing::warn!(%stack, "call_hold ends this release of OpenSIPS when a phone does not answer; `hold: reinvite` does not");
         }
     }
 

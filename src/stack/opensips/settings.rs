@@ -30,10 +30,12 @@ pub struct StackSettings {
     pub hold: HoldBy,
     /// Whether dialogs survive its restart (`db_mode` 1 of the dialog module).
     pub persists_dialogs: bool,
-    /// `fr_timeout` as configured; the reference script tells its own.
+    /// `fr_timeout`, if somebody wrote it; the reference script tells its own.
     pub fr_timeout: Option<Duration>,
-    /// `fr_inv_timeout` as configured; the reference script tells its own.
+    /// `fr_inv_timeout`, if somebody wrote it; the reference script tells its own.
     pub fr_inv_timeout: Option<Duration>,
+    /// How long a phone may ring where a command does not say.
+    pub ring_timeout: Duration,
     /// The session description offered to a caller's phone. `None`: [`SETUP_SDP`].
     pub setup_sdp: Option<String>,
     /// How long a synchronous request may take to be answered.
@@ -104,6 +106,7 @@ impl StackSettings {
             persists_dialogs: false,
             fr_timeout: None,
             fr_inv_timeout: None,
+            ring_timeout: Duration::from_secs(45),
             setup_sdp: None,
             reply: Duration::from_secs(1),
             in_flight: 256,
