@@ -78,6 +78,9 @@ pub enum Away {
     /// It answered, but not with a complete list.
     #[error("the stack gives no complete list")]
     Incomplete,
+    /// It was not asked: nothing more can leave here just now. That says nothing of the stack.
+    #[error("there is no room for another request")]
+    NoRoom,
 }
 
 /// The configured stacks, by name.

@@ -48,13 +48,18 @@ pub async fn keep<M: Mi, L: Mi>(
         let mut warned = false;
         loop {
             let until_lost = subscribe_and_watch(&stack, &socket, &gaps, &*reports);
-            if let Err(Away::Unreachable | Away::Incomplete) = until_lost.await {
-                // Once: a stack that is away for hours must not fill the log.
-                if !std::mem::replace(&mut warned, true) {
-                    tracing::warn!(stack = %stack.id(), "the stack does not answer; commands are refused until it does");
+            match until_lost.await {
+                Ok(()) => continue,
+                Err(Away::Unreachable | Away::Incomplete) => {
+                    // Once: a stack that is away for hours must not fill the log.
+                    if !std::mem::replace(&mut warned, true) {
+                        tracing::warn!(stack = %stack.id(), "the stack does not answer; commands are refused until it does");
+                    }
                 }
-                sleep(stack.settings().events.check).await;
+                // It was not asked.
+                Err(Away::NoRoom) => {}
             }
+            sleep(stack.settings().events.check).await;
         }
     };
     tokio::select! {
@@ -118,6 +123,8 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
                 tracing::info!(stack = %id, "the stack answers again");
                 return Ok(());
             }
+            // Nothing was learned; the next check is soon enough.
+            Err(Away::NoRoom) => {}
         }
         let lost = gaps.take_lost();
         for _ in 0..lost {
@@ -128,16 +135,27 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
             tracing::warn!(stack = %id, lost, "events were lost: the queue was full");
         }
         if Instant::now() >= refresh_at {
-            let was_there = subscribed && still_subscribed(stack, socket).await?;
-            subscribed = subscribe(stack, socket, seconds(events.expiry)).await?;
-            if subscribed && was_there {
-                stack.meter().subscribed();
-            } else if subscribed {
-                tracing::warn!(stack = %id, "the event subscription was gone; events may have been missed");
-                look_again = false;
-                joined(stack, reports);
-            }
-            refresh_at = Instant::now() + refresh_every;
+            let refreshed = async {
+                let was_there = subscribed && still_subscribed(stack, socket).await?;
+                let taken = subscribe(stack, socket, seconds(events.expiry)).await?;
+                Ok((was_there, taken))
+            };
+            refresh_at = match refreshed.await {
+                Ok((was_there, taken)) => {
+                    subscribed = taken;
+                    if subscribed && was_there {
+                        stack.meter().subscribed();
+                    } else if subscribed {
+                        tracing::warn!(stack = %id, "the event subscription was gone; events may have been missed");
+                        look_again = false;
+                        joined(stack, reports);
+                    }
+                    Instant::now() + refresh_every
+                }
+                // Two thirds of its life are left to try again in.
+                Err(Away::NoRoom) => Instant::now() + events.check,
+                Err(away @ (Away::Unreachable | Away::Incomplete)) => return Err(away),
+            };
         }
         if look_again {
             reports.report(id, StackReport::Joined);

@@ -81,12 +81,10 @@ impl<L: Mi> Lists<L> {
             Ok(MiAnswer::Error { .. }) | Err(MiFailure::Plain(_) | MiFailure::Garbled) => {
                 return Err(Away::Incomplete);
             }
-            Err(
-                MiFailure::NotSent { .. }
-                | MiFailure::NoRoom
-                | MiFailure::TooLong
-                | MiFailure::Silent,
-            ) => return Err(Away::Unreachable),
+            Err(MiFailure::NotSent { .. } | MiFailure::TooLong | MiFailure::Silent) => {
+                return Err(Away::Unreachable);
+            }
+            Err(MiFailure::NoRoom) => return Err(Away::NoRoom),
         };
         let listed = Listed::all(&answer).ok_or(Away::Incomplete)?;
         let dialogs = listed.filter_map(|dialog| dialog.to_dialog(now)).collect();

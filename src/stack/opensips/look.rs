@@ -65,7 +65,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
                 named_recently: self.named.lately(call, now),
                 sent: None,
             },
-            Err(Away::Unreachable | Away::Incomplete) => self.only_seen(call, None),
+            Err(Away::Unreachable | Away::Incomplete | Away::NoRoom) => self.only_seen(call, None),
         }
     }
 
@@ -181,7 +181,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
                 let alive = dialogs.filter(|dialog| dialog.state != DialogState::Deleted);
                 alive.map(|dialog| dialog.id.clone()).collect()
             }
-            Err(Away::Unreachable | Away::Incomplete) => Vec::new(),
+            Err(Away::Unreachable | Away::Incomplete | Away::NoRoom) => Vec::new(),
         };
         for id in &alive {
             match self.end_by(id.as_str(), limits).await {

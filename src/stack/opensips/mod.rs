@@ -359,7 +359,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
                 let up = script::up_time(&uptime).unwrap_or_default();
                 Ok((boot, self.gate.now().before(up)))
             }
-            Ok(MiAnswer::Error { .. }) | Err(_) => Err(Away::Unreachable),
+            Ok(MiAnswer::Error { .. }) => Err(Away::Unreachable),
+            Err(failed) => Err(away(failed)),
         }
     }
 
@@ -394,13 +395,19 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// A request of the connector's own.
     async fn ask_own(&self, request: MiRequest) -> Result<MiAnswer, Away> {
         let limits = self.gate.own_limits();
-        self.gate.ask(request, Answer::StackAgain, limits).await.map_err(|_| Away::Unreachable)
+        self.gate.ask(request, Answer::StackAgain, limits).await.map_err(away)
     }
 
     async fn act(&self, op: &Op) -> Reply {
         let limits = Limits::of(op);
-        if goes_by_grade(&op.act) && self.graded_before(limits.send_before).await.is_err() {
-            return Reply::NotSent(NotSent::Unreachable);
+        if goes_by_grade(&op.act) {
+            match self.graded_before(limits.send_before).await {
+                Ok(()) => {}
+                Err(Away::Unreachable | Away::Incomplete) => {
+                    return Reply::NotSent(NotSent::Unreachable);
+                }
+                Err(Away::NoRoom) => return Reply::NotSent(NotSent::Overloaded),
+            }
         }
         match &op.act {
             Act::Invite { .. } => self.invite(op, limits).await,
@@ -467,6 +474,17 @@ fn goes_by_grade(act: &Act) -> bool {
         | Act::Mark { .. }
         | Act::End { .. }
         | Act::Look { .. } => false,
+    }
+}
+
+/// What the failure of a request of the connector's own says of the stack.
+fn away(failed: Failed) -> Away {
+    match failed {
+        Failed::NotSent(NotSent::Overloaded) => Away::NoRoom,
+        Failed::NotSent(NotSent::Unreachable | NotSent::TooLate)
+        | Failed::NotParsed
+        | Failed::TooLarge
+        | Failed::Silent => Away::Unreachable,
     }
 }
 
