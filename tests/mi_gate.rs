@@ -233,6 +233,27 @@ async fn the_first_request_tries_whether_the_stack_is_there() {
     assert!(stack.is_reachable());
 }
 
+/// It tells the difference of two times in whole seconds. What began before must never look like
+/// what began in this life, or the silence of a stack that has lost its calls would end it.
+#[tokio::test]
+async fn a_life_of_the_stack_is_never_taken_for_older_than_it_is() {
+    for began in (1_000_000..1_002_000_u64).step_by(130) {
+        for age in (0..4_000).step_by(170) {
+            let fake = Fake::default();
+            let now = began + age;
+            fake.time.pass(Duration::from_millis(now - 1_000_000));
+            let up = now / 1_000 - began / 1_000;
+            let uptime = json!({"Up since": "then", "Up time": format!("{up} [sec]")});
+            fake.then("uptime", Does::Answers(MiAnswer::Result(uptime)));
+            fake.then("version", Does::Answers(MiAnswer::Result(json!({"Server": "OpenSIPS"}))));
+            let connected = stack(&fake, |_| ()).connect().await.unwrap();
+            let since = connected.since.0;
+            assert!((began..=now).contains(&since), "began {began}, is {now}, told {since}");
+            assert!(since < began + 2_000, "began {began}, is {now}, told {since}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn unanswered_requests_in_a_row_open_the_breaker() {
     let fake = Fake::default();

@@ -62,7 +62,8 @@ pub enum StackEvent {
     Restarted {
         /// The new life.
         boot: Boot,
-        /// When it began, to about a second. What began later runs in it.
+        /// The latest moment at which it can have begun. What began later runs in it; what began
+        /// up to two seconds earlier may do so too.
         since: StoreTime,
     },
 }

@@ -116,7 +116,7 @@ pub struct Surroundings {
 pub struct Connected {
     /// Which life of the stack this is.
     pub boot: Boot,
-    /// When it began, to about a second.
+    /// The latest moment at which it can have begun; at most two seconds late.
     pub since: StoreTime,
     /// Its release, such as (3, 6).
     pub release: Option<(u32, u32)>,
@@ -350,14 +350,16 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         self.life().await.map(|(boot, _)| boot)
     }
 
-    /// Which life of the stack this is, and when it began.
+    /// Which life of the stack this is, and the latest moment at which it can have begun: what it
+    /// says is in whole seconds, and a command of the life before must not be taken for one of this.
     async fn life(&self) -> Result<(Boot, StoreTime), Away> {
         match self.gate.check(MiRequest::new("uptime")).await {
             Ok(MiAnswer::Result(uptime)) => {
                 let boot = lists::boot_of(&uptime).ok_or(Away::Unreachable)?;
                 // Where it does not say, everything that runs counts as older.
                 let up = script::up_time(&uptime).unwrap_or_default();
-                Ok((boot, self.gate.now().before(up)))
+                let at_least = up.saturating_sub(script::UP_TIME_GRAIN);
+                Ok((boot, self.gate.now().before(at_least)))
             }
             Ok(MiAnswer::Error { .. }) => Err(Away::Unreachable),
             Err(failed) => Err(away(failed)),
