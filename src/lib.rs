@@ -1,4 +1,4 @@
-//! callplane: a Kubernetes-native control plane for SIP calls.
+//! callplane: a control plane for SIP calls, as one process that steers OpenSIPS.
 //!
 //! Clients open a WebSocket and speak JSON-RPC 2.0; callplane steers a SIP proxy through its
 //! management interface and streams back what really happened. It never touches SIP or media.

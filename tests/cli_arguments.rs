@@ -163,6 +163,9 @@ fn version_help_and_protocol_are_printed() {
     for word in ["serve", "demo", "simulate-opensips", "check-config", "Exit codes:", "  130  "] {
         assert!(help.contains(word), "{word}:\n{help}");
     }
+    // What it is today; nothing is made for Kubernetes yet.
+    assert!(help.starts_with("A control plane for SIP calls"), "{help}");
+    assert!(!help.contains("Kubernetes"), "{help}");
     let openrpc = callplane(&["openrpc"]);
     assert_eq!(openrpc.status.code(), Some(0));
     serde_json::from_slice::<serde_json::Value>(&openrpc.stdout).unwrap();
