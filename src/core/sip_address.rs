@@ -170,17 +170,23 @@ impl SipAddress {
     }
 
     /// Whether a URI that a stack reported names the same party: same user, same host and port,
-    /// whatever its parameters.
+    /// whatever its parameters. A port that is not written is 5060: one phone of a call may write
+    /// it, another not.
     #[must_use]
     pub fn is_party(&self, reported: &str) -> bool {
         let (ours, theirs) = (self.party(), party_of(reported));
         match (ours.split_once('@'), theirs.split_once('@')) {
             (Some((user, host)), Some((other, there))) => {
-                user == other && host.eq_ignore_ascii_case(there)
+                user == other
+                    && without_default_port(host).eq_ignore_ascii_case(without_default_port(there))
             }
             _ => false,
         }
     }
+}
+
+fn without_default_port(host: &str) -> &str {
+    host.strip_suffix(":5060").unwrap_or(host)
 }
 
 fn party_of(uri: &str) -> &str {
@@ -339,5 +345,9 @@ mod tests {
         assert!(!alice.is_party("sip:alice@example.com"));
         assert!(!alice.is_party("sip:bob@example.com:5080"));
         assert_eq!(alice.domain(), "Example.com");
+        let bob = SipAddress::parse("sip:bob@example.com").unwrap();
+        assert!(bob.is_party("sip:bob@example.com:5060;ob"));
+        assert!(!bob.is_party("sip:bob@example.com:5061"));
+        assert!(!bob.is_party("sip:bob@[2001:db8::5060]"));
     }
 }
