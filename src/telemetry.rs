@@ -2,7 +2,6 @@
 //!
 //! [`start`] installs the subscriber of this process. Every line, whoever wrote it, passes
 //! [`redact`] before it leaves, so that a forgotten wrapper can't put a user's address into a log.
-//! Secrets are never logged: their types have no `Debug` and no `Display`.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -11,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{Level, Metadata};
+use tracing_log::AsLog as _;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -91,7 +92,12 @@ pub fn start(log: &Log) -> Result<LogLevels, TelemetryError> {
         .try_init()
         .map_err(|_| TelemetryError::Started)?;
     Ok(LogLevels {
-        change: Arc::new(move |filter| handle.reload(env_filter(filter)).is_ok()),
+        change: Arc::new(move |filter| {
+            let changed = handle.reload(env_filter(filter)).is_ok();
+            // The libraries that write with `log` ask it before they ask the subscriber.
+            tracing_log::log::set_max_level(LevelFilter::current().as_log());
+            changed
+        }),
         current: Arc::new(Mutex::new(log.level.clone())),
     })
 }
@@ -109,10 +115,14 @@ fn env_filter(filter: &LogFilter) -> EnvFilter {
 
 /// Keeps back what [`redact`] can't hide: at trace level the WebSocket library shows whole messages,
 /// with display names and references in them.
+///
+/// It says that it keeps back no whole level. Without that every trace line of every library would
+/// be asked about, one by one: half of the time of an Echo.
 fn shown(redact: bool) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
-    filter_fn(move |of| {
+    let shown = move |of: &Metadata<'_>| {
         !redact || *of.level() < Level::TRACE || !of.target().starts_with("tungstenite")
-    })
+    };
+    filter_fn(shown).with_max_level_hint(LevelFilter::TRACE)
 }
 
 fn layer<W>(format: LogFormat, colours: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
@@ -309,6 +319,15 @@ mod tests {
             assert_eq!(text.contains("Carol Smith"), !redact, "{text}");
             assert!(text.contains("closing") && text.contains("ours"), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_below_the_level_is_not_even_asked_about() {
+        let writer = LineWriter { sink: Sink::Memory(Arc::default()), redact: true };
+        let layer = layer(LogFormat::Text, false, writer);
+        let subscriber = Registry::default()
+            .with(layer.with_filter(env_filter(&LogFilter::info()).and(shown(true))));
+        assert_eq!(tracing::Subscriber::max_level_hint(&subscriber), Some(LevelFilter::INFO));
     }
 
     #[test]

@@ -211,7 +211,7 @@ async fn until(what: &str, so: impl Fn() -> bool) {
 }
 
 /// How long a REFER waits before it is sent.
-const ACK_LEAVES: Duration = Duration::from_millis(2);
+const ACK_LEAVES: Duration = Duration::from_millis(1);
 
 const UNREACHABLE: Reply = Reply::NotSent(NotSent::Unreachable);
 

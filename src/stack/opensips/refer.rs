@@ -21,7 +21,7 @@ use std::time::Duration;
 /// within its handling of the ACK. A request of the same dialog that another of its processes
 /// makes at that moment gives the ACK its own `CSeq`; the phone then repeats its 200 (fact
 /// F31).
-const ACK_LEAVES: Duration = Duration::from_millis(2);
+const ACK_LEAVES: Duration = Duration::from_millis(1);
 
 impl<M: Mi, L: Mi> OpenSips<M, L> {
     pub(super) async fn refer(
