@@ -97,6 +97,7 @@ enum Fault {
 /// A store whose next commits go wrong as told.
 struct Shaky {
     inner: MemoryStore<Arc<Hands>>,
+    epoch: Epoch,
     faults: Mutex<VecDeque<Fault>>,
     /// The reads fail as well.
     away: Mutex<bool>,
@@ -123,7 +124,7 @@ impl Store for Shaky {
             if commit.epoch != newer {
                 return Ok(Verdict::EpochChanged(newer));
             }
-            commit.epoch = self.inner.epoch().clone();
+            commit.epoch = self.epoch.clone();
         }
         let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::Fine);
         if fault == Fault::Lost {
@@ -256,9 +257,10 @@ impl World {
         });
         let bus = Arc::new(MemoryBus::default());
         let epoch = Epoch::derive(hands.nonce());
-        let inner = MemoryStore::new(Arc::clone(&hands), bus, epoch, Limits::default());
+        let inner = MemoryStore::new(Arc::clone(&hands), bus, epoch.clone(), Limits::default());
         let store = Arc::new(Shaky {
             inner,
+            epoch,
             faults: Mutex::default(),
             away: Mutex::default(),
             waiting: Mutex::default(),

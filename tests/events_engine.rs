@@ -12,17 +12,21 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callplane::bus::MemoryBus;
-use callplane::clock::{Nonces as _, SystemClock, SystemNonces};
+use callplane::clock::{Clock as _, Nonces as _, SystemClock, SystemNonces};
 use callplane::core::act::{DialogState, Op, Reply};
-use callplane::core::failure::Outcome;
-use callplane::core::ids::{Boot, CallId, DialogId, Epoch, Install, PodId, StackId, Term};
+use callplane::core::failure::{Outcome, Up};
+use callplane::core::ids::{
+    Boot, CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, PodId, Scope, SessionId,
+    StackId, TenantId, Term,
+};
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
-use callplane::core::request::Method;
+use callplane::core::record::{Begin, Key};
+use callplane::core::request::{Method, Request};
 use callplane::core::stack_event::StackEvent;
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
@@ -55,7 +59,7 @@ impl SipStack for Stack {
     }
 
     async fn perform(&self, _op: &Op) -> Reply {
-        Reply::Silent
+        std::future::pending().await
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {
@@ -106,6 +110,7 @@ impl Leadership for Told {
 #[derive(Default)]
 struct Quiet {
     woken: AtomicUsize,
+    ended: Mutex<Vec<Outcome>>,
 }
 
 impl Host for Quiet {
@@ -120,11 +125,14 @@ impl Host for Quiet {
 
 impl Observer for Quiet {
     fn begun(&self, _method: Method) {}
-    fn ended(&self, _method: Method, _outcome: Outcome, _took: Duration) {}
+    fn ended(&self, _method: Method, outcome: Outcome, _took: Duration) {
+        self.ended.lock().unwrap().push(outcome);
+    }
     fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
 }
 
 struct Place {
+    engine: Arc<Engine<MemoryStore<Arc<SystemClock>>, Shared>>,
     stacks: Arc<One>,
     told: Arc<Told>,
     host: Arc<Quiet>,
@@ -167,11 +175,31 @@ fn place(leads: bool) -> Place {
     let told = Arc::new(Told(watch::Sender::new(leads.then_some(Term(1)))));
     let (inbox, outlet) = inbox(&[name()]);
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(engine, Arc::clone(&told), outlet, stop.clone()));
-    Place { stacks, told, host, inbox, stop, running }
+    let running = tokio::spawn(run(Arc::clone(&engine), Arc::clone(&told), outlet, stop.clone()));
+    Place { engine, stacks, told, host, inbox, stop, running }
 }
 
 impl Place {
+    async fn begin_a_hold(&self) {
+        let session = SessionId::derive(Nonce(1));
+        let key = Key {
+            tenant: TenantId::default(),
+            scope: Scope::Session(session.clone()),
+            id: CommandId::parse("h").unwrap(),
+        };
+        let request = Request::Hold { call: CallId::parse("held").unwrap() };
+        let begin = Begin {
+            key,
+            session,
+            digest: Digest([0; 32]),
+            request,
+            external_id: None,
+            trace: None,
+            stack: None,
+        };
+        self.engine.begin(begin).await.unwrap();
+    }
+
     fn lists(&self) -> usize {
         self.stacks.stack.lists.load(Ordering::SeqCst)
     }
@@ -258,6 +286,27 @@ async fn one_list_is_read_at_a_time_and_who_asked_meanwhile_gets_the_next() {
     place.stop.cancel();
     place.running.await.unwrap();
     assert_eq!(place.stacks.stack.lists.load(Ordering::SeqCst), 2);
+}
+
+/// A restart is told once, and no list shows it.
+#[tokio::test]
+async fn a_restart_that_finds_no_room_is_applied_all_the_same() {
+    let place = place(true);
+    place.stacks.stack.holds.store(true, Ordering::SeqCst);
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("busy with a list", |place| place.lists() == 1).await;
+    place.begin_a_hold().await;
+    for n in 0..20_000 {
+        place.inbox.report(&name(), event(n));
+    }
+    let since = SystemClock::new().now().after(LONG);
+    let restart = StackEvent::Restarted { boot: Boot::new("second life"), since };
+    place.inbox.report(&name(), StackReport::Event(restart));
+    place.stacks.stack.holds.store(false, Ordering::SeqCst);
+    place.stacks.stack.go_on.notify_one();
+    let ended = |place: &Place| place.host.ended.lock().unwrap().clone();
+    place.until("the end of what ran", |place| !ended(place).is_empty()).await;
+    assert_eq!(ended(&place), [Outcome::Unknown { up: Up::Unknown }]);
 }
 
 #[tokio::test]

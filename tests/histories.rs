@@ -70,7 +70,6 @@ fn dialog(of: &CallId, state: DialogState) -> Box<Dialog> {
         from: Arc::from("sip:a@x.example"),
         to: Arc::from("sip:b@x.example"),
         last_op: None,
-        age: Duration::from_secs(1),
         refer: None,
     })
 }
@@ -578,6 +577,21 @@ mod holding {
         run.ended(Outcome::Failed, Code::CallEnded, Up::No);
     }
 
+    /// It may be held from before: only who wrote the mark may take it back.
+    #[test]
+    fn a_hold_that_was_not_sent_leaves_the_mark_of_an_earlier_one() {
+        for reply in [
+            Reply::NotSent(NotSent::TooLate),
+            Reply::Refused { by: Refuser::Stack, code: 500, reason: Arc::from("no memory") },
+            Reply::Refused { by: Refuser::Phone, code: 488, reason: Arc::from("Not Here") },
+        ] {
+            let mut run = Run::begin(&Request::Hold { call: call("A") }, reference());
+            run.answer("reinvite", reply);
+            assert!(!run.asks("mark"));
+            run.ending();
+        }
+    }
+
     /// The callee refuses and the caller can't be put back: nobody may say that nobody is held.
     #[test]
     fn a_hold_that_can_not_be_undone_is_not_told_as_undone() {
@@ -661,6 +675,52 @@ mod transferring {
         run.ended(Outcome::Cancelled, Code::Cancelled, Up::Unknown);
     }
 
+    /// Anybody can raise a transfer event with an invented call; it is looked at, and the answer may
+    /// come late.
+    #[test]
+    fn a_look_at_another_call_does_not_tell_whether_the_call_is_up() {
+        let mut run = blind(stock());
+        let forged = StackEvent::Transfer {
+            call: call("A"),
+            new_call: Some(call("forged")),
+            destination: None,
+            state: TransferState::Start,
+        };
+        run.happens(forged);
+        let (late, _) = run.open("look");
+        let refused = Reply::Refused { by: Refuser::Phone, code: 603, reason: Arc::from("No") };
+        run.answer("refer", refused);
+        let dead =
+            Sighting { call: Some(dialog(&call("forged"), DialogState::Deleted)), ..*nothing() };
+        run.step(&Input::Replied { op: late, reply: Reply::Done(Facts::Looked(Box::new(dead))) });
+        assert_eq!(run.command.outcome(), None, "that was another call");
+        run.answer("look", unmarked());
+        run.ended(Outcome::Failed, Code::ReferRefused, Up::Yes);
+    }
+
+    /// The REFER was never answered, and the phone may follow it late.
+    #[test]
+    fn a_late_call_is_ruled_out_only_once_the_token_is_void() {
+        let silent = Reply::Refused { by: Refuser::Phone, code: 408, reason: Arc::from("Timeout") };
+        let void = Reply::Done(Facts::Nothing);
+        for (answer, called, may_still_ring) in
+            [(&void, false, false), (&Reply::Silent, false, true), (&void, true, true)]
+        {
+            let mut run = blind(reference());
+            let (token, _) = run.open("refer");
+            run.answer("refer", silent.clone());
+            run.answer("look", unmarked());
+            assert_eq!(run.command.outcome(), None, "the token is not known to be void");
+            if called {
+                let (new_call, state) = (call("late"), TransferState::Start);
+                run.happens(StackEvent::Referral { token, new_call, destination: None, state });
+            }
+            run.answer("revoke", answer.clone());
+            run.ended(Outcome::Failed, Code::ReferTimeout, Up::Yes);
+            assert_eq!(run.ending().remarks.may_still_ring, may_still_ring);
+        }
+    }
+
     /// Nothing was asked of a phone, so nothing was begun.
     #[test]
     fn a_transfer_whose_call_can_not_be_found_out_about_has_failed() {
@@ -697,6 +757,7 @@ mod transferring {
             run.answer("look", unmarked());
             if restarts {
                 run.answer("look", unmarked());
+                run.answer("revoke", Reply::Done(Facts::Nothing));
                 run.ended(Outcome::Unknown { up: Up::Yes }, Code::ReplyLost, Up::Yes);
             } else {
                 run.ended(Outcome::NotStarted, Code::StackUnreachable, Up::Unknown);
@@ -722,6 +783,7 @@ mod transferring {
         run.due();
         run.answer("look", Reply::Done(Facts::Looked(no_list())));
         run.answer("look", Reply::Done(Facts::Looked(no_list())));
+        run.answer("revoke", Reply::Done(Facts::Nothing));
         run.ended(Outcome::Unknown { up: Up::Yes }, Code::ReplyLost, Up::Yes);
     }
 
@@ -732,6 +794,7 @@ mod transferring {
         run.due();
         run.answer("look", unmarked());
         run.answer("look", unmarked());
+        run.answer("revoke", Reply::Done(Facts::Nothing));
         run.ended(Outcome::Failed, Code::ReferIgnored, Up::Yes);
     }
 

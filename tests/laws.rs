@@ -596,7 +596,6 @@ fn dialog(of: &CallId, state: DialogState) -> Box<Dialog> {
         from: Arc::from("sip:a@x.example"),
         to: Arc::from("sip:b@x.example"),
         last_op: None,
-        age: Duration::from_secs(1),
         refer: None,
     })
 }

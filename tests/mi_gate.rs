@@ -331,6 +331,41 @@ async fn a_phones_silence_does_not_open_the_breaker() {
     assert!(stack.is_reachable());
 }
 
+/// The mark on a call: whether it says that the call is held.
+fn marks(fake: &Fake) -> Vec<bool> {
+    let asked = fake.asked.lock().unwrap();
+    let marks = asked.iter().filter(|request| request.method == "dlg_push_var");
+    marks.map(|mark| format!("{mark:?}").contains("held")).collect()
+}
+
+#[tokio::test]
+async fn an_offer_that_was_not_taken_leaves_the_mark_as_it_was() {
+    let refused = || Does::Answers(MiAnswer::Result(json!({"Code": 488, "Reason": "Not Here"})));
+    let silent =
+        || Does::Answers(MiAnswer::Error { code: 408, message: "Timeout".into(), data: None });
+    for (sent, taken_back) in [
+        (refused(), true),
+        (Does::Fails(MiFailure::NotSent { reason: "refused" }), true),
+        (silent(), false),
+        (Does::Fails(MiFailure::Silent), false),
+    ] {
+        let fake = Fake::default();
+        let stack = stack(&fake, |_| ());
+        let mut dialog = dialog(4);
+        dialog["Dialog"]["caller_sdp"] =
+            json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+        fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog)));
+        fake.then("dlg_push_var", Does::Answers(done()));
+        fake.then("dlg_send_sequential", sent);
+        fake.then("dlg_push_var", Does::Answers(done()));
+        let offer = Offer::Hold { first: true };
+        let act = Act::ReInvite { call: call(), leg: Leg::Callee, offer };
+        stack.perform(&op(&fake, act)).await;
+        let marks = marks(&fake);
+        assert_eq!(marks, if taken_back { vec![true, false] } else { vec![true] });
+    }
+}
+
 #[tokio::test]
 async fn a_once_act_is_not_sent_after_its_time() {
     let fake = Fake::default();

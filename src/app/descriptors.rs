@@ -25,8 +25,8 @@ pub fn most() -> Option<usize> {
 pub fn within(settings: client::Settings, descriptors: usize) -> client::Settings {
     // Never less than a few: a tiny limit must not look like a server that is not there.
     let spare = descriptors.saturating_sub(OURS).max(16);
-    let requests = settings.requests.min(spare / 4);
-    let connections = settings.connections.min(spare - spare / 4);
+    let requests = settings.requests.min(spare / 5);
+    let connections = settings.connections.min(spare - spare / 5);
     if connections < settings.connections {
         tracing::info!(
             descriptors,

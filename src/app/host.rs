@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,13 +42,16 @@ impl TokioHost {
         stop: CancellationToken,
     ) {
         let mut next_sweep = clock.now().after(LONGEST);
+        let mut sweeping: Option<JoinHandle<()>> = None;
         loop {
             self.wanted.store(u64::MAX, Ordering::SeqCst);
             let due = engine.fire();
             let now = clock.now();
-            if now >= next_sweep {
+            // A slow store must not keep timers waiting, nor get a second sweep.
+            if now >= next_sweep && sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
                 next_sweep = now.after(LONGEST);
-                engine.sweep().await;
+                let engine = Arc::clone(&engine);
+                sweeping = Some(self.tasks.spawn(async move { engine.sweep().await }));
             }
             let sleep = due.map_or(LONGEST, |due| now.until(due)).min(LONGEST);
             tokio::select! {

@@ -3,7 +3,7 @@
 use crate::client;
 use crate::client::origin::Origins;
 use crate::config::{Config, Stack};
-use crate::core::ids::{Install, PodId, StackId};
+use crate::core::ids::{PodId, StackId};
 use crate::core::plan::Times;
 use crate::engine;
 use crate::store::memory;
@@ -17,7 +17,7 @@ pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
         .collect();
     engine::Settings {
         pod,
-        install: install(config),
+        install: config.install.clone(),
         times: config.stacks.first().map_or_else(Times::default, |first| times(config, first)),
         times_at,
         keep_calls: config.store.keep_starts,
@@ -25,11 +25,6 @@ pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
         one_start_per_caller: config.commands.caller_busy,
         running: engine::RUNNING,
     }
-}
-
-/// The installation's name; the configuration has checked it by the same rule.
-pub fn install(config: &Config) -> Install {
-    Install::parse(config.install.as_str()).unwrap_or_else(|_| Install::default())
 }
 
 /// How long each phase may take at a stack.

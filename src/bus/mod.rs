@@ -30,9 +30,9 @@ pub struct MemoryBus {
     listeners: Mutex<Vec<Arc<dyn Listener>>>,
 }
 
-impl MemoryBus {
-    /// Hands entries to every listener. The store calls it in commit order.
-    pub fn publish(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
+/// The store tells it, in commit order; it tells everybody.
+impl Listener for MemoryBus {
+    fn entries(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.iter() {
             listener.entries(tenant, epoch, entries);

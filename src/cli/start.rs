@@ -8,8 +8,8 @@ use crate::admin::Readiness;
 use crate::app::{self, Server};
 use crate::client::console::Hints;
 use crate::clock::{Nonces as _, SystemNonces};
-use crate::config::{Config, HostPort, Install};
-use crate::core::ids::Epoch;
+use crate::config::{Config, HostPort};
+use crate::core::ids::{Epoch, Install};
 use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
 

@@ -14,8 +14,6 @@ pub enum Close {
     Silent,
     /// Entries that the client is owed can't be had on this connection.
     StreamLost,
-    /// A defect of ours.
-    Internal,
     /// A message was too long.
     MessageTooLong,
     /// What came is no WebSocket traffic of a client.
@@ -37,12 +35,11 @@ pub struct Row {
 
 impl Close {
     /// All of them, in the order of the document.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::GoingAway,
         Self::Slow,
         Self::Silent,
         Self::StreamLost,
-        Self::Internal,
         Self::MessageTooLong,
         Self::Protocol,
     ];
@@ -55,7 +52,6 @@ impl Close {
             Self::Slow => "slow",
             Self::Silent => "silent",
             Self::StreamLost => "stream_lost",
-            Self::Internal => "internal",
             Self::MessageTooLong => "message_too_long",
             Self::Protocol => "protocol",
         }
@@ -84,11 +80,6 @@ impl Close {
                 4003,
                 "stream interrupted, resume",
                 "Notifications could not be had in order. Connect again and resume.",
-            ),
-            Self::Internal => (
-                4004,
-                "internal error, resume",
-                "A defect of the server. Connect again after a second or more, and resume.",
             ),
             Self::MessageTooLong => (
                 4500,

@@ -29,8 +29,8 @@ pub use model::{
 };
 pub use problem::{Origin, Problem};
 pub use value::{
-    ByteSize, Domain, HostPort, HttpPath, HttpUrl, Install, LogFilter, SipUri, StackName,
-    StackSocket, Transport, WebOrigin,
+    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, SipUri, StackName, StackSocket,
+    Transport, WebOrigin,
 };
 
 use decode::{Decode, Report};

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::decode::{choice, section, words};
 use super::value::{
-    ByteSize, Domain, HostPort, HttpPath, HttpUrl, Install, LogFilter, SipUri, StackName,
-    StackSocket, WebOrigin,
+    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, SipUri, StackName, StackSocket,
+    WebOrigin,
 };
+use crate::core::ids::Install;
 use crate::core::plan::{HoldBy, ReferBy};
 use crate::core::script::{CallopsMode, Grade};
 
@@ -16,7 +17,7 @@ section! {
         /// The name of this installation, 1 to 8 lower-case letters and digits. It stands in the
         /// Call-ID of every leg set up by callplane; two installations that share a stack must
         /// have different names.
-        pub install: Install = Install::main(),
+        pub install: Install = Install::default(),
         /// Where clients connect.
         pub listen: Listen = Listen::default(),
         /// What one client may use.

@@ -4,15 +4,16 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::decode::{Scalar, scalars};
+use crate::core::ids::Install;
 
 scalars!(
     ByteSize,
+    Install,
     HostPort,
     StackSocket,
     HttpUrl,
     SipUri,
     WebOrigin,
-    Install,
     StackName,
     Domain,
     HttpPath,
@@ -337,41 +338,10 @@ impl Scalar for WebOrigin {
     }
 }
 
-/// The name of an installation. It stands in the Call-ID of every leg that callplane sets up, so
-/// that one installation never takes another's legs for its own.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Install(String);
-
-impl Install {
-    /// A name for one process of `callplane run`, from the plain characters of what was drawn at
-    /// random: two of one name would end each other's legs as nobody's.
-    pub fn of_run(drawn: &str) -> Install {
-        let plain = drawn.bytes().rev().filter(|b| is_plain(*b)).take(7).map(char::from);
-        Install(std::iter::once('r').chain(plain).collect())
-    }
-
-    /// The default name.
-    pub fn main() -> Install {
-        Install("main".to_owned())
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit()
-}
-
 impl Scalar for Install {
     fn from_text(text: &str) -> Result<Self, String> {
-        if (1..=8).contains(&text.len()) && text.bytes().all(is_plain) {
-            Ok(Install(text.to_owned()))
-        } else {
-            Err(format!("`{text}` is not 1 to 8 lower-case letters and digits"))
-        }
+        Install::parse(text)
+            .map_err(|_| format!("`{text}` is not 1 to 8 lower-case letters and digits"))
     }
 }
 
@@ -530,9 +500,6 @@ mod tests {
         assert!(SipUri::from_text("sip:10.0.0.5:5060;transport=tcp").is_ok());
         for bad in ["10.0.0.5", "sip:a b@x", "sip:x\r\nX-Evil: 1", "sip:x?Subject=1", "sip:%0d@x"] {
             assert!(SipUri::from_text(bad).is_err(), "{bad:?}");
-        }
-        for run in [Install::of_run("0a9zz3kq71x"), Install::of_run("AB-")] {
-            assert_eq!(Install::from_text(run.as_str()), Ok(run));
         }
         assert!(Install::from_text("Prod").is_err());
         assert!(Install::from_text("prod1").is_ok());

@@ -4,7 +4,6 @@
 //! looks, and its last request is the one that counts as sent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -308,8 +307,6 @@ pub struct Dialog {
     pub to: Arc<str>,
     /// The last operation of ours that the proxy sent inside it (reference script).
     pub last_op: Option<OpId>,
-    /// How long it has been up; zero before it was answered.
-    pub age: Duration,
     /// What the stack's own transfer module noted on it, where that sends the REFER.
     pub refer: Option<ReferMark>,
 }

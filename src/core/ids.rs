@@ -209,18 +209,30 @@ text_id! {
 
 impl Default for Install {
     fn default() -> Self {
-        Self(Arc::from("cp"))
+        Self(Arc::from("main"))
     }
 }
 
 impl Install {
+    /// A name for one process that runs one command, from the plain characters of what was drawn at
+    /// random: two of one name would end each other's legs as nobody's.
+    #[must_use]
+    pub fn of_run(drawn: &str) -> Self {
+        let plain = drawn.chars().rev().filter(|c| is_plain(*c)).take(7);
+        Self(std::iter::once('r').chain(plain).collect::<String>().into())
+    }
+
     /// Takes the configured name.
     ///
     /// # Errors
     /// [`BadId`] says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, BadId> {
-        checked(text, 8, |c| c.is_ascii_lowercase() || c.is_ascii_digit()).map(Self)
+        checked(text, 8, is_plain).map(Self)
     }
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
 }
 
 text_id! {
@@ -328,6 +340,13 @@ mod tests {
             assert!(CallId::parse(bad).is_err(), "{bad:?}");
         }
         assert!(CallId::parse("alice-1a113eb7ec2b@10.0.0.1").is_ok());
+    }
+
+    #[test]
+    fn the_name_of_one_run_is_a_name() {
+        for run in [Install::of_run("0a9zz3kq71x"), Install::of_run("AB-")] {
+            assert_eq!(Install::parse(run.as_str()), Ok(run));
+        }
     }
 
     #[test]

@@ -47,20 +47,27 @@ impl Debts {
         self.of.remove(key).unwrap_or_default()
     }
 
-    fn add(&mut self, key: &Key, owed: Owed) {
+    /// What there is no room for comes back.
+    fn add(&mut self, key: &Key, owed: Owed) -> Option<Owed> {
         let debts = self.of.entry(key.clone()).or_default();
         let counted = matches!(owed, Owed::Beginning)
             && debts.iter().any(|known| matches!(known, Owed::Beginning));
-        if debts.len() < MOST && !counted {
-            debts.push(owed);
+        if counted {
+            return None;
         }
+        if debts.len() >= MOST {
+            return Some(owed);
+        }
+        debts.push(owed);
+        None
     }
 }
 
 impl<S: Store, K: Stacks> Engine<S, K> {
     /// Remembers what is owed, and to look at the command again soon.
     pub(super) fn owe(&self, key: &Key, owed: Owed) {
-        lock(&self.debts).add(key, owed);
+        let forgiven = lock(&self.debts).add(key, owed);
+        self.forgive(forgiven.into_iter().collect());
         self.look_again(key);
     }
 
@@ -135,7 +142,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// A beginning whose fate is not known. The client was told that the store is away, so what
     /// it would have sent is not sent any more: by then it is too late, and that ends it.
     pub(super) fn owe_beginning(&self, key: &Key, not_after: StoreTime) {
-        lock(&self.debts).add(key, Owed::Beginning);
+        // Counted or not: it is only a count.
+        let _ = lock(&self.debts).add(key, Owed::Beginning);
         self.arm(key, 0, not_after.after(Duration::from_millis(1)));
     }
 }

@@ -1,20 +1,23 @@
 //! What the stacks report, carried to the engine while this process leads.
 //!
 //! Reports are applied in order, stack by stack. A stack's queue is bounded: what does not fit is
-//! counted and made good by looking at a list again.
+//! counted and made good by looking at a list again. A restart is told once, and no list shows it: the
+//! newest one is kept aside when it does not fit.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::OptionFuture;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::ids::{StackId, Term};
+use crate::core::stack_event::StackEvent;
 use crate::engine::Engine;
 use crate::leadership::Leadership;
 use crate::stack::{Reports, StackReport, Stacks};
@@ -38,6 +41,21 @@ struct Queue {
 struct Gap {
     open: AtomicBool,
     lost: AtomicU64,
+    restart: Mutex<Option<StackEvent>>,
+}
+
+impl Gap {
+    fn lose(&self, report: StackReport) {
+        if let StackReport::Event(restart @ StackEvent::Restarted { .. }) = report {
+            *self.restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(restart);
+        }
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        self.open.store(true, Ordering::Release);
+    }
+
+    fn restart(&self) -> Option<StackEvent> {
+        self.restart.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Takes the reports of every stack out again.
@@ -70,9 +88,11 @@ impl Inbox {
 impl Reports for Inbox {
     fn report(&self, stack: &StackId, event: StackReport) {
         let Some(queue) = self.queues.get(stack) else { return };
-        if queue.reports.try_send(event).is_err() {
-            queue.gap.lost.fetch_add(1, Ordering::Relaxed);
-            queue.gap.open.store(true, Ordering::Release);
+        match queue.reports.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Full(report) | TrySendError::Closed(report)) => {
+                queue.gap.lose(report);
+            }
         }
     }
 }
@@ -135,6 +155,9 @@ async fn apply_all<S: Store, K: Stacks, L: Leadership>(
                 // Only once all that did fit has been applied: the list is newer than that.
                 if reports.is_empty() && gap.open.swap(false, Ordering::AcqRel) {
                     tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
+                    if let Some(restart) = gap.restart() {
+                        engine.happened(&stack, restart, Some(term)).await;
+                    }
                     wanted = true;
                 }
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
-use crate::bus::MemoryBus;
+use crate::bus::Listener;
 use crate::clock::Clock;
 use crate::core::command::{Claim, Taking};
 use crate::core::ids::{Epoch, Nonce, PodId, StackId, TenantId, Term};
@@ -35,7 +35,7 @@ impl Default for Limits {
 /// Everything in memory, behind one lock that is never held across an await.
 pub struct MemoryStore<C> {
     clock: C,
-    bus: Arc<MemoryBus>,
+    bus: Arc<dyn Listener>,
     epoch: Epoch,
     limits: Limits,
     inner: Mutex<Inner>,
@@ -48,6 +48,8 @@ struct Inner {
     claims: HashMap<Place, Held>,
     watches: HashMap<(StackId, Watch), BTreeSet<Key>>,
     due: BTreeSet<(StoreTime, Key)>,
+    /// Ended commands whose last commits may be repeated until then; about in that order.
+    repeatable: VecDeque<(StoreTime, Key)>,
     /// The newest term that a writer had, by stack.
     terms: HashMap<StackId, Term>,
 }
@@ -101,14 +103,9 @@ struct Ended {
 }
 
 impl<C: Clock> MemoryStore<C> {
-    /// An empty store of a new epoch.
-    pub fn new(clock: C, bus: Arc<MemoryBus>, epoch: Epoch, limits: Limits) -> Self {
+    /// An empty store of a new epoch. The bus is told every entry inside its commit.
+    pub fn new(clock: C, bus: Arc<impl Listener>, epoch: Epoch, limits: Limits) -> Self {
         Self { clock, bus, epoch, limits, inner: Mutex::new(Inner::default()) }
-    }
-
-    /// The store's one epoch.
-    pub fn epoch(&self) -> &Epoch {
-        &self.epoch
     }
 
     /// How much is in memory now: running commands, kept records, entries, bytes of entries.
@@ -197,6 +194,9 @@ impl<C: Clock> MemoryStore<C> {
         // Also as long as this commit may be repeated: it must be recognised then.
         let forget = now.after(commit.keep).max(commit.not_after.after(Duration::from_millis(1)));
         let overtaken = inner.index(&stack, &record, claims, forget);
+        if ended {
+            inner.repeatable.push_back((commit.not_after, record.key.clone()));
+        }
         if let Some(kept) = inner.records.get_mut(&record.key) {
             let (nonce, not_after) = (commit.nonce, commit.not_after);
             let overtaken = overtaken.clone();
@@ -205,7 +205,7 @@ impl<C: Clock> MemoryStore<C> {
         }
         // Inside the lock: the bus must see entries in the order of their positions.
         if !entries.is_empty() {
-            self.bus.publish(&record.key.tenant, &self.epoch, &entries);
+            self.bus.entries(&record.key.tenant, &self.epoch, &entries);
         }
         Verdict::Applied { first_seq, now, overtaken, record }
     }
@@ -297,6 +297,13 @@ impl Inner {
     /// Forgets what a tenant has had long enough. Ended records and old entries both come off the
     /// front of an ordered queue, so this costs what it removes.
     fn expire(&mut self, tenant: &TenantId, now: StoreTime, limits: &Limits) {
+        while self.repeatable.front().is_some_and(|(until, _)| *until < now) {
+            if let Some((_, key)) = self.repeatable.pop_front()
+                && let Some(kept) = self.records.get_mut(&key)
+            {
+                kept.applied = Vec::new();
+            }
+        }
         let Some(stream) = self.streams.get_mut(tenant) else { return };
         stream.trim(now, limits);
         while let Some(key) =

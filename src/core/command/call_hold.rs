@@ -278,15 +278,9 @@ impl Hold {
 
     fn leg_failed(&mut self, leg: Leg, place: Place, ending: Ending, turn: &mut Turn<'_>) {
         let unsure = matches!(ending.outcome, Outcome::Unknown { .. });
-        // The stack refuses with these before it marks the call.
-        let nothing_asked = ending.error.as_ref().is_some_and(|error| {
-            matches!(error.code, Code::AlreadyHeld | Code::NotHeld | Code::CallNotReady)
-        });
         match place {
-            // The mark says already what is true.
-            Place::First if nothing_asked || unsure || !self.hold => turn.end(ending),
-            // The call was marked as held before the leg was asked; it is not.
-            Place::First => self.mark(false, ending, turn),
+            // An offer that is not taken leaves the mark as it was.
+            Place::First => turn.end(ending),
             Place::Second => {
                 let offer = offer(!self.hold, false, false);
                 let act = Act::ReInvite { call: self.call.clone(), leg: leg.other(), offer };

@@ -19,9 +19,9 @@ use super::words::{
     stack_refused, target_failed, with_sip,
 };
 use super::{Claim, Ending, Fact, Taking};
-use crate::core::act::{Act, DialogState, ReferTo, Sighting};
+use crate::core::act::{Act, DialogState, ReferTo, Reply, Sighting};
 use crate::core::failure::{Code, Failure, SipStatus, Up};
-use crate::core::ids::CallId;
+use crate::core::ids::{CallId, OpId};
 use crate::core::notice::{Data, Event};
 use crate::core::request::Leg;
 use crate::core::sip_address::SipAddress;
@@ -60,11 +60,21 @@ enum Phase {
     Replacing {
         until: StoreTime,
     },
-    /// It failed; a look tells whether the call is still up.
+    /// It failed. `up`: whether the call is still up, once a look told. `voiding`: the token of a
+    /// REFER that may be followed late is made void.
     Checking {
         ending: Box<Ending>,
+        up: Option<Up>,
+        voiding: Option<Voiding>,
     },
     Closing(Closing),
+}
+
+/// A token that is being made void, and the operation that does it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Voiding {
+    op: OpId,
+    token: OpId,
 }
 
 impl Transfer {
@@ -339,25 +349,25 @@ impl Transfer {
         } else if self.life.is_over() {
             turn.end(ending);
         } else {
-            if may_come && tokens {
-                // A late INVITE is refused by the token. Nobody waits for the answer: a token
-                // that is never used is as good.
-                let act = Act::Revoke { token: abandoned.token };
-                turn.open(act, turn.plan().times.reply);
-            }
-            self.check(ending, turn);
+            // A late INVITE is refused by the token, once that is void.
+            let voiding = (may_come && tokens).then(|| {
+                let token = abandoned.token;
+                let act = Act::Revoke { token: token.clone() };
+                Voiding { op: turn.open(act, turn.plan().times.reply), token }
+            });
+            self.check(ending, voiding, turn);
         }
     }
 
     /// Looks whether the call is still up, to tell it together with the failure.
-    fn check(&mut self, ending: Ending, turn: &mut Turn<'_>) {
+    fn check(&mut self, ending: Ending, voiding: Option<Voiding>, turn: &mut Turn<'_>) {
         if self.life.is_over() {
             turn.end(ending.with_up(Up::No));
             return;
         }
         let look = turn.plan().times.look();
         turn.open(look_at(self.call.clone()), look);
-        self.phase = Phase::Checking { ending: Box::new(ending) };
+        self.phase = Phase::Checking { ending: Box::new(ending), up: None, voiding };
     }
 
     fn target_failed(&self, status: &SipStatus, up: Up) -> Failure {
@@ -371,27 +381,37 @@ impl Transfer {
 
     /// Tells the failure together with whether the call is still up.
     fn checking(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
-        let Phase::Checking { ending } = &self.phase else { return };
-        let up = match fact {
-            Fact::Event(_) if self.life.is_over() => Some(Up::No),
-            Fact::Event(_) | Fact::GiveUp { .. } | Fact::Due => None,
-            Fact::Reply(op, reply) => match (&op.act, seen(reply)) {
-                (Act::Look { .. }, Some(sighting)) => Some(up_of(sighting, &mut self.life)),
-                (Act::Look { .. }, None) => Some(Up::Unknown),
-                (
-                    Act::Invite { .. }
-                    | Act::CancelInvite { .. }
-                    | Act::Refer { .. }
-                    | Act::ReInvite { .. }
-                    | Act::StackHold { .. }
-                    | Act::Mark { .. }
-                    | Act::End { .. }
-                    | Act::Revoke { .. },
-                    _,
-                ) => None,
+        let Phase::Checking { ending, up, voiding } = &mut self.phase else { return };
+        match fact {
+            Fact::Event(StackEvent::Referral { token, .. })
+                if voiding.as_ref().is_some_and(|voiding| voiding.token == *token) =>
+            {
+                // The party has called before its token was void.
+                ending.remarks.may_still_ring = true;
+            }
+            Fact::Event(_) | Fact::GiveUp { .. } | Fact::Due => {}
+            Fact::Reply(op, reply) => match &op.act {
+                // A look at a call that was taken for the referred one may still be out.
+                Act::Look { call, .. } if *call == self.call => {
+                    *up = Some(seen(reply).map_or(Up::Unknown, |s| up_of(s, &mut self.life)));
+                }
+                Act::Revoke { .. } if voiding.as_ref().is_some_and(|known| known.op == op.id) => {
+                    ending.remarks.may_still_ring |= !matches!(reply, Reply::Done(_));
+                    *voiding = None;
+                }
+                Act::Look { .. }
+                | Act::Revoke { .. }
+                | Act::Invite { .. }
+                | Act::CancelInvite { .. }
+                | Act::Refer { .. }
+                | Act::ReInvite { .. }
+                | Act::StackHold { .. }
+                | Act::Mark { .. }
+                | Act::End { .. } => {}
             },
-        };
-        let Some(up) = up else { return };
+        }
+        let up = if self.life.is_over() { Some(Up::No) } else { *up };
+        let (Some(up), None) = (up, &voiding) else { return };
         let mut ending = (**ending).clone();
         if let Some(error) = &mut ending.error {
             // A REFER that cost the call: the proxy took its 481 or silence for the phone's end.
@@ -415,7 +435,8 @@ impl Transfer {
     fn missing(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
         let Phase::Missing(search) = &mut self.phase else { return };
         match fact {
-            Fact::Reply(op, reply) if matches!(op.act, Act::Look { .. }) => match seen(reply) {
+            Fact::Reply(op, reply) if op.act == look_at(search.call().clone()) => match seen(reply)
+            {
                 Some(sighting) => self.weigh(sighting, turn),
                 None => turn.end(Ending::failed(self.not_found(Up::Unknown))),
             },
@@ -440,7 +461,7 @@ impl Transfer {
             // Of the transferred call that says nothing.
             Finding::Absent if consult_missing => {
                 let ending = Ending::failed(self.not_found(Up::Unknown));
-                self.check(ending, turn);
+                self.check(ending, None, turn);
             }
             Finding::Absent => turn.end(Ending::failed(self.not_found(Up::No))),
             // It is there after all, and nothing was sent yet: ask again, once.

@@ -1,7 +1,6 @@
 //! A dialog as `dlg_list` and `dlg_list_ctx` show it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -9,7 +8,6 @@ use crate::core::act::{Dialog, DialogState, ReferMark};
 use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::request::Leg;
 use crate::core::sdp::HoldMark;
-use crate::core::time::StoreTime;
 
 /// The dialog value that tells whether we hold the call.
 pub(super) const HOLD_VALUE: &str = "cp_hold";
@@ -137,10 +135,7 @@ impl<'a> Listed<'a> {
     }
 
     /// As the core sees it. `None`: its ids or its state are nothing that we could ever use.
-    pub fn to_dialog(self, now: StoreTime) -> Option<Dialog> {
-        // Whole seconds of the stack's clock; 0 before the call was answered.
-        let start = self.0.get("timestart").and_then(Value::as_u64).unwrap_or_default();
-        let age = if start == 0 { 0 } else { (now.0 / 1000).saturating_sub(start) };
+    pub fn to_dialog(self) -> Option<Dialog> {
         Some(Dialog {
             call: CallId::parse(self.text("callid")?).ok()?,
             id: self.id()?,
@@ -148,7 +143,6 @@ impl<'a> Listed<'a> {
             from: Arc::from(self.from()),
             to: Arc::from(self.to()),
             last_op: self.last_op(),
-            age: Duration::from_secs(age),
             refer: self.refer_mark(),
         })
     }
@@ -197,9 +191,8 @@ mod tests {
         let listed = Listed::only(&value).unwrap();
         let mark = HoldMark { held: true, caller: 3, callee: 4, seen: 0xff };
         assert_eq!(listed.hold_mark(), mark);
-        let dialog = listed.to_dialog(StoreTime(61_000_000)).unwrap();
+        let dialog = listed.to_dialog().unwrap();
         assert_eq!(dialog.last_op.unwrap().as_str(), "0a");
-        assert_eq!(dialog.age, Duration::from_secs(60_000));
         assert_eq!(dialog.state, DialogState::Confirmed);
     }
 

@@ -42,10 +42,6 @@ impl<L: Mi> Lists<L> {
         Self { mi, latest: Mutex::default() }
     }
 
-    pub fn mi(&self) -> &L {
-        &self.mi
-    }
-
     /// A complete list that was begun after this call. Waits its turn; whoever gives up waiting
     /// leaves the work to the next.
     pub async fn full<M: Mi>(
@@ -73,7 +69,6 @@ impl<L: Mi> Lists<L> {
     /// A list counts for one life of the stack: the boot time is asked before and after.
     async fn take<M: Mi>(&self, gate: &Gate<M>, timeout: Duration) -> Result<Snapshot, Away> {
         let before = boot(gate).await.ok_or(Away::Unreachable)?;
-        let now = gate.now();
         let asked = self.mi.call(MiRequest::new("dlg_list_ctx"), timeout).await;
         let answer = match asked {
             Ok(MiAnswer::Result(answer)) => answer,
@@ -87,7 +82,7 @@ impl<L: Mi> Lists<L> {
             Err(MiFailure::NoRoom) => return Err(Away::NoRoom),
         };
         let listed = Listed::all(&answer).ok_or(Away::Incomplete)?;
-        let dialogs = listed.filter_map(|dialog| dialog.to_dialog(now)).collect();
+        let dialogs = listed.filter_map(Listed::to_dialog).collect();
         match boot(gate).await {
             Some(after) if after == before => Ok(Snapshot { boot: before, dialogs }),
             Some(_) | None => Err(Away::Incomplete),

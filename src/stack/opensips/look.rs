@@ -99,8 +99,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         let (mut sighting, listed) = match self.dialog_of(call, limits).await {
             Asked::There(answer) => {
                 let listed = Listed::only(&answer);
-                let now = self.gate.now();
-                let dialog = listed.and_then(|listed| listed.to_dialog(now));
+                let dialog = listed.and_then(Listed::to_dialog);
                 let new_call = listed.and_then(Listed::transferred_to);
                 let mut sighting = self.only_seen(call, dialog);
                 if let (Some(_), Some(new_call)) = (referred_by, new_call) {
@@ -133,7 +132,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     async fn seen_alone(&self, call: &CallId, limits: Limits) -> Option<Box<Dialog>> {
         match self.dialog_of(call, limits.any_time()).await {
-            Asked::There(answer) => Listed::only(&answer)?.to_dialog(self.gate.now()).map(Box::new),
+            Asked::There(answer) => Listed::only(&answer)?.to_dialog().map(Box::new),
             Asked::NotFound | Asked::Otherwise(_) => None,
         }
     }

@@ -228,12 +228,6 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         self.gate.mi()
     }
 
-    /// The lists' transport.
-    #[must_use]
-    pub fn list_mi(&self) -> &L {
-        self.lists.mi()
-    }
-
     /// Asks the stack who it is; its capabilities follow from the answer. Safe to repeat.
     ///
     /// # Errors

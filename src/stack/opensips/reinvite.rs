@@ -3,7 +3,8 @@
 //! `dlg_send_sequential` answers with the phone's own code, per leg (fact F9). What a leg
 //! was last sent, the version of our last offer and whether the call is held are read first, so
 //! that any process can go on where another stopped. The mark is written before the offer is
-//! sent: a version is never used twice.
+//! sent: a version is never used twice. Where the offer was provably not taken, the mark says again
+//! whether the call was held before; one that can't be put back says "held", which an unhold mends.
 
 use super::OpenSips;
 use super::dialog::Listed;
@@ -57,7 +58,16 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         }
         match self.in_dialog(request, call, limits).await {
             Ok(_) => Reply::Done(Facts::Nothing),
-            Err(reply) => reply,
+            Err(reply) => {
+                let held = dialog.hold_mark().held;
+                if was_not_taken(&reply) && held != mark.held {
+                    let before = HoldMark { held, ..mark };
+                    if self.write_mark(dialog, before, limits.any_time()).await.is_err() {
+                        tracing::debug!(%call, "the mark of an offer that was not taken stays");
+                    }
+                }
+                reply
+            }
         }
     }
 
@@ -130,6 +140,16 @@ pub(super) fn not_ready(dialog: Listed<'_>) -> Option<Reply> {
             | DialogState::Deleted,
         )
         | None => Some(refused_by_stack(410, "Dialog not ready")),
+    }
+}
+
+/// Whether a leg is as it was before this offer.
+fn was_not_taken(reply: &Reply) -> bool {
+    match reply {
+        Reply::NotSent(_) | Reply::Refused { by: Refuser::Stack, .. } => true,
+        // The proxy's word for a phone that never answered; it may have taken it.
+        Reply::Refused { by: Refuser::Phone, code, .. } => *code != 408,
+        Reply::Done(_) | Reply::Missing { .. } | Reply::Silent => false,
     }
 }
 
