@@ -86,13 +86,13 @@ fn limits() -> String {
     );
     let commands = limits.commands_in_flight;
     row(
-        "commands of a session that run at once, `CallEnd` not counted",
+        "commands that a connection began and that run at once, `CallEnd` not counted",
         commands.to_string(),
         "limits.commands_in_flight",
         "error -32004",
     );
     row(
-        "`CallEnd`s of a session that wait for their answer",
+        "`CallEnd`s of a connection that wait for their answer",
         commands.to_string(),
         "limits.commands_in_flight",
         "error -32004",
