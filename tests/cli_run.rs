@@ -165,8 +165,8 @@ async fn the_old_servers_file_and_a_simulated_proxy_need_nothing_more() {
     assert!(text.contains("CalleeAnswered"), "{text}");
 }
 
-#[tokio::test]
-async fn the_demo_greets_without_a_warning_about_itself() {
+/// A demo, and where its clients connect.
+async fn demo() -> (Child, String) {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_callplane"))
         .args(["demo", "--port", "0"])
         .env_clear()
@@ -186,21 +186,87 @@ async fn the_demo_greets_without_a_warning_about_itself() {
         }
     });
     let clients = clients.await.expect("its address");
-    // Once a start has succeeded everybody has been introduced.
+    (demo, clients)
+}
+
+/// A start through a server: its exit code, and what it printed.
+async fn start(server: &str, caller: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let start = Command::new(env!("CARGO_BIN_EXE_callplane"))
-        .args(["call", "--server", &clients])
-        .args(["start", "sip:alice@demo.callplane", "sip:bob@demo.callplane"])
+        .args(["call", "--server", server])
+        .args(arguments)
+        .args(["start", caller, "sip:bob@demo.callplane"])
         .env_clear()
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
     let ended = timeout(DEADLINE, start).await.expect("an end").unwrap();
-    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stdout));
-    let pid = demo.id().unwrap().to_string();
+    (ended.status.code(), String::from_utf8_lossy(&ended.stdout).into_owned())
+}
+
+async fn terminate(process: &Child) {
+    let pid = process.id().unwrap().to_string();
     assert!(Command::new("kill").arg(&pid).status().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_command_that_is_repeated_in_its_session_is_the_same_one() {
+    let (_demo, server) = demo().await;
+    let (alice, id) = ("sip:alice@demo.callplane", ["--cmd-id", "once", "--json"]);
+    let (code, told) = start(&server, alice, &id).await;
+    assert_eq!(code, Some(0), "{told}");
+    let messages = |told: &str| -> Vec<Value> {
+        told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let first = messages(&told);
+    let started = &first[0]["result"];
+    let place = ["epoch", "session"].map(|name| started[name].as_str().unwrap()).join("/");
+    let again = ["--session", &place];
+    let (code, told) = start(&server, alice, &[&id[..], &again[..]].concat()).await;
+    assert_eq!(code, Some(0), "{told}");
+    let call = |messages: &[Value]| -> Value {
+        let answered = messages.iter().find(|m| m["params"]["event"] == "CalleeAnswered");
+        answered.expect("an answer")["params"]["data"]["callid"].clone()
+    };
+    assert_eq!(call(&messages(&told)), call(&first));
+}
+
+#[tokio::test]
+async fn a_demo_that_stops_cancels_what_rings() {
+    let (demo, server) = demo().await;
+    let mut start = rings_at_erins(&server);
+    let mut told = BufReader::new(start.stdout.take().unwrap()).lines();
+    let started = timeout(DEADLINE, told.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(started.contains("Started"), "{started}");
+    terminate(&demo).await;
+    let ended = timeout(DEADLINE, start.wait()).await.expect("an end").unwrap();
+    assert_eq!(ended.code(), Some(3), "cancelled");
+    let stopped = timeout(DEADLINE, demo.wait_with_output()).await.expect("its end").unwrap();
+    assert_eq!(String::from_utf8_lossy(&stopped.stderr), "");
+}
+
+#[tokio::test]
+async fn the_demo_greets_without_a_warning_about_itself() {
+    let (demo, clients) = demo().await;
+    // Once a start has succeeded everybody has been introduced.
+    let (code, told) = start(&clients, "sip:alice@demo.callplane", &[]).await;
+    assert_eq!(code, Some(0), "{told}");
+    terminate(&demo).await;
     let stopped = timeout(DEADLINE, demo.wait_with_output()).await.expect("its end").unwrap();
     assert_eq!(String::from_utf8_lossy(&stopped.stderr), "");
     assert_eq!(stopped.status.code(), Some(0));
+}
+
+/// A start that is not answered.
+fn rings_at_erins(server: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["call", "--server", server])
+        .args(["start", "sip:erin@demo.callplane", "sip:bob@demo.callplane"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
 }
 
 #[tokio::test]

@@ -145,6 +145,8 @@ fn an_old_file_open_to_the_network_is_refused_with_the_line_to_add() {
     // Both ways that the message names do work.
     let opened = load("old-opened.yml").unwrap();
     assert!(opened.config.listen.insecure_open);
+    let origins: Vec<_> = opened.config.listen.origins.iter().map(|o| o.as_str()).collect();
+    assert_eq!(origins, ["https://crm.example"]);
     let opened = load_with("old-open.yml", &[("CALLPLANE_LISTEN__INSECURE_OPEN", "true")]).unwrap();
     assert_eq!(opened.config.listen.address.to_string(), "0.0.0.0:5059");
     assert!(opened.warnings.lines().any(|line| line.contains("anyone who reaches")));

@@ -82,9 +82,9 @@ impl Server {
         readiness: Readiness,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new();
-        let listener = bind("clients", &config.listen.address).await?;
-        let operations = bind("operations", &config.admin.listen).await?;
-        let control = bind("control", &config.admin.control).await?;
+        let listener = bind("clients (listen.address)", &config.listen.address).await?;
+        let operations = bind("operations (admin.listen)", &config.admin.listen).await?;
+        let control = bind("control (admin.control)", &config.admin.control).await?;
 
         let tasks = TaskTracker::new();
         let (stop_clients, stop_rest) = (CancellationToken::new(), CancellationToken::new());

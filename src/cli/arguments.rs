@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::call::Place;
 use super::exit::Exit;
 
 /// A control plane for SIP calls.
@@ -122,9 +123,13 @@ pub struct Asking {
     /// Print each message of the server as one line of JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// The id of the command; repeated within a session it is the same command.
+    /// The id of the command. Repeated in its session (`--session`) it is the same command: nothing
+    /// is done twice, and what became of it is told.
     #[arg(long, value_name = "ID", global = true)]
     pub cmd_id: Option<String>,
+    /// The session to go on with, as `Started` tells it: `EPOCH/SESSION`.
+    #[arg(long, value_name = "EPOCH/SESSION", global = true, requires = "cmd_id")]
+    pub session: Option<Place>,
     /// A reference of your own, echoed in every event.
     #[arg(long, value_name = "TEXT", global = true)]
     pub external_id: Option<String>,

@@ -8,7 +8,7 @@ use crate::admin::Readiness;
 use crate::app::{self, Server};
 use crate::client::console::Hints;
 use crate::clock::{Nonces as _, SystemNonces};
-use crate::config::{Config, HostPort};
+use crate::config::{ByteSize, Config, HostPort};
 use crate::core::ids::{Epoch, Install};
 use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
@@ -32,8 +32,10 @@ pub async fn serve(
     let hints = Hints { call_api: Some(path), ..Hints::default() };
     let server = start(&config, &hints, levels, readiness).await?;
     warn_of_openness(&config);
+    let console = config.listen.console.then(|| format!("http://{}/", server.client_address()));
     tracing::info!(
         clients = %server.client_address(),
+        console,
         operations = %server.admin_address(),
         control = %server.control_address(),
         "callplane serves"
@@ -110,7 +112,6 @@ pub async fn demo(
         demo: true,
         call_api: None,
     };
-    let stopped = readiness.clone();
     let server = start(&config, &hints, levels, readiness).await?;
     super::say(&format!("console       http://{}/", server.client_address()));
     super::say(&format!("clients       ws://{}/call-api", server.client_address()));
@@ -120,8 +121,13 @@ pub async fn demo(
     }
     super::say(&format!("phones: {} at {DEMO_DOMAIN}", names.join(", ")));
     super::say("This machine only, without authentication. Ctrl-C ends.");
-    // What the visitor left running is of no account.
-    tokio::join!(server.run(), stack.run(async move { stopped.drained().await }));
+    // The stack goes last: what still runs is cancelled there.
+    let (served, over) = tokio::sync::oneshot::channel::<()>();
+    let serve = async move {
+        server.run().await;
+        drop(served);
+    };
+    tokio::join!(serve, stack.run(async move { drop(over.await) }));
     Ok(Exit::Success)
 }
 
@@ -175,6 +181,10 @@ pub async fn run(arguments: Run, mut config: Config, levels: LogLevels) -> Resul
     config.admin.control = HostPort::loopback(0);
     config.drain.delay = Duration::ZERO;
     config.drain.timeout = Duration::from_secs(1);
+    // The events of one command need no room for bursts.
+    for stack in &mut config.stacks {
+        stack.receive_buffer = ByteSize::kib(64);
+    }
     let path = config.listen.path.as_str().to_owned();
     let readiness = Readiness::starting();
     let server = start(&config, &Hints::default(), levels, readiness.clone()).await?;

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -130,6 +131,16 @@ fn origin_allowed<C: Commands>(client: &Client<C>, headers: &HeaderMap) -> bool 
     let allowed = one && client.settings.origins.allow(origin, host);
     if !allowed {
         client.metrics.refused("origin");
+        let origin = origin.unwrap_or_default();
+        // Whoever wants to could fill a log with it.
+        if client.told_of_origin.swap(true, Ordering::Relaxed) {
+            tracing::debug!(?origin, "a page was refused");
+        } else {
+            tracing::warn!(
+                ?origin,
+                "a page was refused: `listen.origins` names the pages of other hosts that may connect"
+            );
+        }
     }
     allowed
 }

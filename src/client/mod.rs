@@ -99,6 +99,8 @@ pub struct Client<C> {
     shutdown: CancellationToken,
     /// Set while running commands are waited for, before `shutdown`.
     winding_down: AtomicBool,
+    /// That a page was refused for its origin was logged.
+    told_of_origin: AtomicBool,
     tasks: TaskTracker,
     places: Arc<Semaphore>,
     /// Of `POST`s that wait for the end of their commands.
@@ -151,6 +153,7 @@ impl<C: Commands> Client<C> {
             metrics,
             shutdown,
             winding_down: AtomicBool::new(false),
+            told_of_origin: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             places,
             waiting,

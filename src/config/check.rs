@@ -208,8 +208,9 @@ fn one_stack(stack: &Stack, at: &str, commands: &Commands, report: &mut Report) 
     if stack.mi_http.is_none() {
         report.risky(
             &key("mi_http"),
-            "not set: once the list of dialogs no longer fits a datagram (some dozens of calls), \
-             nothing can prove that a call is gone, and such commands end `unknown`",
+            "not set (in a file or by CALLPLANE_STACKS__0__MI_HTTP): once the list of dialogs no longer \
+             fits a datagram (some dozens of calls), nothing can prove that a call is gone, and such \
+             commands end `unknown`",
         );
     }
     events(stack, at, report);

@@ -11,9 +11,9 @@
 //! | `log.file_path` | `log.file` | standard error |
 //! | `log.level` | `log.level` | `info` |
 //!
-//! That server ignores keys it does not know, so they are warned about here, not refused. One key
-//! is ours: `ws_server.insecure_open`, so that the file can say the explicit word and still be
-//! read by both.
+//! That server ignores keys it does not know, so they are warned about here, not refused. Two keys
+//! are ours: `ws_server.insecure_open`, so that the file can say the explicit word, and
+//! `ws_server.origins`, for pages of other hosts; it can still be read by both.
 
 use super::decode::{Report, Section};
 use super::problem::{KeyPath, Origin};
@@ -49,6 +49,7 @@ pub(super) fn translate(root: &Node, known: &[String], report: &mut Report) -> N
     report.rename("listen.address", "ws_server.host");
     report.rename("listen.path", "ws_server.http_path");
     report.rename("listen.insecure_open", "ws_server.insecure_open");
+    report.rename("listen.origins", "ws_server.origins");
     report.rename("stacks[0].mi", "mi.url");
     report.rename("stacks[0].next_hop", "sip.uri");
     report.rename("log.file", "log.file_path");
@@ -57,6 +58,7 @@ pub(super) fn translate(root: &Node, known: &[String], report: &mut Report) -> N
     listen.extend(address(root, report));
     listen.extend(moved(root, "ws_server", "http_path", "path"));
     listen.extend(moved(root, "ws_server", "insecure_open", "insecure_open"));
+    listen.extend(moved(root, "ws_server", "origins", "origins"));
     let mut stack = Vec::new();
     stack.extend(moved(root, "mi", "url", "mi"));
     stack.extend(moved(root, "sip", "uri", "next_hop"));
@@ -110,7 +112,7 @@ fn refuse_mixture(root: &Node, known: &[String], report: &mut Report) {
 
 fn warn_of_ignored(root: &Node, report: &mut Report) {
     for (section, keys) in [
-        ("ws_server", &["host", "port", "http_path", "insecure_open"][..]),
+        ("ws_server", &["host", "port", "http_path", "insecure_open", "origins"][..]),
         ("mi", &["url"]),
         ("sip", &["uri"]),
         ("log", &["file_path", "level", "format", "file", "redact"]),

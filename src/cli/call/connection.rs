@@ -123,7 +123,7 @@ impl Running {
             let text = match tokio::time::timeout(left, socket.next()).await {
                 Err(_) => {
                     eprintln!("the server does not say how the command went");
-                    return Ok(Exit::Unknown);
+                    return Ok(self.unknown());
                 }
                 Ok(None) => return Err(Lost("connection closed".to_owned())),
                 Ok(Some(Err(error))) => return Err(Lost(reason(&error))),
@@ -167,6 +167,7 @@ impl Running {
             return Err(self.unknown());
         }
         self.greeted = None;
+        eprintln!("{server}: trying for {} s to reach it again", AWAY.as_secs());
         let since = Instant::now();
         while since.elapsed() < AWAY {
             if let Ok(socket) = connect(server).await {
@@ -175,11 +176,18 @@ impl Running {
             tokio::time::sleep(RETRY).await;
         }
         eprintln!("{server}: not back within {} s", AWAY.as_secs());
-        Err(if self.follow.is_sent() { Exit::Unknown } else { Exit::NotConnected })
+        Err(if self.follow.is_sent() { self.unknown() } else { Exit::NotConnected })
     }
 
     fn unknown(&self) -> Exit {
-        eprintln!("the command may be under way; this server can't tell how it goes on");
+        match self.follow.again() {
+            Some(again) => eprintln!(
+                "the command may be under way; what becomes of it is told by the same words with {again}"
+            ),
+            None => {
+                eprintln!("the command may be under way; this server can't tell how it goes on")
+            }
+        }
         Exit::Unknown
     }
 }

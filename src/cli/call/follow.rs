@@ -32,6 +32,8 @@ pub struct Asked {
     pub params: serde_json::Map<String, Value>,
     /// The command's id.
     pub cmd_id: String,
+    /// The session that it belongs to, if it may have been asked for before.
+    pub place: Option<Place>,
 }
 
 /// Something to show.
@@ -62,12 +64,25 @@ pub struct Next {
     pub exit: Option<Exit>,
 }
 
-/// Where a client stands in the stream.
+/// Where a client stands in the stream. As text `EPOCH/SESSION`: before all that the session was told.
 #[derive(Debug, Clone, PartialEq)]
-struct Place {
+pub struct Place {
     session: String,
     epoch: String,
     seq: u64,
+}
+
+impl std::str::FromStr for Place {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((epoch, session)) if !epoch.is_empty() && !session.is_empty() => {
+                Ok(Place { session: session.to_owned(), epoch: epoch.to_owned(), seq: 0 })
+            }
+            Some(_) | None => Err("write EPOCH/SESSION, as `Started` tells them"),
+        }
+    }
 }
 
 /// One command from asking to its end.
@@ -83,8 +98,9 @@ pub struct Follow {
 
 impl Follow {
     /// Nothing has been sent yet.
-    pub fn new(asked: Asked) -> Follow {
-        Follow { asked, place: None, sent: false, started: false, failed: false, deadline: None }
+    pub fn new(mut asked: Asked) -> Follow {
+        let place = asked.place.take();
+        Follow { asked, place, sent: false, started: false, failed: false, deadline: None }
     }
 
     /// What to send on a new connection.
@@ -106,6 +122,12 @@ impl Follow {
     /// What to send to give the command up.
     pub fn cancel(&self) -> String {
         request(CANCEL, "CommandCancel", json!({"cmd_id": self.asked.cmd_id}))
+    }
+
+    /// The arguments that ask for the same command again.
+    pub fn again(&self) -> Option<String> {
+        let Place { session, epoch, .. } = self.place.as_ref()?;
+        Some(format!("--session {epoch}/{session} --cmd-id {}", self.asked.cmd_id))
     }
 
     /// Whether the request went out, so that the command may be under way.
@@ -260,7 +282,7 @@ mod tests {
 
     fn follow() -> Follow {
         let params = json!({"callid": "abc"}).as_object().unwrap().clone();
-        Follow::new(Asked { method: "CallEnd", params, cmd_id: "c1".to_owned() })
+        Follow::new(Asked { method: "CallEnd", params, cmd_id: "c1".to_owned(), place: None })
     }
 
     fn parsed(sent: &str) -> Value {
@@ -285,6 +307,29 @@ mod tests {
     }
 
     const STARTED: &str = r#"{"jsonrpc":"2.0","id":"command","result":{"cmd_id":"c1","event":"Started","deadline_ms":7500}}"#;
+
+    /// What became of a command is asked in its session; of another process's memory nothing is.
+    #[test]
+    fn a_command_is_asked_for_again_in_its_session() {
+        let params = json!({"callid": "abc"}).as_object().unwrap().clone();
+        let place = Some("e1/s".parse().unwrap());
+        let mut follow =
+            Follow::new(Asked { method: "CallEnd", params, cmd_id: "c1".to_owned(), place });
+        let resume = parsed(&follow.connected().unwrap());
+        assert_eq!(resume["params"], json!({"session": "s", "epoch": "e1", "seq": 0}));
+        let back = |recovered: bool| {
+            json!({"jsonrpc":"2.0","id":"resume","result":{"recovered":recovered,"reason":"restarted"}})
+                .to_string()
+        };
+        let next = follow.message(&back(true));
+        assert_eq!(parsed(&next.send[0])["params"]["cmd_id"], "c1");
+        let next = follow.message(&back(false));
+        assert_eq!(parsed(&next.send[0])["method"], "CommandGet", "never a second one");
+        assert_eq!(follow.again().unwrap(), "--session e1/s --cmd-id c1");
+        for bad in ["", "e1", "/s", "e1/"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn outcomes_become_exit_codes() {

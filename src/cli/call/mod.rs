@@ -8,7 +8,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value};
 
 pub use connection::follow;
-pub use follow::Asked;
+pub use follow::{Asked, Place};
 pub use show::Form;
 
 use super::arguments::{Asking, Call, CallCommand, Party};
@@ -72,7 +72,8 @@ pub fn asked(command: CallCommand, asking: Asking) -> Asked {
     };
     put("external_id", asking.external_id.into());
     put("stack", asking.stack.into());
-    Asked { method, params, cmd_id: asking.cmd_id.unwrap_or_else(fresh_id) }
+    let cmd_id = asking.cmd_id.unwrap_or_else(fresh_id);
+    Asked { method, params, cmd_id, place: asking.session }
 }
 
 fn word(party: Party) -> &'static str {

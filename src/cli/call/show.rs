@@ -74,6 +74,10 @@ fn event(message: &Value) -> (String, String) {
         if body.get("repeated").and_then(Value::as_bool) == Some(true) {
             parts.push("(known already)".to_owned());
         }
+        let text = |name| body.get(name).and_then(Value::as_str);
+        if let (Some(epoch), Some(session)) = (text("epoch"), text("session")) {
+            parts.push(format!("session={epoch}/{session}"));
+        }
         let deadline = body.get("deadline_ms").and_then(Value::as_u64);
         parts.extend(deadline.map(|ms| format!("ends within {} s", ms.div_ceil(1000))));
     }
@@ -122,14 +126,14 @@ mod tests {
 
     #[test]
     fn lines_for_people() {
-        let started = json!({"id":1,"result":{"cmd_id":"c","event":"Started","deadline_ms":75500}});
+        let started = json!({"id":1,"result":{"cmd_id":"c","event":"Started","deadline_ms":75500,"epoch":"e","session":"s"}});
         let answered = json!({"method":"CallStart","params":{"cmd_id":"c","event":"CallerAnswered","data":{"callee":"sip:b@x","caller":"sip:a@x"},"seq":1,"epoch":"e"}});
         let error = json!({"params":{"event":"Error","data":"callee: 486 Busy\u{1b}[31m Here","error":{"code":"callee_busy","message":"m","up":"no"}}});
         let ended = json!({"params":{"event":"Ended","outcome":"unknown","up":"yes"}});
         for (told, line) in [
             (
                 Told::Started(started),
-                "    1.204s  Started              cmd_id=c  ends within 76 s\n",
+                "    1.204s  Started              cmd_id=c  session=e/s  ends within 76 s\n",
             ),
             (
                 Told::Event(answered),

@@ -101,7 +101,9 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
     restarted(stack, &connected, reports);
     let mut subscribed = subscribe(stack, socket, seconds(events.expiry)).await?;
     if subscribed {
-        tracing::info!(stack = %id, release = ?connected.release, reference = connected.script.is_some(), socket, "subscribed to the stack's events");
+        let release = connected.release.map(|(major, minor)| format!("{major}.{minor}"));
+        let release = release.unwrap_or_else(|| "unknown".to_owned());
+        tracing::info!(stack = %id, release, reference = connected.script.is_some(), socket, "subscribed to the stack's events");
         joined(stack, reports);
     }
 

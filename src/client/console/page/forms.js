@@ -89,6 +89,8 @@ export function commandForm(method, world, options = {}) {
         say(answer, JSON.stringify(reply.result, null, 2));
         show(answer, true);
       }
+      // What is typed next is a shortcut again.
+      if (root.contains(document.activeElement)) document.activeElement.blur();
       options.accepted?.(reply.result);
     }
   });
