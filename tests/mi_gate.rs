@@ -366,6 +366,28 @@ async fn an_offer_that_was_not_taken_leaves_the_mark_as_it_was() {
     }
 }
 
+/// A phone took itself back and refuses to be held again: the next hold must be sent all the same.
+#[tokio::test]
+async fn a_refused_offer_leaves_also_who_was_seen_last() {
+    let fake = Fake::default();
+    let stack = stack(&fake, |_| ());
+    let mut dialog = dialog(4);
+    dialog["Dialog"]["caller_sdp"] =
+        json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+    dialog["Dialog"]["context"] = json!({"values": [{"cp_hold": "held:2:2:abc"}]});
+    fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog)));
+    fake.then("dlg_push_var", Does::Answers(done()));
+    let refused = json!({"Code": 488, "Reason": "Not Here"});
+    fake.then("dlg_send_sequential", Does::Answers(MiAnswer::Result(refused)));
+    fake.then("dlg_push_var", Does::Answers(done()));
+    let act = Act::ReInvite { call: call(), leg: Leg::Callee, offer: Offer::Hold { first: true } };
+    stack.perform(&op(&fake, act)).await;
+    let asked = fake.asked.lock().unwrap();
+    let last = asked.iter().rfind(|request| request.method == "dlg_push_var").unwrap();
+    let last = format!("{last:?}");
+    assert!(last.contains("held:2:3:abc"), "{last}");
+}
+
 #[tokio::test]
 async fn a_once_act_is_not_sent_after_its_time() {
     let fake = Fake::default();

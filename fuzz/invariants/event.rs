@@ -10,7 +10,9 @@ use serde_json::Value;
 pub fn check(data: &[u8]) -> bool {
     stream_is_cut_alike(data);
     let Some(event) = MiEvent::decode(data) else { return false };
-    let json: Value = serde_json::from_slice(data).expect("an event is JSON");
+    // What is no UTF-8 is replaced: phones choose parts of it.
+    let json: Value =
+        serde_json::from_str(&String::from_utf8_lossy(data)).expect("an event is JSON");
     assert_eq!(json.get("method").and_then(Value::as_str), Some(event.name.as_ref()));
     let values: Vec<&Value> = match &event.params {
         MiParams::None => Vec::new(),

@@ -1,7 +1,8 @@
 //! The routes of both listeners, and how they are served.
 
 use std::future::Future;
-use std::io;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,7 +10,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 use super::{Readiness, Ready};
 use crate::config::LogFilter;
@@ -48,17 +54,52 @@ pub fn control(state: AdminState) -> Router {
         .with_state(state)
 }
 
-/// Serves `routes` on `listener` until `shutdown` completes; requests under way are finished.
-///
-/// # Errors
-///
-/// What the listener says when it can't go on.
-pub async fn run(
-    listener: TcpListener,
-    routes: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, routes).with_graceful_shutdown(shutdown).await
+/// Most connections at a time; one more is closed at once. Whoever opens many must not take the
+/// descriptors of the whole process.
+const CONNECTIONS: usize = 64;
+
+/// How long a connection may take for its one request, and for reading the answer.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// After an accept that failed, such as for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Serves `routes` on `listener` until `shutdown` completes; requests under way are finished. A
+/// connection is for one request.
+pub async fn run(listener: TcpListener, routes: Router, shutdown: impl Future<Output = ()>) {
+    let mut shutdown = pin!(shutdown);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
+        };
+        match (accepted, Arc::clone(&places).try_acquire_owned()) {
+            (Ok((stream, _)), Ok(place)) => {
+                tasks.spawn(serve(stream, routes.clone(), place));
+            }
+            (Ok(_), Err(_)) => tracing::debug!("an operations connection too many was closed"),
+            (Err(error), _) => {
+                tracing::debug!(%error, "an operations connection was not accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn serve(stream: TcpStream, routes: Router, _place: OwnedSemaphorePermit) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
+    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    match tokio::time::timeout(REQUEST, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an operations connection broke"),
+        Err(_) => tracing::debug!("an operations connection took too long"),
+    }
 }
 
 /// A task of its own has to be run by the same loop that runs everything else.
@@ -140,6 +181,7 @@ mod tests {
     use http_body_util::{BodyExt, Full};
     use hyper_util::client::legacy::Client;
     use hyper_util::rt::TokioExecutor;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_util::sync::CancellationToken;
 
     struct Server {
@@ -147,7 +189,7 @@ mod tests {
         operations: String,
         control: String,
         stop: CancellationToken,
-        tasks: Vec<tokio::task::JoinHandle<io::Result<()>>>,
+        tasks: Vec<tokio::task::JoinHandle<()>>,
     }
 
     async fn server() -> Server {
@@ -183,6 +225,31 @@ mod tests {
 
     async fn get(url: String) -> (u16, String) {
         send("GET", url, None, "").await
+    }
+
+    /// Whoever opens many must not take the descriptors of the process.
+    #[tokio::test]
+    async fn connections_are_few_and_short() {
+        let server = server().await;
+        let address = server.operations.strip_prefix("http://").unwrap().to_owned();
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS {
+            idle.push(TcpStream::connect(&address).await.unwrap());
+        }
+        let mut buffer = [0; 1];
+        let mut one_more = TcpStream::connect(&address).await.unwrap();
+        let closed = tokio::time::timeout(REQUEST / 2, one_more.read(&mut buffer)).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+        // A request is answered once, and its place is free again.
+        let mut first = idle.pop().unwrap();
+        first.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(REQUEST / 2, first.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(get(format!("{}/livez", server.operations)).await.0, 200);
     }
 
     #[tokio::test]
@@ -248,7 +315,7 @@ mod tests {
         assert!(text.contains("callplane_session_received_messages_total 1\n"));
         server.stop.cancel();
         for task in server.tasks {
-            task.await.unwrap().unwrap();
+            task.await.unwrap();
         }
     }
 }

@@ -147,11 +147,7 @@ impl Server {
             [(operations, admin::operations(state.clone())), (control, admin::control(state))]
         {
             let stop = stop_rest.clone();
-            tasks.spawn(async move {
-                if let Err(error) = admin::run(listener, routes, stop.cancelled_owned()).await {
-                    tracing::error!(%error, "an operations listener stopped");
-                }
-            });
+            tasks.spawn(admin::run(listener, routes, stop.cancelled_owned()));
         }
         readiness.listening();
         Ok(Self {

@@ -247,7 +247,7 @@ pub struct PlainReply {
 impl MiReply {
     /// Reads one reply. Never fails: what can't be read is [`MiReply::Garbled`].
     pub fn decode(text: &[u8]) -> MiReply {
-        match serde_json::from_slice::<Value>(text) {
+        match read_json(text) {
             Ok(Value::Object(mut map)) => {
                 let id = map
                     .get("id")
@@ -277,6 +277,15 @@ impl MiReply {
     }
 }
 
+/// Reads JSON. A stack passes on the bytes of its phones, so one with an old character set would
+/// make a whole list unreadable: what is no UTF-8 is replaced.
+fn read_json(text: &[u8]) -> serde_json::Result<Value> {
+    match std::str::from_utf8(text) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_str(&String::from_utf8_lossy(text)),
+    }
+}
+
 fn read_error(error: Value) -> Option<MiAnswer> {
     let code = error.get("code")?.as_i64()?;
     let message = error.get("message")?.as_str()?.to_owned();
@@ -288,8 +297,8 @@ fn read_error(error: Value) -> Option<MiAnswer> {
 }
 
 fn read_plain(text: &[u8]) -> Option<PlainReply> {
-    let text = std::str::from_utf8(text).ok()?.trim_end();
-    let (code, reason) = text.split_once(' ')?;
+    let text = String::from_utf8_lossy(text);
+    let (code, reason) = text.trim_end().split_once(' ')?;
     if code.len() != 3 {
         return None;
     }
@@ -318,7 +327,7 @@ impl MiEvent {
     /// Reads one event. `None` if it is no JSON-RPC notification (or request: `reliable_mode`
     /// adds an id).
     pub fn decode(text: &[u8]) -> Option<MiEvent> {
-        MiEvent::from_json(serde_json::from_slice(text).ok()?)
+        MiEvent::from_json(read_json(text).ok()?)
     }
 
     /// The same, from a value a streaming reader already parsed.
@@ -510,6 +519,19 @@ mod tests {
             assert_eq!(answer(bad), MiReply::Garbled, "{bad}");
         }
         assert_eq!(MiReply::decode(b"\xff\xfe"), MiReply::Garbled);
+    }
+
+    /// One phone with an old character set must not hide the calls of all others.
+    #[test]
+    fn what_a_phone_wrote_in_latin_1_is_read_all_the_same() {
+        let list = b"{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"Status\":\"486 Occup\xe9\"}}";
+        let MiReply::Answer { id: Some(7), answer } = MiReply::decode(list) else { panic!() };
+        assert_eq!(answer.result().unwrap()["Status"], "486 Occup\u{fffd}");
+        let event =
+            b"{\"jsonrpc\":\"2.0\",\"method\":\"E_X\",\"params\":{\"reason\":\"Occup\xe9\"}}";
+        assert_eq!(MiEvent::decode(event).unwrap().name, "E_X");
+        let MiReply::Plain(plain) = MiReply::decode(b"500 Internal \xe9rror\n") else { panic!() };
+        assert_eq!((plain.code, plain.reason.as_str()), (500, "Internal \u{fffd}rror"));
     }
 
     #[test]

@@ -59,12 +59,13 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         match self.in_dialog(request, call, limits).await {
             Ok(_) => Reply::Done(Facts::Nothing),
             Err(reply) => {
-                let held = dialog.hold_mark().held;
-                if was_not_taken(&reply) && held != mark.held {
-                    let before = HoldMark { held, ..mark };
-                    if self.write_mark(dialog, before, limits.any_time()).await.is_err() {
-                        tracing::debug!(%call, "the mark of an offer that was not taken stays");
-                    }
+                let HoldMark { held, seen, .. } = dialog.hold_mark();
+                let before = HoldMark { held, seen, ..mark };
+                if was_not_taken(&reply)
+                    && before != mark
+                    && self.write_mark(dialog, before, limits.any_time()).await.is_err()
+                {
+                    tracing::debug!(%call, "the mark of an offer that was not taken stays");
                 }
                 reply
             }
