@@ -75,10 +75,13 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         }
         let Some(adapter) = self.stacks.get(&stack) else { return };
         let ended = if watched.is_ok() {
-            tracing::warn!(stack = %stack, "ending a setup leg that no command knows");
             let op = self.op_of_nobody(&stack, Act::End { call: call.clone() });
             match adapter.perform(&op).await {
-                Reply::Done(_) | Reply::Refused { .. } | Reply::Missing { .. } => true,
+                Reply::Done(_) => {
+                    tracing::warn!(%stack, "a setup leg that no command knows was ended");
+                    true
+                }
+                Reply::Refused { .. } | Reply::Missing { .. } => true,
                 Reply::NotSent(_) | Reply::Silent => false,
             }
         } else {
