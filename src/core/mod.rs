@@ -11,6 +11,7 @@ pub mod command;
 pub mod failure;
 pub mod ids;
 pub mod notice;
+pub mod partition;
 pub mod plan;
 pub mod record;
 pub mod request;

@@ -9,6 +9,7 @@
 //! `tests/contract/store.rs` states all that is promised here, for every implementation.
 
 pub mod memory;
+pub mod redis;
 
 use std::future::Future;
 use std::sync::Arc;

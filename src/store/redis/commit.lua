@@ -1,0 +1,224 @@
+-- Writes a command's next state and what is told of it: all or nothing.
+--
+-- KEYS  1 head  2 record  3 stream  4 due  5 at the stack  6 ended holds and ends
+--       7 ended starts and transfers  8... what it claims, then what it watches
+-- ARGV  see below, in this order; entries come last.
+--
+-- Every check stands before the first write. The first write is one that Redis refuses when it is
+-- out of memory, so that a refusal is whole.
+
+local call = redis.call
+local head, me, stream, due_set, at_stack, ended_others, ended_calls = unpack(KEYS, 1, 7)
+local run, epoch, nonce, not_after, term, version, quota, keep, tenant, stack, ended, due, linger,
+  places_calls, record, channel, entries_for, entries_bytes, most_ended, claim_count, takings =
+  unpack(ARGV, 1, 21)
+local FIRST_KEY, FIRST_ENTRY, LATEST = 8, 22, 1e12
+claim_count = tonumber(claim_count)
+ended = ended == '1'
+
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local until_then = tonumber(not_after)
+
+-- The store's life.
+local h = call('HMGET', head, 'run', 'epoch', 'seq:' .. tenant, 'running:' .. tenant,
+  'bytes:' .. tenant, 'oldest:' .. tenant, 'term:' .. stack)
+if not h[2] or h[1] ~= run then return { 'HEAD', h[2] or '' } end
+if h[2] ~= epoch then return { 'EPOCH', h[2] } end
+local seq, running = tonumber(h[3] or 0), tonumber(h[4] or 0)
+local bytes, oldest = tonumber(h[5] or 0), tonumber(h[6] or nil)
+
+-- A repeat.
+local old = call('HMGET', me, 'version', 'applied', 'claims', 'watches', 'ended')
+local applied = old[2] or ''
+local from, to = string.find(applied, '\n' .. nonce .. ' ', 1, true)
+if from then
+  local line = string.match(applied, '[^\n]+', to + 1)
+  local stored = call('HMGET', me, 'record', 'first_seq')
+  return { 'AGAIN', line, stored[1], stored[2] }
+end
+
+if now > until_then then return { 'LATE' } end
+if term ~= '' and tonumber(term) < tonumber(h[7] or 0) then return { 'FENCED', h[7] } end
+
+-- Its version.
+local begins = version == '1'
+local known = old[1]
+if begins and known then
+  local stored = call('HMGET', me, 'record', 'first_seq')
+  return { 'EXISTS', stored[1], stored[2] }
+elseif not begins and not known then
+  return { 'GONE' }
+elseif known and tonumber(known) + 1 ~= tonumber(version) then
+  local stored = call('HMGET', me, 'record', 'first_seq')
+  return { 'STALE', stored[1], stored[2] }
+end
+
+-- What it claims anew.
+local function words(text)
+  local list, set = {}, {}
+  for word in string.gmatch(text or '', '%S+') do
+    list[#list + 1] = word
+    set[word] = true
+  end
+  return list, set
+end
+local function holder(claim)
+  local value = call('GET', claim)
+  if not value then return nil end
+  local at, by = string.match(value, '^(%d+) (.*)$')
+  return by, tonumber(at)
+end
+local claimed_before, had = words(old[3])
+local claims_now, still, new_claims, overtaken = {}, {}, {}, {}
+for i = 1, claim_count do
+  local claim = KEYS[FIRST_KEY + i - 1]
+  still[claim] = true
+  if not had[claim] then
+    local by, at = holder(claim)
+    if by and by ~= me then
+      local asks = string.sub(takings, i, i) == '?'
+      if asks and (at == 0 or at > now) then return { 'BUSY', i, by, at } end
+      if at == 0 then overtaken[#overtaken + 1] = by end
+    end
+    new_claims[#new_claims + 1] = claim
+  end
+end
+if begins and quota ~= '' and running >= tonumber(quota) then return { 'OVER' } end
+
+-- Nothing below can fail.
+local first_seq = seq + 1
+local told = ''
+local old_bytes, added = bytes, 0
+for i = FIRST_ENTRY, #ARGV do
+  seq = seq + 1
+  call('XADD', stream, seq .. '-0', 't', now, 'e', ARGV[i])
+  added = added + #ARGV[i]
+  told = told .. '\n' .. ARGV[i]
+end
+
+-- What came before this commit: kept by time, and as far as there is room.
+if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes)) then
+  local removed, more = 0, true
+  while more and removed < 256 do
+    local some = call('XRANGE', stream, '-', '(' .. first_seq .. '-0', 'COUNT', 32)
+    more = #some > 0
+    if not more then old_bytes, oldest = 0, nil end
+    local keep_from
+    for _, entry in ipairs(some) do
+      local written = tonumber(entry[2][2])
+      if written + entries_for > now and old_bytes <= tonumber(entries_bytes) then
+        oldest, more = written, false
+        keep_from = entry[1]
+        break
+      end
+      old_bytes = old_bytes - #entry[2][4]
+      removed = removed + 1
+      keep_from = (tonumber(string.match(entry[1], '^%d+')) + 1) .. '-0'
+    end
+    if keep_from then call('XTRIM', stream, 'MINID', keep_from) end
+  end
+end
+if added > 0 then
+  call('PEXPIREAT', stream, now + entries_for)
+  oldest = oldest or now
+end
+bytes = old_bytes + added
+
+-- Claims.
+for _, claim in ipairs(new_claims) do
+  call('SET', claim, '0 ' .. me)
+  claims_now[#claims_now + 1] = claim
+end
+for _, claim in ipairs(claimed_before) do
+  if still[claim] then
+    claims_now[#claims_now + 1] = claim
+  elseif holder(claim) == me then
+    -- Only those on calls linger.
+    if linger ~= '' and string.find(claim, '^cp:%w+:{%d+}:call:') then
+      call('SET', claim, linger .. ' ' .. me, 'PXAT', math.min(linger + 1, now + LATEST))
+      claims_now[#claims_now + 1] = claim
+    else
+      call('DEL', claim)
+    end
+  end
+end
+
+-- What it listens to.
+local watched_before, watched = words(old[4])
+local watches_now, listens = {}, {}
+for i = FIRST_KEY + claim_count, #KEYS do
+  local watch = KEYS[i]
+  watches_now[#watches_now + 1] = watch
+  listens[watch] = true
+  if not watched[watch] then call('SADD', watch, me) end
+end
+for _, watch in ipairs(watched_before) do
+  if not listens[watch] then call('SREM', watch, me) end
+end
+
+-- The record, with the commits that may be repeated.
+local repeatable = {}
+for line in string.gmatch(applied, '[^\n]+') do
+  local last = tonumber(string.match(line, '^%S+ %S+ %S+ (%S+)'))
+  if last >= now then repeatable[#repeatable + 1] = '\n' .. line end
+end
+local line = { nonce, first_seq, now, not_after }
+for _, by in ipairs(overtaken) do line[#line + 1] = by end
+repeatable[#repeatable + 1] = '\n' .. table.concat(line, ' ')
+call('HSET', me, 'version', version, 'record', record, 'applied', table.concat(repeatable),
+  'claims', table.concat(claims_now, ' '), 'watches', table.concat(watches_now, ' '))
+if begins then
+  call('HSET', me, 'first_seq', first_seq)
+  running = running + 1
+end
+if due ~= '' then
+  call('ZADD', due_set, due, me)
+  if begins then call('SADD', at_stack, me) end
+end
+
+-- Its end.
+if ended then
+  local first_end = not old[5]
+  if first_end then
+    running = math.max(running - 1, 0)
+    call('HSET', me, 'ended', 1)
+    call('ZREM', due_set, me)
+    call('SREM', at_stack, me)
+    -- Makes room: holds and ends go first.
+    for _, set in ipairs({ ended_others, ended_calls }) do
+      call('ZREMRANGEBYSCORE', set, '-inf', now)
+    end
+    local kept = call('ZCARD', ended_others) + call('ZCARD', ended_calls)
+    local removed = 0
+    while kept >= tonumber(most_ended) and removed < 64 do
+      local gone = call('ZPOPMIN', ended_others)[1] or call('ZPOPMIN', ended_calls)[1]
+      if not gone then break end
+      local theirs = words(call('HGET', gone, 'claims') or '')
+      for _, claim in ipairs(theirs) do
+        if holder(claim) == gone then call('DEL', claim) end
+      end
+      call('DEL', gone)
+      kept, removed = kept - 1, removed + 1
+    end
+  end
+  -- Also as long as this commit may be repeated, and as its claims linger.
+  local expires = math.max(now + keep, until_then + 1)
+  if linger ~= '' then expires = math.max(expires, tonumber(linger)) end
+  expires = math.min(expires, now + LATEST)
+  call('PEXPIREAT', me, expires)
+  local set = places_calls == '1' and ended_calls or ended_others
+  call('ZADD', set, expires, me)
+  local left = call('PTTL', set)
+  if left < expires - now then call('PEXPIREAT', set, expires) end
+end
+
+call('HSET', head, 'seq:' .. tenant, seq, 'running:' .. tenant, running, 'bytes:' .. tenant, bytes)
+if oldest then
+  call('HSET', head, 'oldest:' .. tenant, oldest)
+elseif h[6] then
+  call('HDEL', head, 'oldest:' .. tenant)
+end
+if term ~= '' and term ~= h[7] then call('HSET', head, 'term:' .. stack, term) end
+if added > 0 then call('PUBLISH', channel, epoch .. ' ' .. first_seq .. told) end
+return { 'APPLIED', table.concat(line, ' ', 2) }

@@ -1,0 +1,324 @@
+//! The store of several processes: one Redis, or one master behind Sentinel.
+//!
+//! A commit is one script in one round trip; what it writes is in one partition. Each physical
+//! connection knows the server's run id, and each partition's head the one that its epoch belongs
+//! to: where they differ, or there is no head, the memory may have lost something, and an epoch
+//! begins.
+//!
+//! Every call ends within about a second, with [`Away`] where the server did not answer.
+
+mod connection;
+mod keys;
+mod script;
+mod wire;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+
+pub use self::connection::{Address, BadAddress};
+use self::connection::{Connection, Live};
+use self::keys::Keys;
+use self::script::Script;
+use self::wire::{Parts, Unintelligible, Written, epoch};
+use super::memory::Limits;
+use super::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+use crate::clock::{Nonces as _, SystemNonces};
+use crate::core::ids::{Epoch, Install, PodId, TenantId};
+use crate::core::partition::Partition;
+use crate::core::record::{Position, Record};
+use crate::core::time::StoreTime;
+
+/// Most entries of one page: one read must not hold up all commits.
+const LONGEST_PAGE: usize = 4096;
+
+/// How long a process counts as alive after a beat.
+const ALIVE: Duration = Duration::from_secs(3);
+
+/// Several servers in a row for one call: then something is wrong.
+const MOST_EPOCHS: usize = 3;
+
+/// Commands, claims and streams in Redis.
+pub struct RedisStore {
+    connection: Connection,
+    keys: Keys,
+    limits: Limits,
+    nonces: SystemNonces,
+    /// Partitions that were in use when this process looked last. There are never fewer.
+    used: Mutex<BTreeSet<Partition>>,
+    /// The newest position of each tenant that this process has come to know.
+    seen: Mutex<HashMap<TenantId, Position>>,
+}
+
+impl RedisStore {
+    /// A store of an installation. Must be called inside a tokio runtime; connects by itself, and
+    /// is away until it is connected.
+    #[must_use]
+    pub fn start(address: Address, install: Install, limits: Limits) -> Self {
+        Self {
+            connection: Connection::start(address, None),
+            keys: Keys::new(install),
+            limits,
+            nonces: SystemNonces::new(),
+            used: Mutex::default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// The store's time.
+    ///
+    /// # Errors
+    /// [`Away`] when the store can't be asked.
+    pub async fn now(&self) -> Result<StoreTime, Away> {
+        let (seconds, micros): (u64, u64) = self.ask(|_| one(redis::cmd("TIME"))).await?;
+        Ok(StoreTime(seconds * 1000 + micros / 1000))
+    }
+
+    /// The newest position of a tenant that this process has come to know.
+    fn seen(&self, tenant: &TenantId, position: Position) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match seen.get_mut(tenant) {
+            Some(newest) if newest.epoch == position.epoch => {
+                newest.seq = newest.seq.max(position.seq);
+            }
+            Some(newest) => *newest = position,
+            None => {
+                seen.insert(tenant.clone(), position);
+            }
+        }
+    }
+
+    /// Asks one question.
+    async fn ask<T: redis::FromRedisValue>(
+        &self,
+        ask: impl Fn(&Live) -> Pipeline + Send + Sync,
+    ) -> Result<T, Away> {
+        let (_, value) = self.answer(ask).await?;
+        redis::from_redis_value(value).map_err(|error| away(&error.into()))
+    }
+
+    async fn answer(
+        &self,
+        ask: impl Fn(&Live) -> Pipeline + Send + Sync,
+    ) -> Result<(Arc<Live>, Value), Away> {
+        let (live, mut values) = self.connection.call(ask).await?;
+        Ok((live, values.pop().unwrap_or_default()))
+    }
+
+    /// Asks a script that wants to know the partition's epoch, and begins one where there is none.
+    async fn answer_of_epoch(
+        &self,
+        partition: Partition,
+        ask: impl Fn(&Live) -> Pipeline + Send + Sync,
+    ) -> Result<Value, Away> {
+        for _ in 0..MOST_EPOCHS {
+            let (live, answer) = self.answer(&ask).await?;
+            let Some(known) = without_epoch(&answer) else { return Ok(answer) };
+            self.open_epoch(partition, &live.run_id, known).await?;
+        }
+        Err(Away)
+    }
+
+    /// Begins an epoch of this server's memory, unless somebody did so since `known` was seen.
+    async fn open_epoch(
+        &self,
+        partition: Partition,
+        run_id: &str,
+        known: &str,
+    ) -> Result<Epoch, Away> {
+        let (head, partitions) = (self.keys.head(partition), self.keys.partitions());
+        let fresh = Epoch::derive(self.nonces.nonce());
+        let (_, values) = self
+            .connection
+            .call(|live| {
+                let mut open = live.script(Script::OpenEpoch);
+                open.arg(1).arg(&head).arg(run_id).arg(known).arg(fresh.as_str());
+                let mut add = redis::cmd("SADD");
+                add.arg(&partitions).arg(partition.number());
+                let mut pipeline = redis::pipe();
+                // Before, for we may die in between; after, for all may be flushed in between.
+                pipeline.add_command(add.clone()).add_command(open).add_command(add);
+                pipeline
+            })
+            .await?;
+        let opened = values.into_iter().nth(1).unwrap_or_default();
+        let opened: String = redis::from_redis_value(opened).map_err(|e| away(&e.into()))?;
+        let opened = epoch(&opened).map_err(|error| away(&error))?;
+        if opened == fresh {
+            let partition = partition.number();
+            tracing::info!(partition, epoch = %opened, run_id, "redis: an epoch begins");
+        }
+        Ok(opened)
+    }
+
+    /// Partition by partition: an index of all that run.
+    async fn of_index(
+        &self,
+        index: impl Fn(Partition) -> String + Send + Sync,
+        due_by: Option<StoreTime>,
+    ) -> Result<Vec<Arc<Record>>, Away> {
+        let mut found = Vec::new();
+        let mut asked = BTreeSet::new();
+        loop {
+            let known = self.used.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let now: Vec<Partition> = known.difference(&asked).copied().collect();
+            let due_by = due_by.map_or_else(String::new, |at| at.0.to_string());
+            let ask = |live: &Live| {
+                let mut pipeline = redis::pipe();
+                pipeline.cmd("SMEMBERS").arg(self.keys.partitions());
+                for partition in &now {
+                    let mut find = live.script(Script::Find);
+                    find.arg(1).arg(index(*partition)).arg(&due_by);
+                    pipeline.add_command(find);
+                }
+                pipeline
+            };
+            let (_, values) = self.connection.call(ask).await?;
+            let mut values = values.into_iter();
+            let used: Vec<u8> = redis::from_redis_value(values.next().unwrap_or_default())
+                .map_err(|error| away(&error.into()))?;
+            for answer in values {
+                let records = Parts::of(answer).and_then(Parts::records);
+                found.extend(records.map_err(|error| away(&error))?);
+            }
+            asked.extend(now);
+            let used: BTreeSet<_> = used.into_iter().filter_map(Partition::numbered).collect();
+            let all = used.is_subset(&asked);
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(used);
+            if all {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// A pipeline of one.
+fn one(command: redis::Cmd) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.add_command(command);
+    pipeline
+}
+
+/// What can't be understood is no answer: it is said, and nothing is concluded from it.
+fn away(error: &Unintelligible) -> Away {
+    tracing::error!(%error, "redis: not understood");
+    Away
+}
+
+/// The epoch that a script saw, where it is not one of this server's memory; may be empty.
+fn without_epoch(answer: &Value) -> Option<&str> {
+    match answer {
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::BulkString(word), Value::BulkString(known)] if word == b"HEAD" => {
+                std::str::from_utf8(known).ok()
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Store for RedisStore {
+    async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
+        let told = u64::try_from(commit.notices.len()).unwrap_or_default();
+        let (tenant, epoch) = (commit.record.key.tenant.clone(), commit.epoch.clone());
+        let written = Written::of(commit, &self.keys, &self.limits).map_err(|e| away(&e))?;
+        let partition = Partition::of(&tenant);
+        let answer = self.answer_of_epoch(partition, |live| one(written.command(live))).await?;
+        let verdict = written.verdict(answer, &self.keys).map_err(|error| away(&error))?;
+        if let Verdict::Applied { first_seq, .. } = &verdict {
+            self.seen(&tenant, Position { epoch, seq: first_seq + told - 1 });
+        }
+        Ok(verdict)
+    }
+
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+        match by {
+            Find::Key(key) => {
+                let mut get = redis::cmd("HMGET");
+                get.arg(self.keys.record(&key)).arg("record").arg("first_seq");
+                let (_, answer) = self.answer(|_| one(get.clone())).await?;
+                match &answer {
+                    Value::Array(parts) if matches!(parts.first(), Some(Value::Nil)) => {
+                        Ok(Vec::new())
+                    }
+                    _ => Parts::of(answer).and_then(Parts::records).map_err(|error| away(&error)),
+                }
+            }
+            Find::Watching(stack, watch) => {
+                self.of_index(|partition| self.keys.watch(partition, &stack, &watch), None).await
+            }
+            Find::AtStack(stack) => {
+                self.of_index(|partition| self.keys.at_stack(partition, &stack), None).await
+            }
+            Find::DueBy(time) => {
+                self.of_index(|partition| self.keys.due(partition), Some(time)).await
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        tenant: &TenantId,
+        after: &Position,
+        max: usize,
+    ) -> Result<Page, Unreadable> {
+        let partition = Partition::of(tenant);
+        let ask = |live: &Live| {
+            let mut read = live.script(Script::Read);
+            read.arg(2).arg(self.keys.head(partition)).arg(self.keys.stream(tenant));
+            read.arg(&*live.run_id).arg(after.epoch.as_str()).arg(tenant.as_str());
+            read.arg(after.seq).arg(max.min(LONGEST_PAGE));
+            read.arg(self.limits.entries_for.as_millis().to_string());
+            one(read)
+        };
+        let answer = self.answer_of_epoch(partition, ask).await?;
+        let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
+        match parts.next::<String>().map_err(|error| away(&error))?.as_str() {
+            "PAGE" => {
+                let seq = parts.next().map_err(|error| away(&error))?;
+                let entries = parts.entries(after.seq + 1).map_err(|error| away(&error))?;
+                let head = Position { epoch: after.epoch.clone(), seq };
+                self.seen(tenant, head.clone());
+                Ok(Page { entries, head })
+            }
+            "EPOCH" => Err(Unreadable::EpochChanged),
+            "AHEAD" => Err(Unreadable::Ahead),
+            "TRIMMED" => Err(Unreadable::Trimmed),
+            word => Err(away(&Unintelligible::Key(word.to_owned())).into()),
+        }
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
+        let partition = Partition::of(tenant);
+        let mut get = redis::cmd("HMGET");
+        get.arg(self.keys.head(partition)).arg("run").arg("epoch").arg(format!("seq:{tenant}"));
+        for _ in 0..MOST_EPOCHS {
+            let (live, answer) = self.answer(|_| one(get.clone())).await?;
+            let (run_id, known, seq): (Option<String>, Option<String>, Option<u64>) =
+                redis::from_redis_value(answer).map_err(|error| away(&error.into()))?;
+            match known {
+                Some(known) if run_id.as_deref() == Some(&*live.run_id) => {
+                    let epoch = epoch(&known).map_err(|error| away(&error))?;
+                    let head = Position { epoch, seq: seq.unwrap_or_default() };
+                    self.seen(tenant, head.clone());
+                    return Ok(head);
+                }
+                known => {
+                    let known = known.unwrap_or_default();
+                    self.open_epoch(partition, &live.run_id, &known).await?;
+                }
+            }
+        }
+        Err(Away)
+    }
+
+    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
+        let mut beat = redis::cmd("SET");
+        let alive = u64::try_from(ALIVE.as_millis()).unwrap_or(u64::MAX);
+        beat.arg(self.keys.pod(pod)).arg(1).arg("PX").arg(alive);
+        self.ask(|_| one(beat.clone())).await
+    }
+}

@@ -1,0 +1,25 @@
+-- Entries of a tenant's stream behind a position.
+--
+-- KEYS 1 head  2 stream
+-- ARGV 1 run id  2 epoch  3 tenant  4 after  5 at most  6 how long entries are kept, in ms
+
+local call = redis.call
+local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
+if not h[2] or h[1] ~= ARGV[1] then return { 'HEAD', h[2] or '' } end
+if h[2] ~= ARGV[2] then return { 'EPOCH' } end
+local seq, after, most = tonumber(h[3] or 0), tonumber(ARGV[4]), tonumber(ARGV[5])
+if after > seq then return { 'AHEAD' } end
+local page = { 'PAGE', tostring(seq) }
+if after == seq then return page end
+
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local some = call('XRANGE', KEYS[2], after + 1, '+', 'COUNT', math.max(most, 1))
+-- They are in order of time: where the first is there, all are.
+if not some[1] or some[1][1] ~= (after + 1) .. '-0' or some[1][2][2] + ARGV[6] <= now then
+  return { 'TRIMMED' }
+end
+for i = 1, math.min(#some, most) do
+  page[#page + 1] = some[i][2][4]
+end
+return page

@@ -1,0 +1,60 @@
+//! The scripts that Redis runs for us.
+
+use redis::Pipeline;
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Writes a command's next state.
+    Commit,
+    /// Finds running commands by an index.
+    Find,
+    /// Reads a stream.
+    Read,
+    /// Begins an epoch.
+    OpenEpoch,
+}
+
+impl Script {
+    const ALL: [Self; 4] = [Self::Commit, Self::Find, Self::Read, Self::OpenEpoch];
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Commit => include_str!("commit.lua"),
+            Self::Find => include_str!("find.lua"),
+            Self::Read => include_str!("read.lua"),
+            Self::OpenEpoch => include_str!("open_epoch.lua"),
+        }
+    }
+
+    /// Where its hash is in the answer to [`Script::load_all`].
+    pub(super) fn place(self) -> usize {
+        match self {
+            Self::Commit => 0,
+            Self::Find => 1,
+            Self::Read => 2,
+            Self::OpenEpoch => 3,
+        }
+    }
+
+    /// Makes all of them known to the server, which answers with their hashes.
+    pub(super) fn load_all() -> Pipeline {
+        let mut pipeline = redis::pipe();
+        for script in Self::ALL {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(script.source());
+        }
+        pipeline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_where_they_are_looked_for() {
+        for (place, script) in Script::ALL.into_iter().enumerate() {
+            assert_eq!(script.place(), place);
+        }
+    }
+}

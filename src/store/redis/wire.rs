@@ -1,0 +1,228 @@
+//! What travels into the scripts and out of them.
+
+use std::sync::Arc;
+
+use redis::{Cmd, FromRedisValue, Value, from_redis_value};
+use serde_json::{from_slice, to_string};
+
+use super::connection::Live;
+use super::keys::Keys;
+use super::script::Script;
+use crate::core::command::{Claim, Taking};
+use crate::core::ids::{Epoch, TenantId, Term};
+use crate::core::partition::Partition;
+use crate::core::record::{Entry, Key, Record};
+use crate::core::time::StoreTime;
+use crate::store::memory::Limits;
+use crate::store::{Commit, Verdict};
+
+/// What Redis holds or said is not what we write: an operator's hand, or a defect.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unintelligible {
+    #[error("redis answered {0:?}")]
+    Answer(Value),
+    #[error("a stored value can't be read: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("a value of redis can't be read: {0}")]
+    Value(#[from] redis::ParsingError),
+    #[error("redis holds a key that is none of ours: {0}")]
+    Key(String),
+    #[error("a number can't be read: {0}")]
+    Number(#[from] std::num::ParseIntError),
+}
+
+/// A commit as the script takes it.
+pub(super) struct Written {
+    record: Record,
+    claims: Vec<Claim>,
+    keys: Vec<String>,
+    /// What stands behind the server's run id.
+    arguments: Vec<String>,
+    quota: usize,
+}
+
+impl Written {
+    pub(super) fn of(commit: Commit, names: &Keys, limits: &Limits) -> Result<Self, Unintelligible> {
+        let Commit { record, nonce, not_after, epoch, term, notices, quota, keep } = commit;
+        let tenant = &record.key.tenant;
+        let partition = Partition::of(tenant);
+        let state = &record.state;
+        let stack = &state.plan.stack;
+        let claims = state.claims();
+        let ended_others = names.ended_others(tenant);
+        let ended_calls = names.ended_calls(tenant);
+        let mut keys = vec![
+            names.head(partition),
+            names.record(&record.key),
+            names.stream(tenant),
+            names.due(partition),
+            names.at_stack(partition, stack),
+            ended_others,
+            ended_calls,
+        ];
+        keys.extend(claims.iter().map(|(claim, _)| names.claim(tenant, stack, claim)));
+        keys.extend(state.watches().iter().map(|watch| names.watch(partition, stack, watch)));
+        let takings = claims.iter().map(|(_, taking)| match taking {
+            Taking::Ask => '?',
+            Taking::Overtake => '!',
+        });
+        let optional = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
+        let flag = |is: bool| if is { "1" } else { "0" }.to_owned();
+        let milliseconds = |d: std::time::Duration| d.as_millis().to_string();
+        let mut arguments = vec![
+            epoch.as_str().to_owned(),
+            format!("{:032x}", nonce.0),
+            not_after.0.to_string(),
+            optional(term.map(|term| term.0)),
+            record.version.to_string(),
+            quota.map_or_else(String::new, |quota| quota.running.to_string()),
+            milliseconds(keep),
+            tenant.as_str().to_owned(),
+            stack.as_str().to_owned(),
+            flag(state.outcome().is_some()),
+            optional(state.due().map(|at| at.0)),
+            optional(state.claims_linger().map(|at| at.0)),
+            flag(state.method.places_calls()),
+            to_string(&record)?,
+            names.channel(partition),
+            milliseconds(limits.entries_for),
+            limits.entries_bytes.to_string(),
+            limits.ended.to_string(),
+            claims.len().to_string(),
+            takings.collect(),
+        ];
+        for notice in notices {
+            // The script gives it its number.
+            let entry = Entry {
+                seq: 0,
+                session: record.session.clone(),
+                key: record.key.clone(),
+                method: state.method,
+                external_id: record.external_id.clone(),
+                notice,
+            };
+            arguments.push(to_string(&entry)?);
+        }
+        let claims = claims.into_iter().map(|(claim, _)| claim).collect();
+        let quota = quota.map_or(usize::MAX, |quota| quota.running);
+        Ok(Self { record, claims, keys, arguments, quota })
+    }
+
+    pub(super) fn tenant(&self) -> &TenantId {
+        &self.record.key.tenant
+    }
+
+    pub(super) fn command(&self, live: &Live) -> Cmd {
+        let mut command = live.script(Script::Commit);
+        command.arg(self.keys.len()).arg(&self.keys);
+        command.arg(&*live.run_id).arg(&self.arguments);
+        command
+    }
+
+    /// What the script's answer says. It is asked once more where the partition had no epoch.
+    pub(super) fn verdict(self, answer: Value, names: &Keys) -> Result<Verdict, Unintelligible> {
+        let mut parts = Parts::of(answer)?;
+        let word: String = parts.next()?;
+        Ok(match word.as_str() {
+            "APPLIED" => {
+                let Place { first_seq, now, overtaken } = self.place(&parts.next::<String>()?, names)?;
+                let mut record = self.record;
+                if record.version == 1 {
+                    record.first_seq = first_seq;
+                }
+                Verdict::Applied { first_seq, now, overtaken, record: Arc::new(record) }
+            }
+            "AGAIN" => {
+                let Place { first_seq, now, overtaken } = self.place(&parts.next::<String>()?, names)?;
+                Verdict::Applied { first_seq, now, overtaken, record: parts.record()? }
+            }
+            "EXISTS" => Verdict::Exists(parts.record()?),
+            "STALE" => Verdict::Stale(parts.record()?),
+            "GONE" => Verdict::Gone,
+            "LATE" => Verdict::Late,
+            "FENCED" => Verdict::Fenced(Term(parts.next()?)),
+            "EPOCH" => Verdict::EpochChanged(epoch(&parts.next::<String>()?)?),
+            "OVER" => Verdict::Over { limit: self.quota },
+            "BUSY" => {
+                let (place, by, until): (usize, String, u64) =
+                    (parts.next()?, parts.next()?, parts.next()?);
+                let claim = place.checked_sub(1).and_then(|place| self.claims.get(place)).cloned();
+                let claim = claim.ok_or_else(|| Unintelligible::Key(word))?;
+                let by = self.command_of(&by, names)?.id;
+                Verdict::Busy { claim, by, until: (until > 0).then_some(StoreTime(until)) }
+            }
+            _ => return Err(Unintelligible::Key(word)),
+        })
+    }
+
+    fn command_of(&self, record: &str, names: &Keys) -> Result<Key, Unintelligible> {
+        let key = names.command(self.tenant(), record);
+        key.ok_or_else(|| Unintelligible::Key(record.to_owned()))
+    }
+
+    /// `first_seq now not_after`, then the records that lost a claim.
+    fn place(&self, line: &str, names: &Keys) -> Result<Place, Unintelligible> {
+        let mut words = line.split(' ');
+        let mut number = || words.next().unwrap_or_default().parse();
+        let (first_seq, now) = (number()?, StoreTime(number()?));
+        let overtaken = words.skip(1).map(|record| self.command_of(record, names));
+        Ok(Place { first_seq, now, overtaken: overtaken.collect::<Result<_, _>>()? })
+    }
+}
+
+/// Where and when a commit was applied.
+struct Place {
+    first_seq: u64,
+    now: StoreTime,
+    overtaken: Vec<Key>,
+}
+
+/// The parts of an answer, one after the other.
+pub(super) struct Parts(std::vec::IntoIter<Value>);
+
+impl Parts {
+    pub(super) fn of(answer: Value) -> Result<Self, Unintelligible> {
+        match answer {
+            Value::Array(parts) | Value::Set(parts) => Ok(Self(parts.into_iter())),
+            other => Err(Unintelligible::Answer(other)),
+        }
+    }
+
+    pub(super) fn next<T: FromRedisValue>(&mut self) -> Result<T, Unintelligible> {
+        Ok(from_redis_value(self.0.next().unwrap_or_default())?)
+    }
+
+    /// A record and its `first_seq`, which the record itself does not know.
+    pub(super) fn record(&mut self) -> Result<Arc<Record>, Unintelligible> {
+        let (json, first_seq): (Vec<u8>, u64) = (self.next()?, self.next()?);
+        let record: Record = from_slice(&json)?;
+        Ok(Arc::new(Record { first_seq, ..record }))
+    }
+
+    pub(super) fn records(mut self) -> Result<Vec<Arc<Record>>, Unintelligible> {
+        let mut records = Vec::with_capacity(self.0.len() / 2);
+        while self.0.len() > 0 {
+            records.push(self.record()?);
+        }
+        Ok(records)
+    }
+
+    /// Entries that follow each other, from this position.
+    pub(super) fn entries(self, first_seq: u64) -> Result<Vec<Arc<Entry>>, Unintelligible> {
+        let entries = self.0.zip(first_seq..).map(|(value, seq)| {
+            let json: Vec<u8> = from_redis_value(value)?;
+            entry(&json, seq)
+        });
+        entries.collect()
+    }
+}
+
+/// An entry, as it was written, at its position.
+pub(super) fn entry(json: &[u8], seq: u64) -> Result<Arc<Entry>, Unintelligible> {
+    let entry: Entry = from_slice(json)?;
+    Ok(Arc::new(Entry { seq, ..entry }))
+}
+
+pub(super) fn epoch(text: &str) -> Result<Epoch, Unintelligible> {
+    Epoch::parse(text).map_err(|_| Unintelligible::Key(text.to_owned()))
+}
