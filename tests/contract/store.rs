@@ -17,8 +17,10 @@ use crate::commits::{
     Bounds, ENTRIES_FOR, KEEP, Memory, Pen, Stand, WITHIN, attended, call, end, hold, key, key_of,
     nonce, ours, sip, stack, start, tenant,
 };
+use crate::redis::Redis;
+use crate::redis_server::is_here;
 
-instances!(memory: Memory => {
+instances!(memory: Memory, redis: Redis where is_here => {
     a_beginning_commit_records_the_command
     a_command_that_never_began_is_not_found
     first_seq_is_where_the_first_notice_is_or_the_next_will_be

@@ -23,7 +23,7 @@ local until_then = tonumber(not_after)
 -- The store's life.
 local h = call('HMGET', head, 'run', 'epoch', 'seq:' .. tenant, 'running:' .. tenant,
   'bytes:' .. tenant, 'oldest:' .. tenant, 'term:' .. stack)
-if not h[2] or h[1] ~= run then return { 'HEAD', h[2] or '' } end
+if not h[2] or h[1] ~= run then return { 'HEAD' } end
 if h[2] ~= epoch then return { 'EPOCH', h[2] } end
 local seq, running = tonumber(h[3] or 0), tonumber(h[4] or 0)
 local bytes, oldest = tonumber(h[5] or 0), tonumber(h[6] or nil)

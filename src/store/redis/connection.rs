@@ -99,6 +99,22 @@ impl Live {
         command
     }
 
+    /// Has messages of these channels sent.
+    pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Away> {
+        let mut connection = self.connection.clone();
+        match timeout(ATTEMPT, connection.subscribe(channels)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Away),
+        }
+    }
+
+    /// Whether the server answers.
+    pub(super) async fn ping(&self) -> Result<(), Away> {
+        let mut ping = redis::pipe();
+        ping.cmd("PING");
+        self.ask(&ping).await.map(|_| ()).map_err(|_| Away)
+    }
+
     /// Asks once.
     async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         let mut connection = self.connection.clone();
@@ -213,6 +229,12 @@ impl Connection {
             Ok(State::Up(live)) => Ok(Arc::clone(live)),
             Ok(State::Making | State::Away) | Err(_) => Err(Away),
         }
+    }
+
+    /// Returns once a connection is of no use any more.
+    pub(super) async fn gone(&self, number: u64) {
+        // The sender is ours, so it is there.
+        let _ = self.broken.subscribe().wait_for(|newest| *newest >= number).await;
     }
 
     /// Has another connection made.

@@ -38,6 +38,12 @@ impl Keys {
         format!("cp:{}:partitions", self.install)
     }
 
+    /// A hash: the epoch, and the run id of the server it belongs to.
+    #[must_use]
+    pub fn epoch(&self) -> String {
+        format!("cp:{}:epoch", self.install)
+    }
+
     /// That a process lives.
     #[must_use]
     pub fn pod(&self, pod: &PodId) -> String {

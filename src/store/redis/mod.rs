@@ -7,6 +7,7 @@
 //!
 //! Every call ends within about a second, with [`Away`] where the server did not answer.
 
+mod bus;
 mod connection;
 mod keys;
 mod script;
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value};
 
+use self::bus::Head;
+pub use self::bus::RedisBus;
 pub use self::connection::{Address, BadAddress};
 use self::connection::{Connection, Live};
 use self::keys::Keys;
@@ -90,6 +93,42 @@ impl RedisStore {
         }
     }
 
+    /// All of them.
+    fn all_seen(&self) -> HashMap<TenantId, Position> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The partitions in use.
+    async fn used(&self) -> Result<BTreeSet<Partition>, Away> {
+        let mut members = redis::cmd("SMEMBERS");
+        members.arg(self.keys.partitions());
+        let used: Vec<u8> = self.ask(|_| one(members.clone())).await?;
+        Ok(used.into_iter().filter_map(Partition::numbered).collect())
+    }
+
+    /// The heads of these partitions, where they have one.
+    async fn heads(&self, of: &BTreeSet<Partition>) -> Result<Vec<(Partition, Head)>, Away> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = |_: &Live| {
+            let mut pipeline = redis::pipe();
+            for partition in of {
+                pipeline.cmd("HGETALL").arg(self.keys.head(*partition));
+            }
+            pipeline
+        };
+        let (_, values) = self.connection.call(ask).await?;
+        let mut heads = Vec::with_capacity(of.len());
+        for (partition, value) in of.iter().zip(values) {
+            let fields = redis::from_redis_value(value).map_err(|error| away(&error.into()))?;
+            if let Some(head) = Head::of(fields)? {
+                heads.push((*partition, head));
+            }
+        }
+        Ok(heads)
+    }
+
     /// Asks one question.
     async fn ask<T: redis::FromRedisValue>(
         &self,
@@ -114,43 +153,33 @@ impl RedisStore {
         ask: impl Fn(&Live) -> Pipeline + Send + Sync,
     ) -> Result<Value, Away> {
         for _ in 0..MOST_EPOCHS {
-            let (live, answer) = self.answer(&ask).await?;
-            let Some(known) = without_epoch(&answer) else { return Ok(answer) };
-            self.open_epoch(partition, &live.run_id, known).await?;
+            let (_, answer) = self.answer(&ask).await?;
+            if !without_epoch(&answer) {
+                return Ok(answer);
+            }
+            self.open_epoch(partition).await?;
         }
         Err(Away)
     }
 
-    /// Begins an epoch of this server's memory, unless somebody did so since `known` was seen.
-    async fn open_epoch(
-        &self,
-        partition: Partition,
-        run_id: &str,
-        known: &str,
-    ) -> Result<Epoch, Away> {
-        let (head, partitions) = (self.keys.head(partition), self.keys.partitions());
+    /// Begins an epoch of the memory of the server that is there now, unless somebody did so.
+    async fn open_epoch(&self, partition: Partition) -> Result<(), Away> {
+        let keys =
+            [self.keys.head(partition), self.keys.epoch(), self.keys.partitions()];
         let fresh = Epoch::derive(self.nonces.nonce());
-        let (_, values) = self
-            .connection
-            .call(|live| {
+        let (live, opened) = self
+            .answer(|live| {
                 let mut open = live.script(Script::OpenEpoch);
-                open.arg(1).arg(&head).arg(run_id).arg(known).arg(fresh.as_str());
-                let mut add = redis::cmd("SADD");
-                add.arg(&partitions).arg(partition.number());
-                let mut pipeline = redis::pipe();
-                // Before, for we may die in between; after, for all may be flushed in between.
-                pipeline.add_command(add.clone()).add_command(open).add_command(add);
-                pipeline
+                open.arg(keys.len()).arg(&keys);
+                open.arg(&*live.run_id).arg(fresh.as_str()).arg(partition.number());
+                one(open)
             })
             .await?;
-        let opened = values.into_iter().nth(1).unwrap_or_default();
         let opened: String = redis::from_redis_value(opened).map_err(|e| away(&e.into()))?;
-        let opened = epoch(&opened).map_err(|error| away(&error))?;
-        if opened == fresh {
-            let partition = partition.number();
-            tracing::info!(partition, epoch = %opened, run_id, "redis: an epoch begins");
+        if opened == fresh.as_str() {
+            tracing::info!(epoch = opened, run_id = %live.run_id, "redis: an epoch begins");
         }
-        Ok(opened)
+        Ok(())
     }
 
     /// Partition by partition: an index of all that run.
@@ -207,16 +236,11 @@ fn away(error: &Unintelligible) -> Away {
     Away
 }
 
-/// The epoch that a script saw, where it is not one of this server's memory; may be empty.
-fn without_epoch(answer: &Value) -> Option<&str> {
+/// Whether a script found no epoch of this server's memory.
+fn without_epoch(answer: &Value) -> bool {
     match answer {
-        Value::Array(parts) => match parts.as_slice() {
-            [Value::BulkString(word), Value::BulkString(known)] if word == b"HEAD" => {
-                std::str::from_utf8(known).ok()
-            }
-            _ => None,
-        },
-        _ => None,
+        Value::Array(parts) => matches!(parts.first(), Some(Value::BulkString(w)) if w == b"HEAD"),
+        _ => false,
     }
 }
 
@@ -306,10 +330,7 @@ impl Store for RedisStore {
                     self.seen(tenant, head.clone());
                     return Ok(head);
                 }
-                known => {
-                    let known = known.unwrap_or_default();
-                    self.open_epoch(partition, &live.run_id, &known).await?;
-                }
+                Some(_) | None => self.open_epoch(partition).await?,
             }
         }
         Err(Away)

@@ -1,21 +1,31 @@
--- Begins a new life of a partition's memory, unless somebody did so already.
+-- Begins a new life of the memory, unless it is begun, and makes a partition part of it.
 --
--- KEYS 1 head   ARGV 1 run id of the server asked  2 the epoch that was seen, or ''  3 a fresh one
+-- KEYS 1 the partition's head  2 the installation's epoch  3 the partitions in use
+-- ARGV 1 run id of this server  2 a fresh epoch  3 the partition's number
 --
--- Records, claims and due times stay. Terms are void: their leaders mint new ones. What was told
--- before belongs to the old epoch, so the new one's numbers go on behind it ('base').
+-- The epoch is all partitions' (in a cluster it would have to be each one's own). Records, claims
+-- and due times stay. Terms are void: leaders mint new ones. What was told before belongs to the old
+-- epoch, so the new one's numbers go on behind it ('base').
 
 local call = redis.call
-local h = call('HMGET', KEYS[1], 'run', 'epoch')
-if h[2] and (h[1] == ARGV[1] or h[2] ~= ARGV[2]) then return h[2] end
-local all = call('HGETALL', KEYS[1])
+local head, installation = KEYS[1], KEYS[2]
+local known = call('HMGET', installation, 'run', 'epoch')
+local epoch = known[2]
+if not epoch or known[1] ~= ARGV[1] then
+  epoch = ARGV[2]
+  call('HSET', installation, 'run', ARGV[1], 'epoch', epoch)
+end
+call('SADD', KEYS[3], ARGV[3])
+local h = call('HMGET', head, 'run', 'epoch')
+if h[1] == ARGV[1] and h[2] == epoch then return epoch end
+local all = call('HGETALL', head)
 for i = 1, #all, 2 do
   local kind, whose = string.match(all[i], '^(%a+):(.*)$')
   if kind == 'seq' then
-    call('HSET', KEYS[1], 'base:' .. whose, all[i + 1])
+    call('HSET', head, 'base:' .. whose, all[i + 1])
   elseif kind == 'term' then
-    call('HDEL', KEYS[1], all[i])
+    call('HDEL', head, all[i])
   end
 end
-call('HSET', KEYS[1], 'run', ARGV[1], 'epoch', ARGV[3])
-return ARGV[3]
+call('HSET', head, 'run', ARGV[1], 'epoch', epoch)
+return epoch

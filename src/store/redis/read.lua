@@ -5,7 +5,7 @@
 
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
-if not h[2] or h[1] ~= ARGV[1] then return { 'HEAD', h[2] or '' } end
+if not h[2] or h[1] ~= ARGV[1] then return { 'HEAD' } end
 if h[2] ~= ARGV[2] then return { 'EPOCH' } end
 local seq, after, most = tonumber(h[3] or 0), tonumber(ARGV[4]), tonumber(ARGV[5])
 if after > seq then return { 'AHEAD' } end

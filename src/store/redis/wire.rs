@@ -226,3 +226,8 @@ pub(super) fn entry(json: &[u8], seq: u64) -> Result<Arc<Entry>, Unintelligible>
 pub(super) fn epoch(text: &str) -> Result<Epoch, Unintelligible> {
     Epoch::parse(text).map_err(|_| Unintelligible::Key(text.to_owned()))
 }
+
+/// A tenant by its name in a head.
+pub(super) fn tenant(name: &str) -> Result<TenantId, Unintelligible> {
+    Ok(serde_json::from_value(serde_json::Value::from(name))?)
+}

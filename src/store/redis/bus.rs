@@ -1,0 +1,321 @@
+//! The bus of several processes: what their commits publish, and the streams for what got lost.
+//!
+//! Redis forgets what it published. So a message is told when it is the next one of its tenant, and
+//! is else only a hint to read the stream; the streams are also read after each (re)subscription, and
+//! now and then.
+//!
+//! It stands with the store: it shares its names, and reads it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::connection::{Address, Connection, Live};
+use super::wire::{self, Unintelligible};
+use super::{RedisStore, away};
+use crate::bus::{Bus, Listener};
+use crate::core::ids::{Epoch, TenantId};
+use crate::core::partition::Partition;
+use crate::core::record::{Entry, Position};
+use crate::store::{Away, Store as _, Unreadable};
+
+/// Most messages that wait to be told. What does not fit is read from the streams.
+const WAITING: usize = 16_384;
+
+/// How often the server is asked whether it is there.
+const PING: Duration = Duration::from_secs(1);
+
+/// All streams are looked at after this many pings.
+const SWEEP: u32 = 5;
+
+/// How many entries are read at once.
+const PAGE: usize = 1024;
+
+/// How long the bus may take to be ready.
+const READY: Duration = Duration::from_secs(2);
+
+/// Carries what any process of the installation commits.
+pub struct RedisBus {
+    store: Arc<RedisStore>,
+    ears: Arc<Ears>,
+    carrier: tokio::task::JoinHandle<()>,
+}
+
+impl RedisBus {
+    /// Subscribes. Whatever is committed once this has returned is told to whoever is attached.
+    ///
+    /// # Errors
+    /// [`Away`] when Redis is not there within two seconds.
+    pub async fn start(address: Address, store: Arc<RedisStore>) -> Result<Self, Away> {
+        let (sender, pushes) = mpsc::channel(WAITING);
+        let send = move |push: PushInfo| {
+            // One that finds no room leaves a gap, which is noticed.
+            let _ = sender.try_send(push);
+        };
+        let connection = Connection::start(address, Some(Arc::new(send)));
+        let ears = Arc::new(Ears::default());
+        let (ready, is_ready) = oneshot::channel();
+        let carrier = Carrier {
+            store: Arc::clone(&store),
+            ears: Arc::clone(&ears),
+            connection,
+            pushes,
+            told: None,
+            behind: false,
+        };
+        let bus = Self { store, ears, carrier: tokio::spawn(carrier.run(ready)) };
+        match timeout(READY, is_ready).await {
+            Ok(Ok(())) => Ok(bus),
+            Ok(Err(_)) | Err(_) => Err(Away),
+        }
+    }
+}
+
+impl Drop for RedisBus {
+    fn drop(&mut self) {
+        self.carrier.abort();
+    }
+}
+
+impl Bus for RedisBus {
+    fn attach(&self, listener: Arc<dyn Listener>) {
+        // What this process knows to be committed is from before, also where it is still under way.
+        let mut ears = self.ears.lock();
+        ears.push(Ear { listener, not_before: self.store.all_seen() });
+    }
+}
+
+/// Who listens.
+#[derive(Default)]
+struct Ears(Mutex<Vec<Ear>>);
+
+struct Ear {
+    listener: Arc<dyn Listener>,
+    /// Positions that were reached when it came.
+    not_before: HashMap<TenantId, Position>,
+}
+
+impl Ears {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Ear>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
+        for ear in self.lock().iter_mut() {
+            let new = match ear.not_before.get(tenant) {
+                Some(reached) if reached.epoch == *epoch => {
+                    let old = entries.partition_point(|entry| entry.seq <= reached.seq);
+                    entries.get(old..).unwrap_or_default()
+                }
+                Some(_) | None => entries,
+            };
+            if !new.is_empty() {
+                ear.not_before.remove(tenant);
+                ear.listener.entries(tenant, epoch, new);
+            }
+        }
+    }
+}
+
+/// One epoch of a partition, and the last position of each tenant that was told.
+struct Life {
+    epoch: Epoch,
+    last: HashMap<TenantId, u64>,
+}
+
+/// A partition's head.
+pub(super) struct Head {
+    pub(super) epoch: Epoch,
+    /// Of each tenant: where the epoch began, and the newest position.
+    pub(super) streams: Vec<(TenantId, u64, u64)>,
+}
+
+/// What was published.
+struct Published {
+    partition: Partition,
+    epoch: Epoch,
+    entries: Vec<Arc<Entry>>,
+}
+
+/// The task that listens to Redis.
+struct Carrier {
+    store: Arc<RedisStore>,
+    ears: Arc<Ears>,
+    connection: Connection,
+    pushes: mpsc::Receiver<PushInfo>,
+    /// `None` until the first subscription.
+    told: Option<HashMap<Partition, Life>>,
+    /// A stream could not be read.
+    behind: bool,
+}
+
+impl Carrier {
+    async fn run(mut self, ready: oneshot::Sender<()>) {
+        let mut ready = Some(ready);
+        let mut number = 0;
+        while let Ok(live) = self.connection.newer(number).await {
+            number = live.number;
+            if let Err(why) = self.join(&live).await {
+                self.connection.give_up(&live, why);
+                continue;
+            }
+            if let Some(ready) = ready.take() {
+                // Whoever waited for it may have given up.
+                let _ = ready.send(());
+            }
+            self.carry(&live).await;
+        }
+    }
+
+    async fn join(&mut self, live: &Live) -> Result<(), &'static str> {
+        let channels = Partition::all().map(|partition| self.store.keys.channel(partition));
+        live.subscribe(channels.collect()).await.map_err(|Away| "it takes no subscription")?;
+        self.sweep().await.map_err(|Away| "the streams can't be read")
+    }
+
+    /// Tells what is published over this connection until it breaks.
+    async fn carry(&mut self, live: &Live) {
+        let mut ping = interval(PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pings = 0_u32;
+        loop {
+            tokio::select! {
+                push = self.pushes.recv() => match push {
+                    Some(PushInfo { kind: PushKind::Message, data }) => self.heard(data).await,
+                    Some(_) => {}
+                    None => return,
+                },
+                () = self.connection.gone(live.number) => return,
+                _ = ping.tick() => {
+                    if live.ping().await.is_err() {
+                        self.connection.give_up(live, "no answer to a ping");
+                        return;
+                    }
+                    pings = pings.wrapping_add(1);
+                    if self.behind || pings.is_multiple_of(SWEEP) {
+                        self.behind = self.sweep().await.is_err();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn heard(&mut self, data: Vec<Value>) {
+        let published = match self.published(data) {
+            Ok(Some(published)) => published,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "redis: a message can't be read");
+                self.behind = true;
+                return;
+            }
+        };
+        let Published { partition, epoch, entries } = published;
+        let Some(first) = entries.first() else { return };
+        let tenant = first.key.tenant.clone();
+        let life = self.told.as_mut().and_then(|told| told.get_mut(&partition));
+        if let Some(life) = life.filter(|life| life.epoch == epoch) {
+            let last = life.last.entry(tenant.clone()).or_default();
+            if first.seq <= *last + 1 {
+                let old = entries.partition_point(|entry| entry.seq <= *last);
+                let new = entries.get(old..).unwrap_or_default();
+                if let Some(newest) = new.last() {
+                    *last = newest.seq;
+                    self.ears.tell(&tenant, &epoch, new);
+                }
+                return;
+            }
+        }
+        self.behind |= self.catch_up([partition].into()).await.is_err();
+    }
+
+    fn published(&self, data: Vec<Value>) -> Result<Option<Published>, Unintelligible> {
+        let mut data = data.into_iter();
+        let channel: String = redis::from_redis_value(data.next().unwrap_or_default())?;
+        let payload: String = redis::from_redis_value(data.next().unwrap_or_default())?;
+        let Some(partition) = self.store.keys.partition_of_channel(&channel) else {
+            return Ok(None);
+        };
+        let mut lines = payload.split('\n');
+        let head = lines.next().unwrap_or_default();
+        let (epoch, first_seq) = head.split_once(' ').unwrap_or_default();
+        let (epoch, first_seq) = (wire::epoch(epoch)?, first_seq.parse::<u64>()?);
+        let entries = lines.zip(first_seq..).map(|(json, seq)| wire::entry(json.as_bytes(), seq));
+        let entries = entries.collect::<Result<_, _>>()?;
+        Ok(Some(Published { partition, epoch, entries }))
+    }
+
+    /// Looks at all streams.
+    async fn sweep(&mut self) -> Result<(), Away> {
+        let used = self.store.used().await?;
+        self.catch_up(used).await
+    }
+
+    /// Tells what the streams have and was not told. The very first time that is nothing: it is
+    /// where the bus begins.
+    async fn catch_up(&mut self, partitions: BTreeSet<Partition>) -> Result<(), Away> {
+        let heads = self.store.heads(&partitions).await?;
+        let begins = self.told.is_none();
+        let told = self.told.get_or_insert_default();
+        for (partition, head) in heads {
+            let life = told
+                .entry(partition)
+                .or_insert_with(|| Life { epoch: head.epoch.clone(), last: HashMap::new() });
+            if life.epoch != head.epoch {
+                let last = head.streams.iter().map(|(tenant, base, _)| (tenant.clone(), *base));
+                *life = Life { epoch: head.epoch.clone(), last: last.collect() };
+            }
+            for (tenant, _, newest) in head.streams {
+                let last = life.last.entry(tenant.clone()).or_default();
+                if begins {
+                    *last = newest;
+                }
+                while *last < newest {
+                    let after = Position { epoch: head.epoch.clone(), seq: *last };
+                    match self.store.read(&tenant, &after, PAGE).await {
+                        Ok(page) => {
+                            let Some(end) = page.entries.last() else { break };
+                            *last = end.seq;
+                            self.ears.tell(&tenant, &head.epoch, &page.entries);
+                        }
+                        Err(Unreadable::Trimmed) => {
+                            tracing::warn!(%tenant, from = *last, "redis: cut off for too long, entries are lost");
+                            *last = newest;
+                        }
+                        // Its head is another one by now, and is looked at again.
+                        Err(Unreadable::EpochChanged | Unreadable::Ahead) => {
+                            self.behind = true;
+                            break;
+                        }
+                        Err(Unreadable::Away(Away)) => return Err(Away),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    /// A head as it is stored; `None` where there is none.
+    pub(super) fn of(fields: HashMap<String, String>) -> Result<Option<Self>, Away> {
+        let Some(epoch) = fields.get("epoch") else { return Ok(None) };
+        let epoch = wire::epoch(epoch).map_err(|error| away(&error))?;
+        let mut streams = Vec::new();
+        for (field, newest) in &fields {
+            let Some(name) = field.strip_prefix("seq:") else { continue };
+            let base = fields.get(&format!("base:{name}")).map_or("0", String::as_str);
+            let tenant = wire::tenant(name).map_err(|error| away(&error))?;
+            streams.push((tenant, position(base)?, position(newest)?));
+        }
+        Ok(Some(Self { epoch, streams }))
+    }
+}
+
+fn position(text: &str) -> Result<u64, Away> {
+    text.parse().map_err(|error: std::num::ParseIntError| away(&error.into()))
+}

@@ -1,0 +1,147 @@
+//! A real Redis on a free loopback port, for tests.
+//!
+//! Where `redis-server` is not installed, [`is_here`] says so by name and the test returns.
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code; every test binary uses a part of it"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const PROGRAM: &str = "redis-server";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Whether a Redis can be started; else says which test is skipped.
+pub fn is_here(test: &str) -> bool {
+    let here = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !here {
+        println!("skipped: {test} ({PROGRAM} is not installed)");
+    }
+    here
+}
+
+/// A running Redis that writes down what it does. Dropped, it is killed.
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    folder: TempDir,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Between finding a port and taking it somebody else may.
+        for _ in 0..20 {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            if let Some(child) = run(&folder, port) {
+                return Self { child, port, folder };
+            }
+        }
+        panic!("{PROGRAM} does not start");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Asks it in Redis' own protocol; the answer's first line.
+    pub fn ask(&self, words: &[&str]) -> String {
+        ask(self.port, words).expect("it answers")
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again where it was, with what it had written down.
+    pub fn restart(&mut self) {
+        let again = run(&self.folder, self.port);
+        self.child = again.expect("it starts again on the port that it had");
+    }
+
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Processor time so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let after_name = stat.rsplit_once(')').unwrap().1;
+        let fields = after_name.split_whitespace().skip(11).take(2);
+        // 100 ticks a second (proc_pid_stat(5)).
+        Duration::from_millis(fields.map(|field| field.parse::<u64>().unwrap() * 10).sum())
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `None`: it ended, as it does where the port is taken.
+fn run(folder: &TempDir, port: u16) -> Option<Child> {
+    let mut child = Command::new(PROGRAM)
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
+        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"])
+        .arg("--dir")
+        .arg(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        if ask(port, &["PING"]).is_some_and(|answer| answer == "+PONG") {
+            // It may be another's, on the port that ours did not get.
+            let ours = ask(port, &["CONFIG", "GET", "dir"]).is_some()
+                && child.try_wait().unwrap().is_none();
+            return ours.then_some(child);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    panic!("{PROGRAM} does not answer on port {port}");
+}
+
+fn ask(port: u16, words: &[&str]) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = [0; 4096];
+    let length = stream.read(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    Some(answer.lines().next()?.to_owned())
+}
