@@ -37,7 +37,8 @@ use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::{OpenSips, Surroundings, TokioTimer};
 use callplane::stack::simulated::in_process::InProcess;
 use callplane::stack::simulated::{Script, World};
-use callplane::store::memory::{Limits, MemoryStore};
+use callplane::store::Limits;
+use callplane::store::memory::MemoryStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

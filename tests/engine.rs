@@ -34,8 +34,8 @@ use callplane::core::time::StoreTime;
 use callplane::engine::begin::{Begun, Refusal};
 use callplane::engine::{Engine, Host, NoList, Observer, Parts, Settings};
 use callplane::stack::{self, SipStack, Snapshot, Stacks};
-use callplane::store::memory::{Limits, MemoryStore};
-use callplane::store::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+use callplane::store::memory::MemoryStore;
+use callplane::store::{Away, Commit, Find, Limits, Page, Store, Unreadable, Verdict};
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 

@@ -33,7 +33,8 @@ use callplane::engine::{Engine, Host, Observer, Parts, Settings};
 use callplane::events::{Inbox, inbox, run};
 use callplane::leadership::Leadership;
 use callplane::stack::{Away, Reports, SipStack, Snapshot, StackReport, Stacks};
-use callplane::store::memory::{Limits, MemoryStore};
+use callplane::store::Limits;
+use callplane::store::memory::MemoryStore;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -6,7 +6,7 @@ use crate::config::{Config, Stack};
 use crate::core::ids::{PodId, StackId};
 use crate::core::plan::Times;
 use crate::engine;
-use crate::store::memory;
+use crate::store::Limits;
 
 /// What the engine is told.
 pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
@@ -41,11 +41,11 @@ pub fn times(config: &Config, stack: &Stack) -> Times {
 }
 
 /// What the store keeps.
-pub fn store(config: &Config) -> memory::Limits {
-    memory::Limits {
+pub fn store(config: &Config) -> Limits {
+    Limits {
         entries_for: config.store.keep_notices,
         entries_bytes: config.store.notices_bytes.bytes(),
-        ..memory::Limits::default()
+        ..Limits::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+use super::{Away, Commit, Find, Limits, Page, Store, Unreadable, Verdict};
 use crate::bus::Listener;
 use crate::clock::Clock;
 use crate::core::command::{Claim, Taking};
@@ -13,24 +13,6 @@ use crate::core::notice::Notice;
 use crate::core::record::{Entry, Key, Position, Record};
 use crate::core::stack_event::Watch;
 use crate::core::time::StoreTime;
-
-/// How much is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// How long an entry of a stream is kept.
-    pub entries_for: Duration,
-    /// How many bytes of entries a tenant may have, as safety.
-    pub entries_bytes: usize,
-    /// How many records of ended commands a tenant may have, as safety: of more than that, holds
-    /// and ends are forgotten before their time, then starts and transfers.
-    pub ended: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { entries_for: Duration::from_secs(900), entries_bytes: 64 << 20, ended: 200_000 }
-    }
-}
 
 /// Everything in memory, behind one lock that is never held across an await.
 pub struct MemoryStore<C> {

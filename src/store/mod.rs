@@ -66,6 +66,24 @@ pub trait Store: Send + Sync + 'static {
     fn beat(&self, pod: &PodId) -> impl Future<Output = Result<(), Away>> + Send;
 }
 
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long an entry of a stream is kept.
+    pub entries_for: Duration,
+    /// How many bytes of entries a tenant may have, as safety.
+    pub entries_bytes: usize,
+    /// How many records of ended commands a tenant may have, as safety: of more than that, holds
+    /// and ends are forgotten before their time, then starts and transfers.
+    pub ended: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entries_for: Duration::from_secs(900), entries_bytes: 64 << 20, ended: 200_000 }
+    }
+}
+
 /// One write.
 #[derive(Debug, Clone)]
 pub struct Commit {

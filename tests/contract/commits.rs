@@ -19,8 +19,8 @@ use callplane::core::record::{Entry, FORMAT, Key, Position, Record};
 use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::time::{Now, StoreTime};
-use callplane::store::memory::{Limits, MemoryStore};
-use callplane::store::{Away, Commit, Find, Page, Quota, Store, Unreadable, Verdict};
+use callplane::store::memory::MemoryStore;
+use callplane::store::{Away, Commit, Find, Limits, Page, Quota, Store, Unreadable, Verdict};
 
 /// How long entries are kept in every stand.
 pub const ENTRIES_FOR: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use callplane::core::ids::Install;
 use callplane::core::time::StoreTime;
-use callplane::store::memory::Limits;
+use callplane::store::Limits;
 use callplane::store::redis::{Address, RedisBus, RedisStore};
 
 use crate::DEADLINE;

@@ -31,7 +31,7 @@ use callplane::rpc::error::{Kind, Refusal};
 use callplane::rpc::frame::{Id, LONGEST_ID};
 use callplane::rpc::method::Method;
 use callplane::rpc::wire::{self, Ending, Known, Repeated, Standing, Started};
-use callplane::store::memory;
+use callplane::store::Limits;
 use openrpc::FAILURES;
 use serde_json::Value;
 
@@ -139,7 +139,7 @@ fn limits() -> String {
     row("id of another ended command", spoken(store.keep_others), "store.keep_others", "the same");
     row(
         "ended commands whose ids are kept",
-        memory::Limits::default().ended.to_string(),
+        Limits::default().ended.to_string(),
         "",
         "the oldest holds and ends are forgotten first, then starts and transfers",
     );

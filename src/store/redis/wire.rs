@@ -13,8 +13,7 @@ use crate::core::ids::{Epoch, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::core::record::{Entry, Key, Record};
 use crate::core::time::StoreTime;
-use crate::store::memory::Limits;
-use crate::store::{Commit, Verdict};
+use crate::store::{Commit, Limits, Verdict};
 
 /// What Redis holds or said is not what we write: an operator's hand, or a defect.
 #[derive(Debug, thiserror::Error)]

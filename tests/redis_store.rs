@@ -1,0 +1,397 @@
+//! The store in Redis when Redis fails: every call ends in time, what was lost is said, and it works
+//! again by itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+#[allow(dead_code, reason = "the suites use the rest")]
+#[path = "contract/commits.rs"]
+mod commits;
+mod redis_server;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use callplane::bus::{Bus as _, Listener};
+use callplane::core::ids::{Epoch, Install, TenantId, Term};
+use callplane::core::record::{Entry, Position, Record};
+use callplane::core::time::StoreTime;
+use callplane::store::redis::{Address, RedisBus, RedisStore};
+use callplane::store::{Away, Commit, Find, Limits, Store as _, Unreadable, Verdict};
+
+use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
+use redis_server::{RedisServer, is_here};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A call ends within a second; the rest is for a busy machine.
+const IN_TIME: Duration = Duration::from_millis(1300);
+
+/// A call to a server that is known to be away.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// After its return, until it is used again.
+const BACK: Duration = Duration::from_millis(1000);
+
+/// One process, and a server of its own.
+struct Site {
+    server: Mutex<RedisServer>,
+    store: Arc<RedisStore>,
+    bus: RedisBus,
+}
+
+impl Site {
+    fn server<T>(&self, does: impl FnOnce(&mut RedisServer) -> T) -> T {
+        does(&mut self.server.lock().unwrap())
+    }
+
+    fn address(&self) -> Address {
+        Address::parse(&self.server(|server| server.url())).unwrap()
+    }
+
+    /// Another process of the installation.
+    fn another(&self) -> Arc<RedisStore> {
+        Arc::new(RedisStore::start(self.address(), Install::default(), Limits::default()))
+    }
+}
+
+impl Stand for Site {
+    type Store = RedisStore;
+    type Bus = RedisBus;
+
+    async fn fresh(_bounds: Bounds) -> Self {
+        let server = RedisServer::start();
+        let address = Address::parse(&server.url()).unwrap();
+        let store =
+            Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
+        let bus = RedisBus::start(address, Arc::clone(&store)).await.expect("the bus subscribes");
+        Self { server: Mutex::new(server), store, bus }
+    }
+
+    fn store(&self) -> &RedisStore {
+        &self.store
+    }
+
+    fn bus(&self) -> &RedisBus {
+        &self.bus
+    }
+
+    async fn now(&self) -> StoreTime {
+        self.store.now().await.unwrap()
+    }
+
+    async fn pass(&self, _time: Duration) {
+        unreachable!("time passes by itself")
+    }
+}
+
+async fn fresh() -> Pen<Site> {
+    Pen::fresh(Bounds::default()).await
+}
+
+/// May be applied for long.
+fn for_long(commit: Commit) -> Commit {
+    Commit { not_after: commit.not_after.after(DEADLINE), ..commit }
+}
+
+async fn within<T>(limit: Duration, what: &str, does: impl Future<Output = T>) -> T {
+    let begun = Instant::now();
+    let done = tokio::time::timeout(DEADLINE, does).await;
+    let done = done.unwrap_or_else(|_| panic!("{what} does not end"));
+    assert!(begun.elapsed() <= limit, "{what} took {:?}", begun.elapsed());
+    done
+}
+
+/// Asks until it is answered.
+async fn back<T, F: Future<Output = Result<T, Away>>>(asks: impl Fn() -> F) -> T {
+    within(BACK, "to be back", async {
+        loop {
+            if let Ok(answer) = asks().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// Until a call is refused at once.
+async fn noticed(pen: &Pen<Site>) {
+    let refused = within(IN_TIME, "the first call", pen.head(&ours())).await;
+    assert_eq!(refused, Err(Away));
+    for _ in 0..20 {
+        assert_eq!(within(AT_ONCE, "a later call", pen.head(&ours())).await, Err(Away));
+    }
+}
+
+async fn head_again(store: &RedisStore) -> Position {
+    back(|| async move { store.head(&ours()).await }).await
+}
+
+async fn find(pen: &Pen<Site>, id: &str) -> Option<Arc<Record>> {
+    back(|| pen.stand.store.find(Find::Key(key(id)))).await.pop()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch() {
+    if !is_here("a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch") {
+        return;
+    }
+    let pen = fresh().await;
+    let a = pen.begin("a", hold("A")).await;
+    let step = for_long(pen.idle(&a).await);
+    let beginning = for_long(pen.beginning(key("b"), hold("B")).await);
+    pen.stand.server(RedisServer::kill);
+    let store = pen.stand.store();
+    for _ in 0..3 {
+        let verdict = within(IN_TIME, "a commit", store.commit(step.clone())).await;
+        assert_eq!(verdict, Err(Away));
+    }
+    noticed(&pen).await;
+    let found = within(AT_ONCE, "to find", store.find(Find::DueBy(StoreTime(u64::MAX)))).await;
+    assert_eq!(found, Err(Away));
+    let read = within(AT_ONCE, "to read", store.read(&ours(), &pen.at(0), 9)).await;
+    assert_eq!(read, Err(Unreadable::Away(Away)));
+
+    pen.stand.server(RedisServer::restart);
+    let verdict = back(|| store.commit(beginning.clone())).await;
+    let Verdict::EpochChanged(epoch) = verdict else { panic!("{verdict:?}") };
+    assert_ne!(epoch, pen.epoch);
+    let head = Position { epoch: epoch.clone(), seq: 1 };
+    assert_eq!(pen.head(&ours()).await, Ok(head.clone()), "changed once, and numbers go on");
+    assert_eq!(find(&pen, "a").await, Some(a), "what was written down is there");
+    assert_eq!(find(&pen, "b").await, None);
+    let old = store.read(&ours(), &pen.at(1), 9).await;
+    assert_eq!(old, Err(Unreadable::EpochChanged));
+    let verdict = pen.commit(Commit { epoch: epoch.clone(), ..beginning }).await;
+    assert!(matches!(verdict, Verdict::Applied { first_seq: 2, .. }), "{verdict:?}");
+    assert_eq!(store.read(&ours(), &head, 9).await.unwrap().entries.len(), 1);
+    // What the dead one claimed is claimed.
+    let again = Commit { epoch, ..pen.beginning(key("c"), hold("A")).await };
+    let verdict = pen.commit(again).await;
+    assert!(matches!(verdict, Verdict::Busy { .. }), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_processes_come_to_one_new_epoch_and_terms_begin_anew() {
+    if !is_here("all_processes_come_to_one_new_epoch_and_terms_begin_anew") {
+        return;
+    }
+    let pen = fresh().await;
+    let a = pen.begin("a", hold("A")).await;
+    let a = pen.write(Commit { term: Some(Term(7)), ..pen.idle(&a).await }).await;
+    let others: Vec<_> = (0..8).map(|_| pen.stand.another()).collect();
+    for other in &others {
+        assert_eq!(other.head(&ours()).await.unwrap().epoch, pen.epoch);
+    }
+    pen.stand.server(|server| {
+        server.kill();
+        server.restart();
+    });
+    let heads = others.into_iter().map(|other| {
+        tokio::spawn(async move {
+            let epoch = head_again(&other).await.epoch;
+            (other, epoch)
+        })
+    });
+    let heads: Vec<_> = heads.collect();
+    let epoch = head_again(&pen.stand.store).await.epoch;
+    assert_ne!(epoch, pen.epoch);
+    for head in heads {
+        let (other, theirs) = head.await.unwrap();
+        assert_eq!((&theirs, &other.head(&ours()).await.unwrap().epoch), (&epoch, &epoch));
+        let elsewhere = other.head(&commits::tenant("other")).await.unwrap();
+        assert_eq!(elsewhere.epoch, epoch, "in every partition");
+    }
+    let anew = Commit { term: Some(Term(1)), epoch, ..pen.idle(&a).await };
+    let verdict = pen.commit(anew).await;
+    assert!(matches!(verdict, Verdict::Applied { .. }), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repeated() {
+    if !is_here("a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repeated") {
+        return;
+    }
+    let pen = fresh().await;
+    let a = pen.begin("a", hold("A")).await;
+    let step = for_long(pen.over(&a).await);
+    let told = step.notices.len() as u64;
+    let store = pen.stand.store();
+    pen.stand.server(|server| server.pause());
+    let verdict = within(IN_TIME, "a commit", store.commit(step.clone())).await;
+    assert_eq!(verdict, Err(Away));
+    noticed(&pen).await;
+    pen.stand.server(|server| server.go_on());
+    // The server wakes and does what it was asked to.
+    let applied = async {
+        loop {
+            if head_again(&pen.stand.store).await.seq == 1 + told {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(DEADLINE, "the late script", applied).await;
+    for _ in 0..3 {
+        let Verdict::Applied { first_seq, record, .. } = pen.commit(step.clone()).await else {
+            panic!("not recognised");
+        };
+        assert_eq!((first_seq, record.version), (2, 2));
+    }
+    assert_eq!(pen.head(&ours()).await, Ok(pen.at(1 + told)), "applied once, in the same epoch");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_server_is_another_epoch_and_forgot_all() {
+    if !is_here("a_flushed_server_is_another_epoch_and_forgot_all") {
+        return;
+    }
+    let pen = fresh().await;
+    let a = pen.begin("a", hold("A")).await;
+    pen.stand.server(|server| server.ask(&["FLUSHALL"]));
+    let verdict = pen.commit(pen.idle(&a).await).await;
+    let Verdict::EpochChanged(epoch) = verdict else { panic!("{verdict:?}") };
+    assert_ne!(epoch, pen.epoch);
+    assert_eq!(find(&pen, "a").await, None);
+    let next = Commit { epoch: epoch.clone(), ..pen.idle(&a).await };
+    assert_eq!(pen.commit(next).await, Verdict::Gone);
+    let anew = Commit { epoch: epoch.clone(), ..pen.beginning(key("a"), hold("A")).await };
+    let verdict = pen.commit(anew).await;
+    assert!(matches!(verdict, Verdict::Applied { first_seq: 1, .. }), "{verdict:?}");
+    assert_eq!(pen.head(&ours()).await.unwrap(), Position { epoch, seq: 1 });
+    assert_eq!(pen.ids(Find::DueBy(StoreTime(u64::MAX))).await, ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_the_server_forgot_are_loaded_again() {
+    if !is_here("scripts_that_the_server_forgot_are_loaded_again") {
+        return;
+    }
+    let pen = fresh().await;
+    for id in ["a", "b"] {
+        pen.stand.server(|server| server.ask(&["SCRIPT", "FLUSH"]));
+        pen.begin(id, hold(id)).await;
+        pen.stand.server(|server| server.ask(&["SCRIPT", "FLUSH"]));
+        assert_eq!(pen.ids(Find::AtStack(commits::stack())).await.last().unwrap(), id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_takes_nothing_and_is_away() {
+    if !is_here("a_server_without_room_takes_nothing_and_is_away") {
+        return;
+    }
+    let pen = fresh().await;
+    let a = pen.begin("a", hold("A")).await;
+    pen.stand.server(|server| server.ask(&["CONFIG", "SET", "maxmemory", "1"]));
+    let store = pen.stand.store();
+    let (step, idle) = (for_long(pen.over(&a).await), for_long(pen.idle(&a).await));
+    for commit in [step.clone(), idle] {
+        assert_eq!(within(IN_TIME, "a commit", store.commit(commit)).await, Err(Away));
+    }
+    assert_eq!(pen.head(&ours()).await, Ok(pen.at(1)));
+    assert_eq!(find(&pen, "a").await, Some(a));
+    assert_eq!(pen.stream(&ours()).await.len(), 1);
+    pen.stand.server(|server| server.ask(&["CONFIG", "SET", "maxmemory", "0"]));
+    pen.write(step).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
+    if !is_here("a_server_that_is_not_there_at_first_is_used_when_it_is") {
+        return;
+    }
+    let mut server = RedisServer::start();
+    let address = Address::parse(&server.url()).unwrap();
+    server.kill();
+    let store =
+        Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
+    assert_eq!(within(IN_TIME, "the first call", store.head(&ours())).await, Err(Away));
+    let bus = within(DEADLINE, "the bus", RedisBus::start(address, Arc::clone(&store))).await;
+    assert!(bus.is_err(), "subscribed to nothing");
+    server.restart();
+    assert_eq!(head_again(&store).await.seq, 0);
+}
+
+#[derive(Default)]
+struct Ear(Mutex<Vec<(Epoch, Arc<Entry>)>>);
+
+impl Listener for Ear {
+    fn entries(&self, _tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
+        let entries = entries.iter().map(|entry| (epoch.clone(), Arc::clone(entry)));
+        self.0.lock().unwrap().extend(entries);
+    }
+}
+
+impl Ear {
+    /// What was told, once that is this much.
+    async fn told(&self, count: usize) -> Vec<(Epoch, u64)> {
+        let begun = Instant::now();
+        loop {
+            let told: Vec<_> = {
+                let told = self.0.lock().unwrap();
+                told.iter().map(|(epoch, entry)| (epoch.clone(), entry.seq)).collect()
+            };
+            if told.len() >= count {
+                return told;
+            }
+            assert!(begun.elapsed() < DEADLINE, "only {} of {count} are told", told.len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process() {
+    if !is_here("a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process") {
+        return;
+    }
+    let pen = fresh().await;
+    let another = pen.stand.another();
+    let theirs = RedisBus::start(pen.stand.address(), another).await.unwrap();
+    let ears = [Arc::new(Ear::default()), Arc::new(Ear::default())];
+    pen.stand.bus.attach(ears[0].clone());
+    theirs.attach(ears[1].clone());
+    for n in 0..300 {
+        pen.begin(&format!("id-{n}"), hold(&format!("call-{n}"))).await;
+        if n % 50 == 25 {
+            pen.stand.server(|server| server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]));
+        }
+    }
+    let all: Vec<_> = (1..=300).map(|seq| (pen.epoch.clone(), seq)).collect();
+    for ear in &ears {
+        assert_eq!(ear.told(300).await, all);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_what_the_new_epoch_commits_is_told() {
+    if !is_here("after_a_restart_what_the_new_epoch_commits_is_told") {
+        return;
+    }
+    let pen = fresh().await;
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("a", hold("A")).await;
+    ear.told(1).await;
+    pen.stand.server(|server| {
+        server.kill();
+        server.restart();
+    });
+    let epoch = head_again(&pen.stand.store).await.epoch;
+    // At once: the bus may not have subscribed yet.
+    for id in ["b", "c", "d"] {
+        let begun = pen.beginning(key(id), hold(id)).await;
+        pen.write(Commit { epoch: epoch.clone(), nonce: nonce(), ..begun }).await;
+    }
+    let told = ear.told(4).await;
+    let new = (2..=4).map(|seq| (epoch.clone(), seq));
+    let expected: Vec<_> = [(pen.epoch.clone(), 1)].into_iter().chain(new).collect();
+    assert_eq!(told, expected);
+}
