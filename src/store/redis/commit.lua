@@ -161,7 +161,8 @@ end
 local repeatable = {}
 for line in string.gmatch(applied, '[^\n]+') do
   local last = tonumber(string.match(line, '^%S+ %S+ %S+ (%S+)'))
-  if last >= now then repeatable[#repeatable + 1] = '\n' .. line end
+  -- A little longer: the last repeat of it may be under way for a second.
+  if last + 2000 >= now then repeatable[#repeatable + 1] = '\n' .. line end
 end
 local line = { nonce, first_seq, now, not_after }
 for _, by in ipairs(overtaken) do line[#line + 1] = by end

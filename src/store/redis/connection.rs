@@ -314,15 +314,23 @@ impl Keeper {
             .set_push_sender(pushes);
         let client = Client::open(self.address.0.clone())?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim);
-        let Some(run_id) = run_id else {
+        let mut ask = redis::pipe();
+        ask.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let (server, replication): (String, String) = ask.query_async(&mut connection).await?;
+        if line(&replication, "role:") != Some("master") {
+            return Err(RedisError::from((ErrorKind::Client, "it is not the master")));
+        }
+        let Some(run_id) = line(&server, "run_id:") else {
             return Err(RedisError::from((ErrorKind::UnexpectedReturnType, "INFO has no run_id")));
         };
         let hashes = Script::load_all().query_async(&mut connection).await?;
         let silent = AtomicU32::new(0);
         Ok(Live { connection, run_id: Arc::from(run_id), hashes, number, silent })
     }
+}
+
+fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 /// What the server sends over one connection, and that the connection broke.

@@ -1,6 +1,9 @@
 -- Records of running commands, by an index.
 --
--- KEYS 1 the index: a set, or the due times   ARGV 1 due by when, or '' for a set
+-- KEYS 1 the index: a set, or the due times
+-- ARGV 1 due by when, or '' for a set  2 how many records are taken at once
+--
+-- Answers with the first records, and with the names of the others: a script holds up all commits.
 
 local call = redis.call
 local members
@@ -9,12 +12,16 @@ if ARGV[1] == '' then
 else
   members = call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
 end
-local found = {}
-for _, member in ipairs(members) do
-  local stored = call('HMGET', member, 'record', 'first_seq')
+local most = math.min(#members, tonumber(ARGV[2]))
+local records, others = {}, {}
+for i = 1, most do
+  local stored = call('HMGET', members[i], 'record', 'first_seq')
   if stored[1] then
-    found[#found + 1] = stored[1]
-    found[#found + 1] = stored[2]
+    records[#records + 1] = stored[1]
+    records[#records + 1] = stored[2]
   end
 end
-return found
+for i = most + 1, #members do
+  others[#others + 1] = members[i]
+end
+return { records, others }

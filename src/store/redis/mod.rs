@@ -36,6 +36,9 @@ use crate::core::time::StoreTime;
 /// Most entries of one page: one read must not hold up all commits.
 const LONGEST_PAGE: usize = 4096;
 
+/// Most records that are taken at once, for the same reason.
+const AT_ONCE: usize = 256;
+
 /// How long a process counts as alive after a beat.
 const ALIVE: Duration = Duration::from_secs(3);
 
@@ -101,8 +104,8 @@ impl RedisStore {
     async fn used(&self) -> Result<BTreeSet<Partition>, Away> {
         let mut members = redis::cmd("SMEMBERS");
         members.arg(self.keys.partitions());
-        let used: Vec<u8> = self.ask(|_| one(members.clone())).await?;
-        Ok(used.into_iter().filter_map(Partition::numbered).collect())
+        let (_, answer) = self.answer(|_| one(members.clone())).await?;
+        self.in_use(answer)
     }
 
     /// The heads of these partitions, where they have one.
@@ -181,44 +184,76 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Partition by partition: an index of all that run.
+    /// Running commands in an index that each partition has.
     async fn of_index(
         &self,
         index: impl Fn(Partition) -> String + Send + Sync,
         due_by: Option<StoreTime>,
     ) -> Result<Vec<Arc<Record>>, Away> {
-        let mut found = Vec::new();
+        let due_by = due_by.map_or_else(String::new, |at| at.0.to_string());
+        let (mut found, mut others) = (Vec::new(), Vec::new());
         let mut asked = BTreeSet::new();
+        // Partitions that are in use for longer are asked in one go. That others have come into use
+        // is told by the same answer.
+        let mut next = self.known_used();
         loop {
-            let known = self.used.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let now: Vec<Partition> = known.difference(&asked).copied().collect();
-            let due_by = due_by.map_or_else(String::new, |at| at.0.to_string());
             let ask = |live: &Live| {
                 let mut pipeline = redis::pipe();
                 pipeline.cmd("SMEMBERS").arg(self.keys.partitions());
-                for partition in &now {
+                for partition in &next {
                     let mut find = live.script(Script::Find);
-                    find.arg(1).arg(index(*partition)).arg(&due_by);
+                    find.arg(1).arg(index(*partition)).arg(&due_by).arg(AT_ONCE);
                     pipeline.add_command(find);
                 }
                 pipeline
             };
             let (_, values) = self.connection.call(ask).await?;
             let mut values = values.into_iter();
-            let used: Vec<u8> = redis::from_redis_value(values.next().unwrap_or_default())
-                .map_err(|error| away(&error.into()))?;
+            let used = self.in_use(values.next().unwrap_or_default())?;
             for answer in values {
-                let records = Parts::of(answer).and_then(Parts::records);
-                found.extend(records.map_err(|error| away(&error))?);
+                let (records, names) = wire::found(answer).map_err(|error| away(&error))?;
+                found.extend(records);
+                others.extend(names);
             }
-            asked.extend(now);
-            let used: BTreeSet<_> = used.into_iter().filter_map(Partition::numbered).collect();
-            let all = used.is_subset(&asked);
-            self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(used);
-            if all {
-                return Ok(found);
+            asked.append(&mut next);
+            next = used.difference(&asked).copied().collect();
+            if next.is_empty() {
+                break;
             }
         }
+        for names in others.chunks(AT_ONCE) {
+            found.extend(self.named(names).await?);
+        }
+        Ok(found)
+    }
+
+    /// Those of these records whose commands run still.
+    async fn named(&self, names: &[String]) -> Result<Vec<Arc<Record>>, Away> {
+        let ask = |_: &Live| {
+            let mut pipeline = redis::pipe();
+            for name in names {
+                pipeline.cmd("HMGET").arg(name).arg("record").arg("first_seq");
+            }
+            pipeline
+        };
+        let (_, values) = self.connection.call(ask).await?;
+        let records = values.into_iter().map(wire::record).collect::<Result<Vec<_>, _>>();
+        let records = records.map_err(|error| away(&error))?;
+        let running = |record: &Arc<Record>| record.state.outcome().is_none();
+        Ok(records.into_iter().flatten().filter(running).collect())
+    }
+
+    fn known_used(&self) -> BTreeSet<Partition> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The partitions in use, as Redis tells them.
+    fn in_use(&self, members: Value) -> Result<BTreeSet<Partition>, Away> {
+        let members: Vec<u8> =
+            redis::from_redis_value(members).map_err(|error| away(&error.into()))?;
+        let used: BTreeSet<_> = members.into_iter().filter_map(Partition::numbered).collect();
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(&used);
+        Ok(used)
     }
 }
 
@@ -263,12 +298,8 @@ impl Store for RedisStore {
                 let mut get = redis::cmd("HMGET");
                 get.arg(self.keys.record(&key)).arg("record").arg("first_seq");
                 let (_, answer) = self.answer(|_| one(get.clone())).await?;
-                match &answer {
-                    Value::Array(parts) if matches!(parts.first(), Some(Value::Nil)) => {
-                        Ok(Vec::new())
-                    }
-                    _ => Parts::of(answer).and_then(Parts::records).map_err(|error| away(&error)),
-                }
+                let record = wire::record(answer).map_err(|error| away(&error))?;
+                Ok(record.into_iter().collect())
             }
             Find::Watching(stack, watch) => {
                 self.of_index(|partition| self.keys.watch(partition, &stack, &watch), None).await

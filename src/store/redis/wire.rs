@@ -198,14 +198,6 @@ impl Parts {
         Ok(Arc::new(Record { first_seq, ..record }))
     }
 
-    pub(super) fn records(mut self) -> Result<Vec<Arc<Record>>, Unintelligible> {
-        let mut records = Vec::with_capacity(self.0.len() / 2);
-        while self.0.len() > 0 {
-            records.push(self.record()?);
-        }
-        Ok(records)
-    }
-
     /// Entries that follow each other, from this position.
     pub(super) fn entries(self, first_seq: u64) -> Result<Vec<Arc<Entry>>, Unintelligible> {
         let entries = self.0.zip(first_seq..).map(|(value, seq)| {
@@ -214,6 +206,26 @@ impl Parts {
         });
         entries.collect()
     }
+}
+
+/// Records, and the names of others.
+pub(super) fn found(answer: Value) -> Result<(Vec<Arc<Record>>, Vec<String>), Unintelligible> {
+    let mut parts = Parts::of(answer)?;
+    let mut stored = Parts::of(parts.next()?)?;
+    let mut records = Vec::with_capacity(stored.0.len() / 2);
+    while stored.0.len() > 0 {
+        records.push(stored.record()?);
+    }
+    Ok((records, parts.next()?))
+}
+
+/// One record, where there is one.
+pub(super) fn record(answer: Value) -> Result<Option<Arc<Record>>, Unintelligible> {
+    let mut parts = Parts::of(answer)?;
+    if matches!(parts.0.as_slice().first(), Some(Value::Nil)) {
+        return Ok(None);
+    }
+    parts.record().map(Some)
 }
 
 /// An entry, as it was written, at its position.
