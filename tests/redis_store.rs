@@ -310,8 +310,7 @@ async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
     let mut server = RedisServer::start();
     let address = Address::parse(&server.url()).unwrap();
     server.kill();
-    let store =
-        Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
+    let store = Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
     assert_eq!(within(IN_TIME, "the first call", store.head(&ours())).await, Err(Away));
     let bus = within(DEADLINE, "the bus", RedisBus::start(address, Arc::clone(&store))).await;
     assert!(bus.is_err(), "subscribed to nothing");

@@ -61,6 +61,11 @@ impl RedisServer {
         ask(self.port, words).expect("it answers")
     }
 
+    /// The same, all of the answer that comes at once.
+    pub fn ask_all(&self, words: &[&str]) -> String {
+        answer(self.port, words).expect("it answers")
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -133,6 +138,10 @@ fn run(folder: &TempDir, port: u16) -> Option<Child> {
 }
 
 fn ask(port: u16, words: &[&str]) -> Option<String> {
+    Some(answer(port, words)?.lines().next()?.to_owned())
+}
+
+fn answer(port: u16, words: &[&str]) -> Option<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     let mut request = format!("*{}\r\n", words.len());
@@ -140,8 +149,7 @@ fn ask(port: u16, words: &[&str]) -> Option<String> {
         request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
     }
     stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = [0; 4096];
+    let mut answer = [0; 16_384];
     let length = stream.read(&mut answer).ok()?;
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    Some(answer.lines().next()?.to_owned())
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis::io::tcp::TcpSettings;
 use redis::aio::{AsyncPushSender, ConnectionLike as _, MultiplexedConnection, SendError};
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
     Pipeline, ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult, ServerError,

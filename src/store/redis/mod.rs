@@ -166,8 +166,7 @@ impl RedisStore {
 
     /// Begins an epoch of the memory of the server that is there now, unless somebody did so.
     async fn open_epoch(&self, partition: Partition) -> Result<(), Away> {
-        let keys =
-            [self.keys.head(partition), self.keys.epoch(), self.keys.partitions()];
+        let keys = [self.keys.head(partition), self.keys.epoch(), self.keys.partitions()];
         let fresh = Epoch::derive(self.nonces.nonce());
         let (live, opened) = self
             .answer(|live| {

@@ -41,7 +41,11 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(commit: Commit, names: &Keys, limits: &Limits) -> Result<Self, Unintelligible> {
+    pub(super) fn of(
+        commit: Commit,
+        names: &Keys,
+        limits: &Limits,
+    ) -> Result<Self, Unintelligible> {
         let Commit { record, nonce, not_after, epoch, term, notices, quota, keep } = commit;
         let tenant = &record.key.tenant;
         let partition = Partition::of(tenant);
@@ -124,7 +128,8 @@ impl Written {
         let word: String = parts.next()?;
         Ok(match word.as_str() {
             "APPLIED" => {
-                let Place { first_seq, now, overtaken } = self.place(&parts.next::<String>()?, names)?;
+                let Place { first_seq, now, overtaken } =
+                    self.place(&parts.next::<String>()?, names)?;
                 let mut record = self.record;
                 if record.version == 1 {
                     record.first_seq = first_seq;
@@ -132,7 +137,8 @@ impl Written {
                 Verdict::Applied { first_seq, now, overtaken, record: Arc::new(record) }
             }
             "AGAIN" => {
-                let Place { first_seq, now, overtaken } = self.place(&parts.next::<String>()?, names)?;
+                let Place { first_seq, now, overtaken } =
+                    self.place(&parts.next::<String>()?, names)?;
                 Verdict::Applied { first_seq, now, overtaken, record: parts.record()? }
             }
             "EXISTS" => Verdict::Exists(parts.record()?),
