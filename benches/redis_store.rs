@@ -5,6 +5,13 @@
 //! Holds of three commits each (begun, answered, over) against a `redis-server` on loopback that
 //! writes an append-only file, everything on the machine's cores. The bus listens in the same
 //! process, so what is published is parsed too. Not in it: stepping and everything else of the engine.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a bench ends by panicking where it can't go on"
+)]
 
 #[allow(dead_code, reason = "the suites use the rest")]
 #[path = "../tests/contract/commits.rs"]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{Address, Connection, Live};
@@ -181,6 +181,7 @@ impl Carrier {
     async fn carry(&mut self, live: &Live) {
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut broken = self.connection.breaks();
         let mut pings = 0_u32;
         loop {
             tokio::select! {
@@ -189,7 +190,7 @@ impl Carrier {
                     Some(_) => {}
                     None => return,
                 },
-                () = self.connection.gone(live.number) => return,
+                () = reaches(&mut broken, live.number) => return,
                 _ = ping.tick() => {
                     if live.ping().await.is_err() {
                         self.connection.give_up(live, "no answer to a ping");
@@ -298,6 +299,11 @@ impl Carrier {
         }
         Ok(())
     }
+}
+
+async fn reaches(newest: &mut watch::Receiver<u64>, number: u64) {
+    // Where nobody tells any more it is over as well.
+    let _ = newest.wait_for(|newest| *newest >= number).await;
 }
 
 impl Head {

@@ -18,11 +18,12 @@ ended = ended == '1'
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local until_then = tonumber(not_after)
+-- Redis takes texts faster than numbers.
+local at_now, until_then = string.format('%.0f', now), tonumber(not_after)
 
 -- The store's life.
 local h = call('HMGET', head, 'run', 'epoch', 'seq:' .. tenant, 'running:' .. tenant,
-  'bytes:' .. tenant, 'oldest:' .. tenant, 'term:' .. stack)
+  'bytes:' .. tenant, 'oldest:' .. tenant, 'term:' .. stack, 'lasts:' .. tenant)
 if not h[2] or h[1] ~= run then return { 'HEAD' } end
 if h[2] ~= epoch then return { 'EPOCH', h[2] } end
 local seq, running = tonumber(h[3] or 0), tonumber(h[4] or 0)
@@ -88,13 +89,11 @@ if begins and quota ~= '' and running >= tonumber(quota) then return { 'OVER' } 
 
 -- Nothing below can fail.
 local first_seq = seq + 1
-local told = ''
 local old_bytes, added = bytes, 0
 for i = FIRST_ENTRY, #ARGV do
   seq = seq + 1
-  call('XADD', stream, seq .. '-0', 't', now, 'e', ARGV[i])
+  call('XADD', stream, seq .. '-0', 't', at_now, 'e', ARGV[i])
   added = added + #ARGV[i]
-  told = told .. '\n' .. ARGV[i]
 end
 
 -- What came before this commit: kept by time, and as far as there is room.
@@ -120,8 +119,13 @@ if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes
   end
 end
 if added > 0 then
-  call('PEXPIREAT', stream, now + entries_for)
   oldest = oldest or now
+  -- A stream that nobody writes to goes as a whole. Set for longer than needed, and so less often.
+  if now + entries_for > tonumber(h[8] or 0) then
+    local lasts = now + 2 * entries_for
+    call('PEXPIREAT', stream, lasts)
+    call('HSET', head, 'lasts:' .. tenant, lasts)
+  end
 end
 bytes = old_bytes + added
 
@@ -164,15 +168,21 @@ for line in string.gmatch(applied, '[^\n]+') do
   -- A little longer: the last repeat of it may be under way for a second.
   if last + 2000 >= now then repeatable[#repeatable + 1] = '\n' .. line end
 end
-local line = { nonce, first_seq, now, not_after }
+local line = { nonce, first_seq, at_now, not_after }
 for _, by in ipairs(overtaken) do line[#line + 1] = by end
 repeatable[#repeatable + 1] = '\n' .. table.concat(line, ' ')
-call('HSET', me, 'version', version, 'record', record, 'applied', table.concat(repeatable),
-  'claims', table.concat(claims_now, ' '), 'watches', table.concat(watches_now, ' '))
+local first_end = ended and not old[5]
+local fields = { 'version', version, 'record', record, 'applied', table.concat(repeatable) }
+local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
+local claims_text, watches_text = table.concat(claims_now, ' '), table.concat(watches_now, ' ')
+if claims_text ~= (old[3] or '') then set('claims', claims_text) end
+if watches_text ~= (old[4] or '') then set('watches', watches_text) end
+if first_end then set('ended', 1) end
 if begins then
-  call('HSET', me, 'first_seq', first_seq)
+  set('first_seq', first_seq)
   running = running + 1
 end
+call('HSET', me, unpack(fields))
 if due ~= '' then
   call('ZADD', due_set, due, me)
   if begins then call('SADD', at_stack, me) end
@@ -180,10 +190,8 @@ end
 
 -- Its end.
 if ended then
-  local first_end = not old[5]
   if first_end then
     running = math.max(running - 1, 0)
-    call('HSET', me, 'ended', 1)
     call('ZREM', due_set, me)
     call('SREM', at_stack, me)
     -- Makes room: holds and ends go first.
@@ -214,12 +222,16 @@ if ended then
   if left < expires - now then call('PEXPIREAT', set, expires) end
 end
 
-call('HSET', head, 'seq:' .. tenant, seq, 'running:' .. tenant, running, 'bytes:' .. tenant, bytes)
-if oldest then
-  call('HSET', head, 'oldest:' .. tenant, oldest)
-elseif h[6] then
-  call('HDEL', head, 'oldest:' .. tenant)
+fields = {}
+if added > 0 then set('seq:' .. tenant, seq) end
+if bytes ~= tonumber(h[5] or nil) then set('bytes:' .. tenant, bytes) end
+if running ~= tonumber(h[4] or nil) then set('running:' .. tenant, running) end
+if oldest and oldest ~= tonumber(h[6] or nil) then set('oldest:' .. tenant, oldest) end
+if term ~= '' and term ~= h[7] then set('term:' .. stack, term) end
+if #fields > 0 then call('HSET', head, unpack(fields)) end
+if not oldest and h[6] then call('HDEL', head, 'oldest:' .. tenant) end
+if added > 0 then
+  local entries = table.concat(ARGV, '\n', FIRST_ENTRY)
+  call('PUBLISH', channel, epoch .. ' ' .. first_seq .. '\n' .. entries)
 end
-if term ~= '' and term ~= h[7] then call('HSET', head, 'term:' .. stack, term) end
-if added > 0 then call('PUBLISH', channel, epoch .. ' ' .. first_seq .. told) end
 return { 'APPLIED', table.concat(line, ' ', 2) }

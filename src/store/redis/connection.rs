@@ -231,10 +231,9 @@ impl Connection {
         }
     }
 
-    /// Returns once a connection is of no use any more.
-    pub(super) async fn gone(&self, number: u64) {
-        // The sender is ours, so it is there.
-        let _ = self.broken.subscribe().wait_for(|newest| *newest >= number).await;
+    /// The number of the newest connection that is of no use any more.
+    pub(super) fn breaks(&self) -> watch::Receiver<u64> {
+        self.broken.subscribe()
     }
 
     /// Has another connection made.
