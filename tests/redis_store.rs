@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use callplane::bus::{Bus as _, Listener};
 use callplane::core::ids::{Epoch, Install, TenantId, Term};
+use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
 use callplane::store::redis::{Address, RedisBus, RedisStore};
@@ -34,6 +35,9 @@ const IN_TIME: Duration = Duration::from_millis(1300);
 
 /// A call to a server that is known to be away.
 const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Sooner than all streams are looked at.
+const SOON: Duration = Duration::from_millis(2500);
 
 /// After its return, until it is used again.
 const BACK: Duration = Duration::from_millis(1000);
@@ -393,4 +397,70 @@ async fn after_a_restart_what_the_new_epoch_commits_is_told() {
     let new = (2..=4).map(|seq| (epoch.clone(), seq));
     let expected: Vec<_> = [(pen.epoch.clone(), 1)].into_iter().chain(new).collect();
     assert_eq!(told, expected);
+}
+
+/// Something that was committed to our tenant, but whose publication nobody got.
+async fn unheard(pen: &Pen<Site>, seq: u64) {
+    let place = Partition::of(&ours()).number();
+    let written = pen.beginning(key("unheard"), hold("unheard")).await;
+    let entry = Entry {
+        seq: 0,
+        session: written.record.session.clone(),
+        key: written.record.key.clone(),
+        method: written.record.state.method,
+        external_id: None,
+        notice: written.notices[0].clone(),
+    };
+    let (entry, now) =
+        (serde_json::to_string(&entry).unwrap(), pen.stand.now().await.0.to_string());
+    let (stream, head) =
+        (format!("cp:main:{{{place}}}:e:default"), format!("cp:main:{{{place}}}:head"));
+    pen.stand.server(|server| {
+        server.ask(&["XADD", &stream, &format!("{seq}-0"), "t", &now, "e", &entry]);
+        server.ask(&["HSET", &head, "seq:default", &seq.to_string()]);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_is_read_from_the_stream_at_the_next_message() {
+    if !is_here("a_gap_is_read_from_the_stream_at_the_next_message") {
+        return;
+    }
+    let pen = fresh().await;
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("a", hold("A")).await;
+    ear.told(1).await;
+    unheard(&pen, 2).await;
+    pen.begin("b", hold("B")).await;
+    let told = within(SOON, "the gap", ear.told(3)).await;
+    assert_eq!(told, [1, 2, 3].map(|seq| (pen.epoch.clone(), seq)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_missed_is_read_from_the_stream_on_subscribing_again() {
+    if !is_here("what_was_missed_is_read_from_the_stream_on_subscribing_again") {
+        return;
+    }
+    let pen = fresh().await;
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("a", hold("A")).await;
+    ear.told(1).await;
+    unheard(&pen, 2).await;
+    pen.stand.server(|server| server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]));
+    let told = within(SOON, "what was missed", ear.told(2)).await;
+    assert_eq!(told, [1, 2].map(|seq| (pen.epoch.clone(), seq)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_looked_at_where_nothing_happens() {
+    if !is_here("streams_are_looked_at_where_nothing_happens") {
+        return;
+    }
+    let pen = fresh().await;
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    unheard(&pen, 1).await;
+    assert_eq!(ear.told(1).await, [(pen.epoch.clone(), 1)]);
 }
