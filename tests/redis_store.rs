@@ -307,6 +307,28 @@ async fn a_server_without_room_takes_nothing_and_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_writes_for_a_while_is_away_in_time() {
+    if !is_here("a_server_that_takes_no_writes_for_a_while_is_away_in_time") {
+        return;
+    }
+    let pen = fresh().await;
+    let a = pen.begin("a", hold("A")).await;
+    let step = for_long(pen.over(&a).await);
+    let store = pen.stand.store();
+    // It connects and answers all the time; only the script hangs.
+    pen.stand.server(|server| server.ask(&["CLIENT", "PAUSE", "60000", "WRITE"]));
+    for _ in 0..3 {
+        let verdict = within(IN_TIME, "a commit", store.commit(step.clone())).await;
+        assert_eq!(verdict, Err(Away));
+    }
+    pen.stand.server(|server| server.ask(&["CLIENT", "UNPAUSE"]));
+    let verdict = back(|| store.commit(step.clone())).await;
+    assert!(matches!(verdict, Verdict::Applied { first_seq: 2, .. }), "{verdict:?}");
+    let told = step.notices.len() as u64;
+    assert_eq!(pen.head(&ours()).await, Ok(pen.at(1 + told)), "applied once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
     if !is_here("a_server_that_is_not_there_at_first_is_used_when_it_is") {
         return;

@@ -14,6 +14,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -42,9 +43,7 @@ impl RedisServer {
         let folder = tempfile::tempdir().unwrap();
         // Between finding a port and taking it somebody else may.
         for _ in 0..20 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let port = free.local_addr().unwrap().port();
-            drop(free);
+            let port = free_port();
             if let Some(child) = run(&folder, port) {
                 return Self { child, port, folder };
             }
@@ -104,6 +103,20 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A free port that no connection gets by itself: those are from 32768 on (ip(7)). Else a client that
+/// tries a server that is gone could come to be connected to itself, and keep the port.
+fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let spread = std::process::id().wrapping_mul(211).wrapping_add(taken) % 16_000;
+        let port = 16_000 + u16::try_from(spread).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
     }
 }
 
