@@ -24,6 +24,7 @@ test: ## everything that must pass: format, lints, all tests, documentation, dep
 	cargo test --locked
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib
 	cargo deny --locked check bans licenses sources
+	@command -v redis-server >/dev/null || echo "no redis-server: the tests before a real Redis did not run"
 	@[ -n "$$OPENSIPS_BIN" ] || echo "no OPENSIPS_BIN: the tests against a real OpenSIPS did not run"
 	@echo "all passed"
 
