@@ -18,13 +18,12 @@ demo: ## build, then serve a simulated stack and the console on http://127.0.0.1
 	@cargo run --locked --quiet -- demo
 
 test: ## everything that must pass: format, lints, all tests, documentation, dependencies
-	@.ci/install build browser deny
+	@.ci/install build browser redis deny
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib
 	cargo deny --locked check bans licenses sources
-	@command -v redis-server >/dev/null || echo "no redis-server: the tests before a real Redis did not run"
 	@[ -n "$$OPENSIPS_BIN" ] || echo "no OPENSIPS_BIN: the tests against a real OpenSIPS did not run"
 	@echo "all passed"
 
