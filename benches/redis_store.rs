@@ -16,6 +16,8 @@
 #[allow(dead_code, reason = "the suites use the rest")]
 #[path = "../tests/contract/commits.rs"]
 mod commits;
+#[path = "../tests/process/cpu.rs"]
+mod cpu;
 #[path = "../tests/redis_server/mod.rs"]
 mod redis_server;
 
@@ -27,7 +29,7 @@ use callplane::core::ids::Install;
 use callplane::core::record::Record;
 use callplane::core::stack_event::Watch;
 use callplane::core::time::StoreTime;
-use callplane::store::redis::{Address, RedisBus, RedisStore};
+use callplane::store::redis::{RedisBus, RedisStore};
 use callplane::store::{Commit, Find, Limits, Verdict};
 
 use commits::{Bounds, Pen, Stand, call, hold, key, stack};
@@ -52,10 +54,7 @@ impl Stand for Site {
 
     async fn fresh(_bounds: Bounds) -> Self {
         let server = RedisServer::start();
-        let address = Address::parse(&server.url()).unwrap();
-        let store =
-            Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
-        let bus = RedisBus::start(address, Arc::clone(&store)).await.expect("it subscribes");
+        let (store, bus) = server.connect(Install::default(), Limits::default()).await;
         Self { server, store, bus, clock: SystemClock::new() }
     }
 
@@ -88,12 +87,6 @@ async fn timed(pen: &Pen<Site>, commit: Commit, took: &mut Vec<Duration>) -> Arc
     }
 }
 
-fn myself() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
-    Duration::from_millis(fields.map(|field| field.parse::<u64>().unwrap() * 10).sum())
-}
-
 fn stat(server: &RedisServer, section: &str, name: &str) -> f64 {
     let info = server.ask_all(&["INFO", section]);
     let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -102,7 +95,7 @@ fn stat(server: &RedisServer, section: &str, name: &str) -> f64 {
 
 async fn round(pen: &Arc<Pen<Site>>, name: &str, tasks: usize) {
     let server = &pen.stand.server;
-    let before = (server.cpu(), myself(), Instant::now());
+    let before = (cpu::spent(&server.pid()), cpu::spent("self"), Instant::now());
     let (read, written) = (
         stat(server, "stats", "total_net_input_bytes"),
         stat(server, "stats", "total_net_output_bytes"),
@@ -135,8 +128,8 @@ async fn round(pen: &Arc<Pen<Site>>, name: &str, tasks: usize) {
         "{tasks:4} tasks: {second:8.0} commits/s, p50 {:.3} ms, p99 {:.3} ms, here {:.1} us, server {:.1} us, {:.0} bytes in, {:.0} out",
         at(0.5),
         at(0.99),
-        each(myself() - before.1),
-        each(server.cpu() - before.0),
+        each(cpu::spent("self") - before.1),
+        each(cpu::spent(&server.pid()) - before.0),
         bytes("total_net_input_bytes", read),
         bytes("total_net_output_bytes", written),
     );
@@ -163,11 +156,11 @@ async fn main() {
         ("what watches a call", 5_000, Find::Watching(stack(), Watch::Call(call("run-7")))),
         ("5,000 that are due", 10, Find::DueBy(StoreTime(u64::MAX))),
     ] {
-        let before = (pen.stand.server.cpu(), Instant::now());
+        let before = (cpu::spent(&pen.stand.server.pid()), Instant::now());
         for _ in 0..times {
             assert!(!pen.find(find.clone()).await.is_empty());
         }
-        let (all, server) = (before.1.elapsed(), pen.stand.server.cpu() - before.0);
+        let (all, server) = (before.1.elapsed(), cpu::spent(&pen.stand.server.pid()) - before.0);
         println!("find {what}: {:?}, server {:?}", all / times, server / times);
     }
 }

@@ -152,13 +152,8 @@ async fn the_old_servers_file_and_a_simulated_proxy_need_nothing_more() {
         .spawn()
         .unwrap();
     let (clients, _reading) = serving(&mut server).await;
-    let start = Command::new(env!("CARGO_BIN_EXE_callplane"))
-        .args(["call", "--server", &format!("ws://{clients}/call-api")])
-        .args(["start", "sip:alice@127.0.0.1:5060", "sip:bob@127.0.0.1:5060"])
-        .env_clear()
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let (alice, bob) = ("sip:alice@127.0.0.1:5060", "sip:bob@127.0.0.1:5060");
+    let start = starting(&format!("ws://{clients}/call-api"), &[], alice, bob).output();
     let ended = timeout(DEADLINE, start).await.expect("an end").unwrap();
     let text = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.status.code(), Some(0), "{text}");
@@ -189,16 +184,23 @@ async fn demo() -> (Child, String) {
     (demo, clients)
 }
 
-/// A start through a server: its exit code, and what it printed.
-async fn start(server: &str, caller: &str, arguments: &[&str]) -> (Option<i32>, String) {
-    let start = Command::new(env!("CARGO_BIN_EXE_callplane"))
+/// A start through a server, whose events are read.
+fn starting(server: &str, arguments: &[&str], caller: &str, callee: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callplane"));
+    command
         .args(["call", "--server", server])
         .args(arguments)
-        .args(["start", caller, "sip:bob@demo.callplane"])
+        .args(["start", caller, callee])
         .env_clear()
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// A start through the demo: its exit code, and what it printed.
+async fn start(server: &str, caller: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let start = starting(server, arguments, caller, "sip:bob@demo.callplane").output();
     let ended = timeout(DEADLINE, start).await.expect("an end").unwrap();
     (ended.status.code(), String::from_utf8_lossy(&ended.stdout).into_owned())
 }
@@ -233,7 +235,9 @@ async fn a_command_that_is_repeated_in_its_session_is_the_same_one() {
 #[tokio::test]
 async fn a_demo_that_stops_cancels_what_rings() {
     let (demo, server) = demo().await;
-    let mut start = rings_at_erins(&server);
+    // Nobody answers there.
+    let erin = "sip:erin@demo.callplane";
+    let mut start = starting(&server, &[], erin, "sip:bob@demo.callplane").spawn().unwrap();
     let mut told = BufReader::new(start.stdout.take().unwrap()).lines();
     let started = timeout(DEADLINE, told.next_line()).await.unwrap().unwrap().unwrap();
     assert!(started.contains("Started"), "{started}");
@@ -256,19 +260,6 @@ async fn the_demo_greets_without_a_warning_about_itself() {
     assert_eq!(stopped.status.code(), Some(0));
 }
 
-/// A start that is not answered.
-fn rings_at_erins(server: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_callplane"))
-        .args(["call", "--server", server])
-        .args(["start", "sip:erin@demo.callplane", "sip:bob@demo.callplane"])
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
 #[tokio::test]
 async fn a_drain_that_cuts_commands_off_fails() {
     let mi = proxy().await;
@@ -287,20 +278,13 @@ async fn a_drain_that_cuts_commands_off_fails() {
         .unwrap();
     let (clients, reading) = serving(&mut server).await;
     // erin's phone rings longer than the drain may take.
-    let mut start = Command::new(env!("CARGO_BIN_EXE_callplane"))
-        .args(["call", "--server", &format!("ws://{clients}/call-api")])
-        .args(["start", "sip:erin@127.0.0.1:5060", "sip:bob@127.0.0.1:5060"])
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let (erin, bob) = ("sip:erin@127.0.0.1:5060", "sip:bob@127.0.0.1:5060");
+    let server_at = format!("ws://{clients}/call-api");
+    let mut start = starting(&server_at, &[], erin, bob).spawn().unwrap();
     let mut told = BufReader::new(start.stdout.take().unwrap()).lines();
     let started = timeout(DEADLINE, told.next_line()).await.unwrap().unwrap().unwrap();
     assert!(started.contains("Started"), "{started}");
-    let pid = server.id().unwrap().to_string();
-    assert!(Command::new("kill").arg(&pid).status().await.unwrap().success());
+    terminate(&server).await;
     let stopped = timeout(DEADLINE, server.wait()).await.unwrap().unwrap();
     assert_eq!(stopped.code(), Some(1));
     reading.await.unwrap();

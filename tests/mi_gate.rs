@@ -200,6 +200,14 @@ fn dialog(state: u8) -> Value {
     }})
 }
 
+/// An answered call whose caller has offered something to hold.
+fn talking() -> Value {
+    let mut dialog = dialog(4);
+    dialog["Dialog"]["caller_sdp"] =
+        json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+    dialog
+}
+
 async fn until(what: &str, so: impl Fn() -> bool) {
     let wait = async {
         while !so() {
@@ -351,9 +359,7 @@ async fn an_offer_that_was_not_taken_leaves_the_mark_as_it_was() {
     ] {
         let fake = Fake::default();
         let stack = stack(&fake, |_| ());
-        let mut dialog = dialog(4);
-        dialog["Dialog"]["caller_sdp"] =
-            json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+        let dialog = talking();
         fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog)));
         fake.then("dlg_push_var", Does::Answers(done()));
         fake.then("dlg_send_sequential", sent);
@@ -371,9 +377,7 @@ async fn an_offer_that_was_not_taken_leaves_the_mark_as_it_was() {
 async fn a_refused_offer_leaves_also_who_was_seen_last() {
     let fake = Fake::default();
     let stack = stack(&fake, |_| ());
-    let mut dialog = dialog(4);
-    dialog["Dialog"]["caller_sdp"] =
-        json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+    let mut dialog = talking();
     dialog["Dialog"]["context"] = json!({"values": [{"cp_hold": "held:2:2:abc"}]});
     fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(dialog)));
     fake.then("dlg_push_var", Does::Answers(done()));
@@ -409,9 +413,7 @@ async fn a_once_act_whose_preparation_failed_was_not_sent() {
         assert_eq!(stack.perform(&op(&fake, refer())).await, UNREACHABLE, "{failure:?}");
 
         // The mark's write is lost: nothing was sent to a phone.
-        let mut held = dialog(4);
-        held["Dialog"]["caller_sdp"] =
-            json!("v=0\r\no=a 1 1 IN IP4 h\r\ns=-\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n");
+        let held = talking();
         let act =
             Act::ReInvite { call: call(), leg: Leg::Callee, offer: Offer::Hold { first: true } };
         fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(held)));

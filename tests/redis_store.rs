@@ -55,7 +55,7 @@ impl Site {
     }
 
     fn address(&self) -> Address {
-        Address::parse(&self.server(|server| server.url())).unwrap()
+        self.server(|server| server.address())
     }
 
     /// Another process of the installation.
@@ -70,10 +70,7 @@ impl Stand for Site {
 
     async fn fresh(_bounds: Bounds) -> Self {
         let server = RedisServer::start();
-        let address = Address::parse(&server.url()).unwrap();
-        let store =
-            Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
-        let bus = RedisBus::start(address, Arc::clone(&store)).await.expect("the bus subscribes");
+        let (store, bus) = server.connect(Install::default(), Limits::default()).await;
         Self { server: Mutex::new(server), store, bus }
     }
 
@@ -94,8 +91,12 @@ impl Stand for Site {
     }
 }
 
-async fn fresh() -> Pen<Site> {
-    Pen::fresh(Bounds::default()).await
+/// `None`: there is no Redis here, and the test is skipped by name.
+async fn fresh(test: &str) -> Option<Pen<Site>> {
+    if !is_here(test) {
+        return None;
+    }
+    Some(Pen::fresh(Bounds::default()).await)
 }
 
 /// May be applied for long.
@@ -143,10 +144,11 @@ async fn find(pen: &Pen<Site>, id: &str) -> Option<Arc<Record>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch() {
-    if !is_here("a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch") {
+    let Some(pen) =
+        fresh("a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch").await
+    else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let a = pen.begin("a", hold("A")).await;
     let step = for_long(pen.idle(&a).await);
     let beginning = for_long(pen.beginning(key("b"), hold("B")).await);
@@ -183,10 +185,9 @@ async fn a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_processes_come_to_one_new_epoch_and_terms_begin_anew() {
-    if !is_here("all_processes_come_to_one_new_epoch_and_terms_begin_anew") {
+    let Some(pen) = fresh("all_processes_come_to_one_new_epoch_and_terms_begin_anew").await else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let a = pen.begin("a", hold("A")).await;
     let a = pen.write(Commit { term: Some(Term(7)), ..pen.idle(&a).await }).await;
     let others: Vec<_> = (0..8).map(|_| pen.stand.another()).collect();
@@ -219,10 +220,11 @@ async fn all_processes_come_to_one_new_epoch_and_terms_begin_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repeated() {
-    if !is_here("a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repeated") {
+    let Some(pen) =
+        fresh("a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repeated").await
+    else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let a = pen.begin("a", hold("A")).await;
     let step = for_long(pen.over(&a).await);
     let told = step.notices.len() as u64;
@@ -253,10 +255,7 @@ async fn a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flushed_server_is_another_epoch_and_forgot_all() {
-    if !is_here("a_flushed_server_is_another_epoch_and_forgot_all") {
-        return;
-    }
-    let pen = fresh().await;
+    let Some(pen) = fresh("a_flushed_server_is_another_epoch_and_forgot_all").await else { return };
     let a = pen.begin("a", hold("A")).await;
     pen.stand.server(|server| server.ask(&["FLUSHALL"]));
     let verdict = pen.commit(pen.idle(&a).await).await;
@@ -274,10 +273,7 @@ async fn a_flushed_server_is_another_epoch_and_forgot_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_that_the_server_forgot_are_loaded_again() {
-    if !is_here("scripts_that_the_server_forgot_are_loaded_again") {
-        return;
-    }
-    let pen = fresh().await;
+    let Some(pen) = fresh("scripts_that_the_server_forgot_are_loaded_again").await else { return };
     for id in ["a", "b"] {
         pen.stand.server(|server| server.ask(&["SCRIPT", "FLUSH"]));
         pen.begin(id, hold(id)).await;
@@ -288,10 +284,7 @@ async fn scripts_that_the_server_forgot_are_loaded_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_room_takes_nothing_and_is_away() {
-    if !is_here("a_server_without_room_takes_nothing_and_is_away") {
-        return;
-    }
-    let pen = fresh().await;
+    let Some(pen) = fresh("a_server_without_room_takes_nothing_and_is_away").await else { return };
     let a = pen.begin("a", hold("A")).await;
     pen.stand.server(|server| server.ask(&["CONFIG", "SET", "maxmemory", "1"]));
     let store = pen.stand.store();
@@ -308,10 +301,9 @@ async fn a_server_without_room_takes_nothing_and_is_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_takes_no_writes_for_a_while_is_away_in_time() {
-    if !is_here("a_server_that_takes_no_writes_for_a_while_is_away_in_time") {
+    let Some(pen) = fresh("a_server_that_takes_no_writes_for_a_while_is_away_in_time").await else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let a = pen.begin("a", hold("A")).await;
     let step = for_long(pen.over(&a).await);
     let store = pen.stand.store();
@@ -334,7 +326,7 @@ async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
         return;
     }
     let mut server = RedisServer::start();
-    let address = Address::parse(&server.url()).unwrap();
+    let address = server.address();
     server.kill();
     let store = Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
     assert_eq!(within(IN_TIME, "the first call", store.head(&ours())).await, Err(Away));
@@ -374,10 +366,11 @@ impl Ear {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process() {
-    if !is_here("a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process") {
+    let Some(pen) =
+        fresh("a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process").await
+    else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let another = pen.stand.another();
     let theirs = RedisBus::start(pen.stand.address(), another).await.unwrap();
     let ears = [Arc::new(Ear::default()), Arc::new(Ear::default())];
@@ -397,10 +390,9 @@ async fn a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_what_the_new_epoch_commits_is_told() {
-    if !is_here("after_a_restart_what_the_new_epoch_commits_is_told") {
+    let Some(pen) = fresh("after_a_restart_what_the_new_epoch_commits_is_told").await else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let ear = Arc::new(Ear::default());
     pen.stand.bus.attach(ear.clone());
     pen.begin("a", hold("A")).await;
@@ -445,10 +437,9 @@ async fn unheard(pen: &Pen<Site>, seq: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_is_read_from_the_stream_at_the_next_message() {
-    if !is_here("a_gap_is_read_from_the_stream_at_the_next_message") {
+    let Some(pen) = fresh("a_gap_is_read_from_the_stream_at_the_next_message").await else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let ear = Arc::new(Ear::default());
     pen.stand.bus.attach(ear.clone());
     pen.begin("a", hold("A")).await;
@@ -461,10 +452,10 @@ async fn a_gap_is_read_from_the_stream_at_the_next_message() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_is_read_from_the_stream_on_subscribing_again() {
-    if !is_here("what_was_missed_is_read_from_the_stream_on_subscribing_again") {
+    let Some(pen) = fresh("what_was_missed_is_read_from_the_stream_on_subscribing_again").await
+    else {
         return;
-    }
-    let pen = fresh().await;
+    };
     let ear = Arc::new(Ear::default());
     pen.stand.bus.attach(ear.clone());
     pen.begin("a", hold("A")).await;
@@ -477,10 +468,7 @@ async fn what_was_missed_is_read_from_the_stream_on_subscribing_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_are_looked_at_where_nothing_happens() {
-    if !is_here("streams_are_looked_at_where_nothing_happens") {
-        return;
-    }
-    let pen = fresh().await;
+    let Some(pen) = fresh("streams_are_looked_at_where_nothing_happens").await else { return };
     let ear = Arc::new(Ear::default());
     pen.stand.bus.attach(ear.clone());
     unheard(&pen, 1).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use callplane::core::ids::Install;
 use callplane::core::time::StoreTime;
 use callplane::store::Limits;
-use callplane::store::redis::{Address, RedisBus, RedisStore};
+use callplane::store::redis::{RedisBus, RedisStore};
 
 use crate::DEADLINE;
 use crate::commits::{Bounds, ENTRIES_FOR, Stand};
@@ -41,14 +41,12 @@ impl Stand for Redis {
         let server = tokio::task::spawn_blocking(server).await.unwrap();
         let number = COUNTED.fetch_add(1, Ordering::SeqCst);
         let install = Install::parse(&format!("t{number}")).unwrap();
-        let address = Address::parse(&server.url()).unwrap();
         let limits = Limits {
             entries_for: ENTRIES_FOR,
             entries_bytes: bounds.entries_bytes,
             ended: bounds.ended,
         };
-        let store = Arc::new(RedisStore::start(address.clone(), install, limits));
-        let bus = RedisBus::start(address, Arc::clone(&store)).await.expect("the bus subscribes");
+        let (store, bus) = server.connect(install, limits).await;
         Self { store, bus, _server: server }
     }
 

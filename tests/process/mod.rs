@@ -9,6 +9,8 @@
     reason = "test code; every test binary and bench uses a part of it"
 )]
 
+mod cpu;
+
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -16,9 +18,6 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Ticks a second in `/proc/PID/stat`; the kernel has always shown it so (proc_pid_stat(5)).
-const TICKS: f64 = 100.0;
 
 /// Ports that are free, for `callplane serve`.
 pub const ANY_PORTS: [(&str, &str); 3] = [
@@ -82,11 +81,7 @@ impl Process {
 
     /// Processor time so far.
     pub fn cpu(&self) -> Duration {
-        let stat = self.proc("stat");
-        let after_name = stat.rsplit_once(')').unwrap().1;
-        let ticks: f64 =
-            after_name.split_whitespace().skip(11).take(2).map(|f| f.parse::<f64>().unwrap()).sum();
-        Duration::from_secs_f64(ticks / TICKS)
+        cpu::spent(&self.child.id().to_string())
     }
 
     /// Resident bytes.

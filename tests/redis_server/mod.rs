@@ -14,9 +14,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use callplane::core::ids::Install;
+use callplane::store::Limits;
+use callplane::store::redis::{Address, RedisBus, RedisStore};
 use tempfile::TempDir;
 
 const PROGRAM: &str = "redis-server";
@@ -51,8 +55,15 @@ impl RedisServer {
         panic!("{PROGRAM} does not start");
     }
 
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+    pub fn address(&self) -> Address {
+        Address::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    /// The store and the bus of a process of this installation.
+    pub async fn connect(&self, install: Install, limits: Limits) -> (Arc<RedisStore>, RedisBus) {
+        let store = Arc::new(RedisStore::start(self.address(), install, limits));
+        let bus = RedisBus::start(self.address(), Arc::clone(&store)).await;
+        (store, bus.expect("the bus subscribes"))
     }
 
     /// Asks it in Redis' own protocol; the answer's first line.
@@ -85,17 +96,11 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &self.pid()]).status().unwrap().success());
     }
 
-    /// Processor time so far.
-    pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let after_name = stat.rsplit_once(')').unwrap().1;
-        let fields = after_name.split_whitespace().skip(11).take(2);
-        // 100 ticks a second (proc_pid_stat(5)).
-        Duration::from_millis(fields.map(|field| field.parse::<u64>().unwrap() * 10).sum())
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
     }
 }
 

@@ -213,16 +213,10 @@ impl Start {
                 | Reply::Missing { .. }
                 | Reply::NotSent(_),
                 _,
-            ) if calling.resent || self.life.is_alive() => match given_up {
-                Some(why) => self.close(self.setup_leg(), why.ending(), turn),
-                None => self.look_for_the_call(turn),
-            },
+            ) if calling.resent || self.life.is_alive() => self.look_or_close(given_up, turn),
             // A leg that was seen answered is not gone by that; somebody else refused.
             (Reply::Refused { by: Refuser::Phone, .. }, _) if self.life.is_answered() => {
-                match given_up {
-                    Some(why) => self.close(self.setup_leg(), why.ending(), turn),
-                    None => self.look_for_the_call(turn),
-                }
+                self.look_or_close(given_up, turn);
             }
             // A final answer of any kind is the end of a ringing that was given up (F17).
             (Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_), Some(why)) => {
@@ -244,6 +238,14 @@ impl Start {
                 turn.end(Ending::not_started(failure(code, text, Up::No)));
             }
             (Reply::Silent, None) => self.look_for_the_call(turn),
+        }
+    }
+
+    /// The reply does not tell what became of the leg.
+    fn look_or_close(&mut self, given_up: Option<GivenUp>, turn: &mut Turn<'_>) {
+        match given_up {
+            Some(why) => self.close(self.setup_leg(), why.ending(), turn),
+            None => self.look_for_the_call(turn),
         }
     }
 

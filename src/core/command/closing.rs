@@ -196,10 +196,9 @@ impl Closing {
             Reply::Refused { by: Refuser::Phone, .. } if !leg.life.is_answered() => {
                 leg.state = LegState::Gone;
             }
-            // A leg that was seen answered is not gone by that; somebody else refused.
-            Reply::Refused { by: Refuser::Phone, .. } => {}
-            // It may have been sent before; what the leg is asked for goes on.
-            Reply::Refused { by: Refuser::Stack, .. }
+            // It may have been sent before, and a leg that was seen answered is not gone because
+            // somebody refused: what it is asked for goes on.
+            Reply::Refused { by: Refuser::Phone | Refuser::Stack, .. }
             | Reply::Missing { .. }
             | Reply::NotSent(_) => {}
             // The 200 crossed our CANCEL, or nobody knows: ending is safe either way.

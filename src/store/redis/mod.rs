@@ -1,4 +1,4 @@
-//! The store of several processes: one Redis, or one master behind Sentinel.
+//! The store of several processes, in one Redis.
 //!
 //! A commit is one script in one round trip; what it writes is in one partition. Each physical
 //! connection knows the server's run id, and each partition's head the one that its epoch belongs
