@@ -1,7 +1,7 @@
 //! Time and randomness, injected: the engine has no hidden source of either.
 
-use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -19,6 +19,9 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
         C::now(self)
     }
 }
+
+/// A longer way to the store and back makes its time too uncertain.
+const WORTH_IT: Duration = Duration::from_millis(20);
 
 /// Draws randomness.
 pub trait Nonces: Send + Sync + 'static {
@@ -55,6 +58,64 @@ impl Clock for SystemClock {
     }
 }
 
+/// The time of a store that is elsewhere: this machine's clocks, and how far the store's is ahead.
+#[derive(Debug, Default)]
+pub struct StoreClock {
+    local: SystemClock,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// How far the store's clock is ahead of ours, in milliseconds; `None` until it was asked.
+    ahead: Option<i64>,
+    /// The latest time that was told.
+    latest: StoreTime,
+}
+
+impl StoreClock {
+    /// A clock that knows only this machine's time.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This machine's time, for [`Self::learn`].
+    #[must_use]
+    pub fn local(&self) -> StoreTime {
+        self.local.now()
+    }
+
+    /// Takes what the store said that it is, asked at this local time and answered now. An answer
+    /// that was long under way says little, and is left out when there was a better one.
+    pub fn learn(&self, asked: StoreTime, said: StoreTime) {
+        let answered = self.local.now();
+        let under_way = asked.until(answered);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.ahead.is_some() && under_way > WORTH_IT {
+            return;
+        }
+        let half_way = asked.after(under_way / 2);
+        let milliseconds = |time: StoreTime| i64::try_from(time.0).unwrap_or(i64::MAX);
+        let ahead = milliseconds(said).saturating_sub(milliseconds(half_way));
+        if told.ahead.is_none() {
+            // What was told before was a guess.
+            told.latest = StoreTime::default();
+        }
+        told.ahead = Some(ahead);
+    }
+}
+
+impl Clock for StoreClock {
+    fn now(&self) -> StoreTime {
+        let local = self.local.now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = StoreTime(local.0.saturating_add_signed(told.ahead.unwrap_or_default()));
+        told.latest = told.latest.max(now);
+        told.latest
+    }
+}
+
 /// The operating system's random numbers.
 ///
 /// Seeds of 4 KiB are drawn at once: a system call per step would cost more than the step.
@@ -85,7 +146,7 @@ impl Default for SystemNonces {
 
 impl Nonces for SystemNonces {
     fn nonce(&self) -> Nonce {
-        let mut pool = self.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.used + 16 > pool.bytes.len() {
             // Without randomness there are no ids; the kernel's generator does not fail once up,
             // so waiting for it is all that can be done.
@@ -108,6 +169,25 @@ impl Nonces for SystemNonces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_s_time_is_learnt_and_does_not_go_back() {
+        let clock = StoreClock::new();
+        let asked = clock.local();
+        clock.learn(asked, asked.after(Duration::from_secs(100)));
+        let first = clock.now();
+        assert!(asked.after(Duration::from_secs(99)) < first, "{first:?}");
+        clock.learn(clock.local(), asked);
+        assert!(clock.now() >= first);
+    }
+
+    #[test]
+    fn the_first_answer_puts_a_guess_right() {
+        let clock = StoreClock::new();
+        let guess = clock.now();
+        clock.learn(clock.local(), guess.before(Duration::from_secs(100)));
+        assert!(clock.now() < guess);
+    }
 
     #[test]
     fn nonces_do_not_repeat_across_refills() {

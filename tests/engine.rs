@@ -32,10 +32,11 @@ use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::StackEvent;
 use callplane::core::time::StoreTime;
 use callplane::engine::begin::{Begun, Refusal};
+use callplane::engine::happened::Heard;
 use callplane::engine::{Engine, Host, NoList, Observer, Parts, Settings};
 use callplane::stack::{self, SipStack, Snapshot, Stacks};
 use callplane::store::memory::MemoryStore;
-use callplane::store::{Away, Commit, Find, Limits, Page, Store, Unreadable, Verdict};
+use callplane::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -158,16 +159,21 @@ impl Store for Shaky {
         tenant: &TenantId,
         after: &Position,
         max: usize,
+        of: Option<&SessionId>,
     ) -> Result<Page, Unreadable> {
-        self.inner.read(tenant, after, max).await
+        self.inner.read(tenant, after, max, of).await
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
         self.inner.head(tenant).await
     }
 
-    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
-        self.inner.beat(pod).await
+    async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        self.inner.beat(beat).await
+    }
+
+    async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        self.inner.lead(stack).await
     }
 }
 
@@ -245,6 +251,12 @@ struct World {
 impl World {
     fn new() -> Self {
         Self::allowing(100)
+    }
+
+    /// The stack reports something now.
+    fn happened(&self, event: StackEvent, term: Option<Term>) {
+        let heard = [Heard { event, at: self.hands.now() }];
+        self.run(self.engine.happened(&StackId::new("s"), &heard, term)).unwrap();
     }
 
     fn allowing(running: usize) -> Self {
@@ -535,7 +547,7 @@ fn a_once_only_act_of_an_older_epoch_is_looked_at_and_not_sent() {
         dialog: DialogId::parse("d.1").unwrap(),
         state: DialogState::Confirmed,
     };
-    world.run(world.engine.happened(&StackId::new("s"), event, Some(Term(1))));
+    world.happened(event, Some(Term(1)));
     world.pass(Duration::from_millis(300));
     assert_eq!(refers(&world), 0, "{:?}", world.asked());
 }
@@ -596,7 +608,7 @@ fn who_is_refused_for_an_ended_command_is_told_when_to_come_back() {
     world.pass(Duration::from_secs(1));
     let (boot, since) = (Boot::new("another life"), world.hands.now());
     let restarted = StackEvent::Restarted { boot, since };
-    world.run(world.engine.happened(&refer.stack, restarted, None));
+    world.happened(restarted, None);
     assert!(world.record("t").state.outcome().is_some());
     let wait = world.hands.now().until(refer.reply_by);
     let refused = world.begin("h", hold());

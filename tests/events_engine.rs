@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callplane::bus::MemoryBus;
-use callplane::clock::{Clock as _, Nonces as _, SystemClock, SystemNonces};
+use callplane::clock::{Clock, Nonces as _, SystemClock, SystemNonces};
 use callplane::core::act::{DialogState, Op, Reply};
 use callplane::core::failure::{Outcome, Up};
 use callplane::core::ids::{
@@ -157,7 +157,7 @@ fn place(leads: bool) -> Place {
     let parts = Parts {
         store: Arc::new(store),
         stacks: Arc::new(Shared(Arc::clone(&stacks))),
-        clock,
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
         nonces: Arc::new(nonces),
         host: Arc::clone(&host) as Arc<dyn Host>,
         observer: Arc::clone(&host) as Arc<dyn Observer>,
@@ -174,9 +174,11 @@ fn place(leads: bool) -> Place {
     };
     let engine = Engine::new(parts, settings);
     let told = Arc::new(Told(watch::Sender::new(leads.then_some(Term(1)))));
-    let (inbox, outlet) = inbox(&[name()]);
+    let clock: Arc<dyn Clock> = clock;
+    let (inbox, outlet) = inbox(&[name()], Arc::clone(&clock));
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run(Arc::clone(&engine), Arc::clone(&told), outlet, stop.clone()));
+    let applying = run(Arc::clone(&engine), Arc::clone(&told), clock, outlet, stop.clone());
+    let running = tokio::spawn(applying);
     Place { engine, stacks, told, host, inbox, stop, running }
 }
 

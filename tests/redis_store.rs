@@ -161,7 +161,7 @@ async fn a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch()
     noticed(&pen).await;
     let found = within(AT_ONCE, "to find", store.find(Find::DueBy(StoreTime(u64::MAX)))).await;
     assert_eq!(found, Err(Away));
-    let read = within(AT_ONCE, "to read", store.read(&ours(), &pen.at(0), 9)).await;
+    let read = within(AT_ONCE, "to read", store.read(&ours(), &pen.at(0), 9, None)).await;
     assert_eq!(read, Err(Unreadable::Away(Away)));
 
     pen.stand.server(RedisServer::restart);
@@ -172,11 +172,11 @@ async fn a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch()
     assert_eq!(pen.head(&ours()).await, Ok(head.clone()), "changed once, and numbers go on");
     assert_eq!(find(&pen, "a").await, Some(a), "what was written down is there");
     assert_eq!(find(&pen, "b").await, None);
-    let old = store.read(&ours(), &pen.at(1), 9).await;
+    let old = store.read(&ours(), &pen.at(1), 9, None).await;
     assert_eq!(old, Err(Unreadable::EpochChanged));
     let verdict = pen.commit(Commit { epoch: epoch.clone(), ..beginning }).await;
     assert!(matches!(verdict, Verdict::Applied { first_seq: 2, .. }), "{verdict:?}");
-    assert_eq!(store.read(&ours(), &head, 9).await.unwrap().entries.len(), 1);
+    assert_eq!(store.read(&ours(), &head, 9, None).await.unwrap().entries.len(), 1);
     // What the dead one claimed is claimed.
     let again = Commit { epoch, ..pen.beginning(key("c"), hold("A")).await };
     let verdict = pen.commit(again).await;
@@ -337,12 +337,16 @@ async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
 }
 
 #[derive(Default)]
-struct Ear(Mutex<Vec<(Epoch, Arc<Entry>)>>);
+struct Ear(Mutex<Vec<(Epoch, Arc<Entry>)>>, Mutex<Vec<Position>>);
 
 impl Listener for Ear {
     fn entries(&self, _tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
         let entries = entries.iter().map(|entry| (epoch.clone(), Arc::clone(entry)));
         self.0.lock().unwrap().extend(entries);
+    }
+
+    fn skipped(&self, _tenant: &TenantId, to: &Position) {
+        self.1.lock().unwrap().push(to.clone());
     }
 }
 
@@ -411,6 +415,8 @@ async fn after_a_restart_what_the_new_epoch_commits_is_told() {
     let new = (2..=4).map(|seq| (epoch.clone(), seq));
     let expected: Vec<_> = [(pen.epoch.clone(), 1)].into_iter().chain(new).collect();
     assert_eq!(told, expected);
+    // Whoever waits for something that may be lost can be told.
+    assert_eq!(*ear.1.lock().unwrap(), [Position { epoch, seq: 1 }]);
 }
 
 /// Something that was committed to our tenant, but whose publication nobody got.
@@ -430,7 +436,7 @@ async fn unheard(pen: &Pen<Site>, seq: u64) {
     let (stream, head) =
         (format!("cp:main:{{{place}}}:e:default"), format!("cp:main:{{{place}}}:head"));
     pen.stand.server(|server| {
-        server.ask(&["XADD", &stream, &format!("{seq}-0"), "t", &now, "e", &entry]);
+        server.ask(&["XADD", &stream, &format!("{seq}-0"), "t", &now, "e", &entry, "s", "-"]);
         server.ask(&["HSET", &head, "seq:default", &seq.to_string()]);
     });
 }

@@ -59,17 +59,16 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
     }
 
     async fn read(&self, wanted: Wanted) -> Result<Page, Unreadable> {
-        let page = self.engine.store().read(&wanted.tenant, &wanted.after, wanted.max).await;
+        let Wanted { tenant, session, after, max } = wanted;
+        let page = self.engine.store().read(&tenant, &after, max, Some(&session)).await;
         let page = page.map_err(|why| match why {
             store::Unreadable::EpochChanged => Unreadable::Restarted,
             store::Unreadable::Trimmed => Unreadable::Trimmed,
             store::Unreadable::Ahead => Unreadable::Ahead,
             store::Unreadable::Away(Away) => Unreadable::Away,
         })?;
-        let through = page.entries.last().map_or(wanted.after.seq, |entry| entry.seq);
-        let mut entries = page.entries;
-        entries.retain(|entry| entry.session == wanted.session);
-        Ok(Page { entries, through, more: through < page.head.seq })
+        let more = page.through < page.head.seq;
+        Ok(Page { entries: page.entries, through: page.through, more })
     }
 }
 
@@ -118,5 +117,9 @@ pub struct FeedListener(pub Arc<Feed>);
 impl Listener for FeedListener {
     fn entries(&self, _tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
         self.0.deliver(epoch, entries);
+    }
+
+    fn skipped(&self, tenant: &TenantId, to: &Position) {
+        self.0.skip(tenant, to);
     }
 }

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::core::time::StoreTime;
 use crate::engine::{Engine, Host};
 use crate::stack::Stacks;
-use crate::store::Store;
+use crate::store::{Away, Store};
 
 /// Longest sleep between two looks at the timers.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -42,7 +42,9 @@ impl TokioHost {
         stop: CancellationToken,
     ) {
         let mut next_sweep = clock.now().after(LONGEST);
+        let mut next_beat = clock.now();
         let mut sweeping: Option<JoinHandle<()>> = None;
+        let mut beating: Option<JoinHandle<()>> = None;
         loop {
             self.wanted.store(u64::MAX, Ordering::SeqCst);
             let due = engine.fire();
@@ -52,6 +54,16 @@ impl TokioHost {
                 next_sweep = now.after(LONGEST);
                 let engine = Arc::clone(&engine);
                 sweeping = Some(self.tasks.spawn(async move { engine.sweep().await }));
+            }
+            // However long a sweep takes: who does not beat counts as dead.
+            if now >= next_beat && beating.as_ref().is_none_or(JoinHandle::is_finished) {
+                next_beat = now.after(LONGEST);
+                let engine = Arc::clone(&engine);
+                beating = Some(self.tasks.spawn(async move {
+                    if let Err(Away) = engine.beat().await {
+                        tracing::debug!("the store is away: nobody hears that this process lives");
+                    }
+                }));
             }
             let sleep = due.map_or(LONGEST, |due| now.until(due)).min(LONGEST);
             tokio::select! {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::core::act::Reply;
 use crate::core::failure::Outcome;
-use crate::core::ids::{PodId, TenantId};
+use crate::core::ids::{SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
 use crate::core::request::Method;
 use crate::engine::Observer;
 use crate::metrics::{CommandMetrics, StoreMetrics};
-use crate::store::{Away, Commit, Find, Page, Store, Unreadable, Verdict};
+use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unreadable, Verdict};
 
 /// Counts commands. Operations are counted where they are requests, at the stacks.
 pub struct EngineMetrics(pub CommandMetrics);
@@ -61,16 +61,21 @@ impl<S: Store> Store for CountedStore<S> {
         tenant: &TenantId,
         after: &Position,
         max: usize,
+        of: Option<&SessionId>,
     ) -> Result<Page, Unreadable> {
-        self.store.read(tenant, after, max).await
+        self.store.read(tenant, after, max, of).await
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
         self.store.head(tenant).await
     }
 
-    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
-        self.store.beat(pod).await
+    async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        self.store.beat(beat).await
+    }
+
+    async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        self.store.lead(stack).await
     }
 }
 

@@ -101,7 +101,7 @@ impl Server {
         let dyn_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let names: Vec<StackId> =
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
-        let (inbox, outlet) = events::inbox(&names);
+        let (inbox, outlet) = events::inbox(&names, Arc::clone(&dyn_clock));
         let inbox = Arc::new(inbox);
         read_off(&metrics, Arc::clone(&store), Arc::clone(&inbox), names);
         let reports: Arc<dyn Reports> = inbox;
@@ -122,7 +122,7 @@ impl Server {
         let engine = Engine::new(parts, settings::engine(config, pod));
         tasks.spawn(host.drive(Arc::clone(&engine), dyn_clock, stop_rest.clone()));
         let (leader, stopped) = (Arc::new(Standalone), stop_rest.clone());
-        tasks.spawn(events::run(Arc::clone(&engine), leader, outlet, stopped));
+        tasks.spawn(events::run(Arc::clone(&engine), leader, clock, outlet, stopped));
 
         let feed = Feed::new(Position { epoch, seq: 0 });
         bus.attach(Arc::new(FeedListener(Arc::clone(&feed))));

@@ -289,7 +289,7 @@ mod tests {
             std::future::pending()
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (inbox, _outlet) = events::inbox(&[]);
+        let (inbox, _outlet) = events::inbox(&[], Arc::clone(&clock));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (metrics, began) = (Metrics::new(), Instant::now());
         let connecting = ConfiguredStacks::connect_by(

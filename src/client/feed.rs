@@ -69,6 +69,17 @@ impl Feed {
         }
     }
 
+    /// The stream goes on behind this position; what stood before it and was not handed out never
+    /// will be.
+    pub fn skip(&self, tenant: &TenantId, to: &Position) {
+        lock(&self.heads).insert(tenant.clone(), to.clone());
+        for shard in &self.shards {
+            for inbox in lock(shard).values().flatten() {
+                inbox.skip(to);
+            }
+        }
+    }
+
     /// The last position that was handed out.
     #[must_use]
     pub fn head(&self, tenant: &TenantId) -> Position {
@@ -145,8 +156,14 @@ pub struct Inbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    entries: VecDeque<(Epoch, Arc<Entry>)>,
+    entries: VecDeque<Waits>,
     overflowed: bool,
+}
+
+#[derive(Debug)]
+enum Waits {
+    Entry(Epoch, Arc<Entry>),
+    Skip(Box<Position>),
 }
 
 /// What an inbox held.
@@ -154,12 +171,22 @@ struct Queue {
 pub enum Taken {
     /// The oldest entry.
     Entry(Epoch, Arc<Entry>),
+    /// The stream goes on behind this position; entries before it may be missing for good.
+    Skipped(Box<Position>),
     /// Entries were lost, since too many waited. The inbox is empty and goes on from here.
     Overflowed,
 }
 
 impl Inbox {
     fn push(&self, epoch: &Epoch, entry: &Arc<Entry>) {
+        self.put(|| Waits::Entry(epoch.clone(), Arc::clone(entry)));
+    }
+
+    fn skip(&self, to: &Position) {
+        self.put(|| Waits::Skip(Box::new(to.clone())));
+    }
+
+    fn put(&self, what: impl FnOnce() -> Waits) {
         {
             let mut queue = lock(&self.queue);
             if queue.overflowed {
@@ -169,7 +196,7 @@ impl Inbox {
                 queue.overflowed = true;
                 queue.entries = VecDeque::new();
             } else {
-                queue.entries.push_back((epoch.clone(), Arc::clone(entry)));
+                queue.entries.push_back(what());
             }
         }
         self.waker.wake();
@@ -187,7 +214,10 @@ impl Inbox {
             // A burst must not stay in the memory of an idle socket.
             queue.entries = VecDeque::new();
         }
-        taken.map(|(epoch, entry)| Taken::Entry(epoch, entry))
+        taken.map(|waits| match waits {
+            Waits::Entry(epoch, entry) => Taken::Entry(epoch, entry),
+            Waits::Skip(to) => Taken::Skipped(to),
+        })
     }
 
     /// Takes the oldest entry, or asks to be woken.

@@ -314,6 +314,12 @@ impl Follow {
             let taken = std::future::poll_fn(|cx| self.attachment.inbox().poll_take(cx));
             match tokio::time::timeout_at(begin + patience, taken).await {
                 Ok(Taken::Entry(epoch, entry)) => self.take(epoch, entry),
+                Ok(Taken::Skipped(_)) => {
+                    let known = client.commands.get(key.clone()).await?;
+                    if let Some(ended) = known.and_then(|summary| summary.ended) {
+                        return Ok(Some(ended));
+                    }
+                }
                 Ok(Taken::Overflowed) | Err(_) => {
                     let known = client.commands.get(key.clone()).await?;
                     if let Some(ended) = known.and_then(|summary| summary.ended) {

@@ -219,6 +219,11 @@ where
                 Taken::Entry(epoch, entry) => {
                     self.with_turn(|session, turn| session.live(&epoch, &entry, turn));
                 }
+                Taken::Skipped(to) => {
+                    if let Some(close) = self.session.skipped(*to) {
+                        return Turned::Over(End::Close(close));
+                    }
+                }
                 Taken::Overflowed => match self.session.overflowed() {
                     Loss::CatchUp => {}
                     Loss::Close => return Turned::Over(End::Close(Close::Slow)),

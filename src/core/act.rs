@@ -248,6 +248,8 @@ pub enum NotSent {
     TooLate,
     /// Too many are under way.
     Overloaded,
+    /// Its commit is in fewer servers than the configuration asks for, and it is sent at most once.
+    NotKept,
 }
 
 /// What was learned from an operation that was done.

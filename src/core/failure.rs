@@ -168,6 +168,8 @@ pub enum Code {
     Cancelled,
     /// The command's stated deadline passed without a decision.
     DeadlinePassed,
+    /// The store could not be trusted to keep that something was to be sent; it was not sent.
+    StoreUnavailable,
     /// The command's record is gone from the store, so nobody can say what became of it.
     StateLost,
 }
@@ -222,6 +224,7 @@ impl Code {
             Self::NoMedia => "no_media",
             Self::Cancelled => "cancelled",
             Self::DeadlinePassed => "deadline_passed",
+            Self::StoreUnavailable => "store_unavailable",
             Self::StateLost => "state_lost",
         }
     }

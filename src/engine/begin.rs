@@ -6,12 +6,16 @@ use std::time::Duration;
 use super::owed::Owed;
 use super::{Engine, lock};
 use crate::core::command::{Claim, Command, Input};
-use crate::core::ids::{CommandId, StackId};
+use crate::core::ids::{CommandId, Epoch, StackId, TenantId};
+use crate::core::partition::Partition;
 use crate::core::plan::{Plan, Times};
 use crate::core::record::{Begin, FORMAT, Key, Position, Record};
 use crate::core::request::Request;
 use crate::stack::{SipStack as _, Stacks};
 use crate::store::{Away, Store, Verdict};
+
+/// A store that begins more epochs than this under one command can't be worked with.
+const MOST_EPOCHS: usize = 3;
 
 /// A command that began, now or before.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,11 +76,14 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             // The plan is made once, of what the stack can. To end a call is the same for all.
             adapter.introduced().await;
         }
-        loop {
+        for _ in 0..MOST_EPOCHS {
             match self.try_begin(&begin, &stack).await {
-                Ok(Verdict::Applied { first_seq, record, overtaken, .. }) => {
+                Ok(Verdict::Applied { first_seq, record, overtaken, durable, .. }) => {
                     self.observer.begun(record.state.method);
                     self.set_timer(&record);
+                    if !durable {
+                        self.leave_unsent(&record);
+                    }
                     self.perform_open(&record);
                     self.tell_overtaken(overtaken, &begin.key.id);
                     let started = Position { epoch: record.born.clone(), seq: first_seq };
@@ -94,17 +101,28 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     return Err(Refusal::CallerBusy { by });
                 }
                 Ok(Verdict::Over { limit }) => return Err(Refusal::TooMany { limit }),
-                // Another epoch has begun; the next try reads it.
-                Ok(Verdict::EpochChanged(_)) => {}
+                // Another epoch has begun; the next try is in it.
+                Ok(Verdict::EpochChanged(epoch)) => self.heard_epoch(epoch),
                 Ok(Verdict::Stale(_) | Verdict::Late | Verdict::Fenced(_) | Verdict::Gone)
                 | Err(Away) => return Err(Refusal::StoreUnavailable),
             }
         }
+        Err(Refusal::StoreUnavailable)
+    }
+
+    /// The store's epoch as last heard of; asked the first time.
+    async fn epoch(&self, tenant: &TenantId) -> Result<Epoch, Away> {
+        let known = lock(&self.epoch).clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let epoch = self.store.head(tenant).await?.epoch;
+        self.heard_epoch(epoch.clone());
+        Ok(epoch)
     }
 
     async fn try_begin(&self, begin: &Begin, stack: &StackId) -> Result<Verdict, Away> {
-        let epoch = self.store.head(&begin.key.tenant).await?.epoch;
-        *lock(&self.epoch) = Some(epoch.clone());
+        let epoch = self.epoch(&begin.key.tenant).await?;
         let adapter = self.stacks.get(stack).ok_or(Away)?;
         let mut times = *self.settings.times_at.get(stack).unwrap_or(&self.settings.times);
         if let Some(fr_timeout) = adapter.fr_timeout() {
@@ -115,7 +133,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             capabilities: adapter.capabilities(),
             times,
             install: self.settings.install.clone(),
-            partition: 0,
+            partition: Partition::of(&begin.key.tenant).number(),
             one_start_per_caller: self.settings.one_start_per_caller,
         };
         let now = self.now();

@@ -7,37 +7,40 @@
 //! thread and virtual time.
 //!
 //! The files: [`begin`] (a client's command), [`performing`] (each operation once), [`owed`] (what
-//! could not be committed yet), [`timers`] (what is due), [`orphans`] (legs of ours that nobody
-//! remembers), [`routes`] (which stack a call is at).
+//! could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
+//! (who lives, and the operations of who does not), [`orphans`] (legs of ours that nobody remembers),
+//! [`routes`] (which stack a call is at).
 
 pub mod begin;
+pub mod happened;
+pub mod heart;
 pub mod orphans;
 pub mod owed;
 pub mod performing;
 pub mod routes;
 pub mod timers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use self::heart::Heart;
 use self::orphans::Orphans;
 use self::owed::{Debts, Owed};
 use self::performing::Performing;
 use self::routes::Routes;
 use self::timers::Timers;
 use crate::clock::{Clock, Nonces};
-use crate::core::act::{Dialog, DialogState, NotSent, Op, Repeat, Reply};
-use crate::core::command::Input;
+use crate::core::act::{NotSent, Op, Repeat, Reply};
+use crate::core::command::{Input, Step};
 use crate::core::failure::Outcome;
-use crate::core::ids::{CallId, Epoch, Install, PodId, StackId, Term};
+use crate::core::ids::{Epoch, Install, PodId, StackId, Term};
 use crate::core::notice::Notice;
 use crate::core::plan::Times;
 use crate::core::record::{Key, Record};
 use crate::core::request::Method;
-use crate::core::stack_event::StackEvent;
 use crate::core::time::Now;
 use crate::stack::{SipStack, Stacks};
 use crate::store::{Away, Commit, Find, Quota, Store, Verdict};
@@ -108,6 +111,7 @@ pub struct Engine<S, K> {
     routes: Mutex<Routes>,
     /// The store's epoch, as last heard of.
     epoch: Mutex<Option<Epoch>>,
+    pulse: Mutex<Heart>,
 }
 
 /// What the engine runs on.
@@ -143,6 +147,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             orphans: Mutex::default(),
             routes: Mutex::default(),
             epoch: Mutex::default(),
+            pulse: Mutex::default(),
         })
     }
 
@@ -159,64 +164,6 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         Ok(self.store.find(Find::Key(key.clone())).await?.pop())
     }
 
-    /// Applies what a stack reported to every command that it concerns.
-    pub async fn happened(
-        self: &Arc<Self>,
-        stack: &StackId,
-        event: StackEvent,
-        term: Option<Term>,
-    ) {
-        lock(&self.routes).note(stack, &event);
-        let concerned = match &event {
-            StackEvent::Restarted { .. } => self.find(Find::AtStack(stack.clone())).await,
-            StackEvent::Dialog { .. }
-            | StackEvent::Transfer { .. }
-            | StackEvent::Referral { .. }
-            | StackEvent::Hold { .. } => {
-                let mut found: Vec<Arc<Record>> = Vec::new();
-                for watch in event.names() {
-                    for record in self.find(Find::Watching(stack.clone(), watch)).await {
-                        if !found.iter().any(|known| known.key == record.key) {
-                            found.push(record);
-                        }
-                    }
-                }
-                found
-            }
-        };
-        self.note_orphan(stack, &event, !concerned.is_empty());
-        for record in concerned {
-            self.input(record, Input::Happened(event.clone()), term).await;
-        }
-    }
-
-    /// The stack is reached (again): what its list shows is applied to the commands that run
-    /// there, and legs of ours that nobody remembers are noted. Absence proves nothing here.
-    ///
-    /// # Errors
-    /// [`NoList`]: nothing was applied, so it is to be tried again.
-    pub async fn joined(
-        self: &Arc<Self>,
-        stack: &StackId,
-        term: Option<Term>,
-    ) -> Result<(), NoList> {
-        let Some(adapter) = self.stacks.get(stack) else { return Ok(()) };
-        let snapshot = adapter.list().await.map_err(|_| NoList)?;
-        // Two dialogs may carry one Call-ID, and one of them is long dead (fact F4).
-        let living = |dialog: &&Dialog| dialog.state != DialogState::Deleted;
-        let living: BTreeSet<CallId> =
-            snapshot.dialogs.iter().filter(living).map(|dialog| dialog.call.clone()).collect();
-        for dialog in snapshot.dialogs {
-            if dialog.state == DialogState::Deleted && living.contains(&dialog.call) {
-                continue;
-            }
-            let (call, state) = (dialog.call.clone(), dialog.state);
-            let event = StackEvent::Dialog { call, dialog: dialog.id, state };
-            self.happened(stack, event, term).await;
-        }
-        Ok(())
-    }
-
     async fn find(&self, by: Find) -> Vec<Arc<Record>> {
         // A store that is away leaves the event to the command's own looks and deadline.
         self.store.find(by).await.unwrap_or_default()
@@ -224,54 +171,117 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// Steps a command with an input, and sets about what that opened.
     async fn input(self: &Arc<Self>, record: Arc<Record>, input: Input, term: Option<Term>) {
-        if let Applied::Committed(record) = self.apply(record, input, term).await {
+        self.inputs(record, vec![input], term).await;
+    }
+
+    /// The same with several inputs, in one commit.
+    async fn inputs(self: &Arc<Self>, record: Arc<Record>, inputs: Vec<Input>, term: Option<Term>) {
+        if let Applied::Committed(record) = self.apply(record, inputs, term).await {
             self.perform_open(&record);
         }
     }
 
-    /// Steps a command with an input, starting from the record at hand, until it is committed or
-    /// changes nothing.
+    /// Steps a command with inputs, starting from the record at hand, until they are committed or
+    /// change nothing.
     async fn apply(
         self: &Arc<Self>,
         mut record: Arc<Record>,
-        input: Input,
+        inputs: Vec<Input>,
         term: Option<Term>,
     ) -> Applied {
         loop {
-            let now = self.now();
-            let Some(step) = record.state.step(&input, &now) else {
-                self.rearm(&record, &input, &now);
+            let Some((step, now)) = self.fold(&record, &inputs) else {
+                self.rearm(&record, &inputs);
                 return Applied::Settled;
             };
             let next =
                 Record { version: record.version + 1, state: step.state, ..Record::clone(&record) };
             let commit = self.commit_of(next, step.notices, &now, term);
             match self.store.commit(commit.clone()).await {
-                Ok(Verdict::Applied { record: committed, .. }) => {
-                    self.note_end(&commit);
-                    self.set_timer(&committed);
+                Ok(Verdict::Applied { record: committed, durable, .. }) => {
+                    self.applied(&commit, &committed, durable);
                     return Applied::Committed(committed);
                 }
                 Ok(Verdict::Stale(newer)) => record = newer,
-                Ok(Verdict::EpochChanged(epoch)) => *lock(&self.epoch) = Some(epoch),
+                Ok(Verdict::EpochChanged(epoch)) => self.heard_epoch(epoch),
                 // The command is not there any more, or a newer leader tells it this event.
                 Ok(Verdict::Gone | Verdict::Exists(_) | Verdict::Fenced(_)) => {
                     return Applied::Settled;
                 }
-                // It was not applied. The input is not lost: it comes back with the timer.
+                // It was not applied. The inputs are not lost: they come back with the timer.
                 Ok(Verdict::Late | Verdict::Busy { .. } | Verdict::Over { .. }) => {
-                    self.owe(&record.key, Owed::Input { input, term });
+                    for input in inputs {
+                        self.owe(&record.key, Owed::Input { input, term });
+                    }
                     return Applied::Owed;
                 }
                 // Whether it was applied is not known. The same commit is made again.
                 Err(Away) => {
                     let before = Arc::clone(&record);
                     let commit = Box::new(commit);
-                    self.owe(&record.key, Owed::Commit { before, commit, input, term });
+                    self.owe(&record.key, Owed::Commit { before, commit, inputs, term });
                     return Applied::Owed;
                 }
             }
         }
+    }
+
+    /// What the inputs make of a command, one after the other. `None`: they change nothing.
+    fn fold(&self, record: &Record, inputs: &[Input]) -> Option<(Step, Now)> {
+        let mut folded: Option<(Step, Now)> = None;
+        for input in inputs {
+            // Each step has a nonce of its own: the ids that it makes derive from it.
+            let now = self.now();
+            let state = folded.as_ref().map_or(&record.state, |(step, _)| &step.state);
+            if let Some(Step { state, notices }) = state.step(input, &now) {
+                let mut told = folded.map_or_else(Vec::new, |(step, _)| step.notices);
+                told.extend(notices);
+                folded = Some((Step { state, notices: told }, now));
+            }
+        }
+        folded
+    }
+
+    /// A commit is in the store.
+    fn applied(self: &Arc<Self>, commit: &Commit, committed: &Arc<Record>, durable: bool) {
+        self.note_end(commit);
+        self.set_timer(committed);
+        if !durable {
+            self.leave_unsent(committed);
+        }
+    }
+
+    /// Too few servers have it that these were to be sent. After a failover they might be sent
+    /// again, so they are not sent at all.
+    fn leave_unsent(self: &Arc<Self>, record: &Arc<Record>) {
+        let now = self.clock.now();
+        for op in record.state.open() {
+            let once = op.act.repeat(&record.state.plan.capabilities) == Repeat::Once;
+            if once && op.by == self.settings.pod && lock(&self.performing).take(op, now) {
+                let (engine, record) = (Arc::clone(self), Arc::clone(record));
+                let reply = Reply::NotSent(NotSent::NotKept);
+                let input = Input::Replied { op: op.id.clone(), reply };
+                self.host.spawn(Box::pin(async move {
+                    match engine.apply(record, vec![input.clone()], None).await {
+                        Applied::Committed(next) => {
+                            engine.note_answered(&input);
+                            engine.perform_open(&next);
+                        }
+                        Applied::Settled => engine.note_answered(&input),
+                        Applied::Owed => {}
+                    }
+                }));
+            }
+        }
+    }
+
+    /// The store's epoch, as it is now.
+    fn heard_epoch(&self, epoch: Epoch) {
+        let mut known = lock(&self.epoch);
+        if known.as_ref().is_some_and(|known| *known != epoch) {
+            tracing::warn!(%epoch, "the store began another epoch: its memory may lack what came last");
+        }
+        *known = Some(epoch);
     }
 
     /// What is to be noted of a commit that was applied, if it ended the command.
@@ -305,7 +315,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         };
         let (nonce, not_after) = (now.nonce, now.at.after(COMMIT_WITHIN));
         let epoch = lock(&self.epoch).clone().unwrap_or_else(|| record.born.clone());
-        Commit { record, nonce, not_after, epoch, term, notices, quota, keep }
+        let durable = record.state.open().iter().any(|op| {
+            let once = op.act.repeat(&record.state.plan.capabilities) == Repeat::Once;
+            once && op.by == self.settings.pod && op.send_before > now.at
+        });
+        Commit { record, nonce, not_after, epoch, term, notices, quota, keep, durable }
     }
 
     fn now(&self) -> Now {
@@ -337,7 +351,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         loop {
             let reply = self.ask_stack(&record, &op).await;
             let input = Input::Replied { op: op.id.clone(), reply };
-            let next = match self.apply(Arc::clone(&record), input, None).await {
+            let next = match self.apply(Arc::clone(&record), vec![input], None).await {
                 Applied::Committed(next) => next,
                 Applied::Settled => return lock(&self.performing).done(&op.id),
                 // It stays taken until its reply is in the store.
@@ -387,14 +401,20 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         Ok(Cancelling::Begun(record))
     }
 
-    /// Gives up everything that runs here and can be given up: whoever is to end does not leave
-    /// phones ringing for commands that nobody steps any more.
+    /// Gives up everything that runs and can be given up: whoever is alone and is to end does not
+    /// leave phones ringing for commands that nobody steps any more.
     pub async fn cancel_all(self: &Arc<Self>) {
         for stack in self.stacks.names() {
             for record in self.find(Find::AtStack(stack.clone())).await {
                 self.input(record, Input::Cancel, None).await;
             }
         }
+    }
+
+    /// How many operations are under way here, their replies not yet in the store.
+    #[must_use]
+    pub fn performing(&self) -> usize {
+        lock(&self.performing).under_way()
     }
 }
 

@@ -68,7 +68,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     }
 
     async fn end_orphan(self: &Arc<Self>, stack: StackId, call: CallId) {
-        let watch = Find::Watching(stack.clone(), Watch::Call(call.clone()));
+        let watch = Find::Watching(stack.clone(), vec![Watch::Call(call.clone())]);
         let watched = self.store.find(watch).await;
         if watched.as_ref().is_ok_and(|by| !by.is_empty()) {
             return;

@@ -33,7 +33,7 @@ pub(super) enum Owed {
         before: Arc<Record>,
         commit: Box<Commit>,
         /// What it was stepped with.
-        input: Input,
+        inputs: Vec<Input>,
         term: Option<Term>,
     },
     /// An input that was not applied.
@@ -74,23 +74,22 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// Pays what is owed to a command, as far as the store can be asked.
     pub(super) async fn pay(self: &Arc<Self>, record: &Arc<Record>, owed: Vec<Owed>) {
         for one in owed {
-            let (input, term) = match one {
-                Owed::Input { input, term } => (input, term),
+            let (inputs, term) = match one {
+                Owed::Input { input, term } => (vec![input], term),
                 Owed::Beginning => {
                     self.observer.begun(record.state.method);
                     continue;
                 }
-                Owed::Commit { before, commit, input, term } => {
+                Owed::Commit { before, commit, inputs, term } => {
                     match self.store.commit(Commit::clone(&commit)).await {
-                        Ok(Verdict::Applied { record, .. }) => {
-                            self.note_end(&commit);
-                            self.set_timer(&record);
-                            self.note_answered(&input);
+                        Ok(Verdict::Applied { record, durable, .. }) => {
+                            self.applied(&commit, &record, durable);
+                            self.note_all_answered(&inputs);
                             self.perform_open(&record);
                             continue;
                         }
                         Err(Away) => {
-                            let owed = Owed::Commit { before, commit, input, term };
+                            let owed = Owed::Commit { before, commit, inputs, term };
                             self.owe(&record.key, owed);
                             continue;
                         }
@@ -104,24 +103,28 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                             | Verdict::Fenced(_)
                             | Verdict::EpochChanged(_)
                             | Verdict::Gone,
-                        ) => (input, term),
+                        ) => (inputs, term),
                     }
                 }
             };
             // Each loads anew through `Stale` if the one before changed the record.
-            match self.apply(Arc::clone(record), input.clone(), term).await {
+            match self.apply(Arc::clone(record), inputs.clone(), term).await {
                 Applied::Committed(next) => {
-                    self.note_answered(&input);
+                    self.note_all_answered(&inputs);
                     self.perform_open(&next);
                 }
-                Applied::Settled => self.note_answered(&input),
+                Applied::Settled => self.note_all_answered(&inputs),
                 Applied::Owed => {}
             }
         }
     }
 
+    fn note_all_answered(&self, inputs: &[Input]) {
+        inputs.iter().for_each(|input| self.note_answered(input));
+    }
+
     /// An operation's reply is in the store now, so it is no longer under way here.
-    fn note_answered(&self, input: &Input) {
+    pub(super) fn note_answered(&self, input: &Input) {
         if let Input::Replied { op, .. } = input {
             lock(&self.performing).done(op);
         }
@@ -131,9 +134,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     pub(super) fn forgive(&self, owed: Vec<Owed>) {
         for one in owed {
             match one {
-                Owed::Commit { input, .. } | Owed::Input { input, .. } => {
-                    self.note_answered(&input)
-                }
+                Owed::Commit { inputs, .. } => self.note_all_answered(&inputs),
+                Owed::Input { input, .. } => self.note_answered(&input),
                 Owed::Beginning => {}
             }
         }

@@ -35,6 +35,11 @@ impl Performing {
         self.open.insert((op.id.clone(), op.send_before))
     }
 
+    /// How many are taken whose reply is not in the store.
+    pub(super) fn under_way(&self) -> usize {
+        self.open.len()
+    }
+
     /// The operation's reply is in the store, or nobody waits for it any more.
     pub(super) fn done(&mut self, op: &OpId) {
         let first = (op.clone(), StoreTime::default());

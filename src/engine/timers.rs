@@ -8,7 +8,7 @@ use super::owed::Owed;
 use super::{Engine, REARM, lock};
 use crate::core::command::Input;
 use crate::core::record::{Key, Record};
-use crate::core::time::{Now, StoreTime};
+use crate::core::time::StoreTime;
 use crate::stack::Stacks;
 use crate::store::{Find, Store};
 
@@ -127,15 +127,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     }
 
     /// A timer that changed nothing must come back, but not at once.
-    pub(super) fn rearm(&self, record: &Record, input: &Input, now: &Now) {
-        match input {
-            Input::Due | Input::Doubt { .. } => {}
-            Input::Replied { .. } | Input::Happened(_) | Input::Cancel | Input::Ending { .. } => {
-                return;
-            }
-        }
-        if let Some(due) = record.state.due() {
-            self.arm(&record.key, record.version, due.max(now.at.after(REARM)));
+    pub(super) fn rearm(&self, record: &Record, inputs: &[Input]) {
+        if inputs.contains(&Input::Due)
+            && let Some(due) = record.state.due()
+        {
+            self.arm(&record.key, record.version, due.max(self.clock.now().after(REARM)));
         }
     }
 

@@ -1,111 +1,68 @@
 //! What the stacks report, carried to the engine while this process leads.
 //!
-//! Reports are applied in order, stack by stack. A stack's queue is bounded: what does not fit is
-//! counted and made good by looking at a list again. A restart is told once, and no list shows it: the
-//! newest one is kept aside when it does not fit.
+//! Reports are applied in order, stack by stack, those at hand together. A stack's queue is bounded:
+//! what does not fit is counted and made good by looking at a list again. A restart is told once, and
+//! no list shows it: the newest one is kept aside when it does not fit.
+//!
+//! A process that does not lead hears them too, and keeps them for a while ([`ring`]). When it comes to
+//! lead, it applies what its predecessor may not have, and then looks at a list. To apply something
+//! twice does no harm.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod inbox;
+mod ring;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::OptionFuture;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::inbox::{Came, Gap};
+pub use self::inbox::{Inbox, Outlet, inbox};
+use self::ring::Ring;
+use crate::clock::Clock;
 use crate::core::ids::{StackId, Term};
-use crate::core::stack_event::StackEvent;
 use crate::engine::Engine;
+use crate::engine::happened::Heard;
 use crate::leadership::Leadership;
-use crate::stack::{Reports, StackReport, Stacks};
-use crate::store::Store;
+use crate::stack::{StackReport, Stacks};
+use crate::store::{Away, Store};
 
-/// So many reports of one stack may wait to be applied.
-const QUEUE: usize = 16_384;
+/// So many reports are applied together.
+const AT_ONCE: usize = 256;
 
-/// Where connectors put their reports.
-pub struct Inbox {
-    queues: BTreeMap<StackId, Queue>,
-}
+/// How long until a store that was away is asked again.
+const STORE_AGAIN: Duration = Duration::from_millis(100);
 
-struct Queue {
-    reports: Sender<StackReport>,
-    gap: Arc<Gap>,
-}
+/// How often it is noted that nothing waits.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// Reports that did not fit.
-#[derive(Default)]
-struct Gap {
-    open: AtomicBool,
-    lost: AtomicU64,
-    restart: Mutex<Option<StackEvent>>,
-}
-
-impl Gap {
-    fn lose(&self, report: StackReport) {
-        if let StackReport::Event(restart @ StackEvent::Restarted { .. }) = report {
-            *self.restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(restart);
-        }
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        self.open.store(true, Ordering::Release);
-    }
-
-    fn restart(&self) -> Option<StackEvent> {
-        self.restart.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Takes the reports of every stack out again.
-pub struct Outlet {
-    queues: Vec<(StackId, Receiver<StackReport>, Arc<Gap>)>,
-}
-
-/// An inbox for these stacks, and its other end.
-#[must_use]
-pub fn inbox(stacks: &[StackId]) -> (Inbox, Outlet) {
-    let mut inbox = Inbox { queues: BTreeMap::new() };
-    let mut outlet = Outlet { queues: Vec::new() };
-    for stack in stacks {
-        let (reports, receiver) = channel(QUEUE);
-        let gap = Arc::new(Gap::default());
-        outlet.queues.push((stack.clone(), receiver, Arc::clone(&gap)));
-        inbox.queues.insert(stack.clone(), Queue { reports, gap });
-    }
-    (inbox, outlet)
-}
-
-impl Inbox {
-    /// How many reports of this stack did not fit, since the start.
-    #[must_use]
-    pub fn lost(&self, stack: &StackId) -> u64 {
-        self.queues.get(stack).map_or(0, |queue| queue.gap.lost.load(Ordering::Relaxed))
-    }
-}
-
-impl Reports for Inbox {
-    fn report(&self, stack: &StackId, event: StackReport) {
-        let Some(queue) = self.queues.get(stack) else { return };
-        match queue.reports.try_send(event) {
-            Ok(()) => {}
-            Err(TrySendError::Full(report) | TrySendError::Closed(report)) => {
-                queue.gap.lose(report);
-            }
-        }
-    }
-}
+/// How long until a list that could not be had is asked for again; doubled each time.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Applies reports until `stop`, or until every connector is gone.
 pub async fn run<S: Store, K: Stacks, L: Leadership>(
     engine: Arc<Engine<S, K>>,
     leadership: Arc<L>,
+    clock: Arc<dyn Clock>,
     outlet: Outlet,
     stop: CancellationToken,
 ) {
     let queues = outlet.queues.into_iter().map(|(stack, reports, gap)| {
-        apply_all(Arc::clone(&engine), Arc::clone(&leadership), stack, reports, gap)
+        let applying = Applying {
+            engine: Arc::clone(&engine),
+            leadership: Arc::clone(&leadership),
+            clock: Arc::clone(&clock),
+            stack,
+            gap,
+            ring: Ring::default(),
+        };
+        applying.run(reports)
     });
     tokio::select! {
         _ = futures_util::future::join_all(queues) => {}
@@ -113,64 +70,108 @@ pub async fn run<S: Store, K: Stacks, L: Leadership>(
     }
 }
 
-/// How long until a list that could not be had is asked for again; doubled each time.
-const AGAIN: Duration = Duration::from_secs(1);
-const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
-
-async fn apply_all<S: Store, K: Stacks, L: Leadership>(
+/// One stack's reports.
+struct Applying<S, K, L> {
     engine: Arc<Engine<S, K>>,
     leadership: Arc<L>,
+    clock: Arc<dyn Clock>,
     stack: StackId,
-    mut reports: Receiver<StackReport>,
     gap: Arc<Gap>,
-) {
-    let mut term = leadership.term(&stack);
-    // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
-    // order. One list at a time: who asks for one while it is under way gets the next.
-    let hurry = Notify::new();
-    let mut listing = None;
-    let mut once_more = false;
-    loop {
-        let mut wanted = false;
-        tokio::select! {
-            // A new term comes before any report that is applied in it.
-            biased;
-            now = leadership.changed(&stack, term) => {
-                term = now;
-                // What happened before is only known from a list.
-                listing = term.map(|term| Box::pin(list(&engine, &stack, term, &hurry)));
-                once_more = false;
-            }
-            () = OptionFuture::from(listing.as_mut()).map(|_| ()), if listing.is_some() => {
-                listing = None;
-                wanted = std::mem::take(&mut once_more);
-            }
-            report = reports.recv() => {
-                let Some(report) = report else { return };
-                let Some(term) = term else { continue };
-                match report {
-                    StackReport::Event(event) => engine.happened(&stack, event, Some(term)).await,
-                    StackReport::Joined => wanted = true,
-                }
-                // Only once all that did fit has been applied: the list is newer than that.
-                if reports.is_empty() && gap.open.swap(false, Ordering::AcqRel) {
-                    tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
-                    if let Some(restart) = gap.restart() {
-                        engine.happened(&stack, restart, Some(term)).await;
+    ring: Ring,
+}
+
+impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
+    async fn run(mut self, mut reports: Receiver<Came>) {
+        let (leadership, engine) = (Arc::clone(&self.leadership), Arc::clone(&self.engine));
+        let stack = self.stack.clone();
+        let mut term = leadership.term(&stack);
+        // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
+        // order. One list at a time: who asks for one while it is under way gets the next.
+        let hurry = Notify::new();
+        let mut listing = None;
+        let mut once_more = false;
+        let mut idle = interval(IDLE);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut came = Vec::with_capacity(AT_ONCE);
+        loop {
+            let mut wanted = false;
+            tokio::select! {
+                // A new term comes before any report that is applied in it.
+                biased;
+                now = leadership.changed(&stack, term) => {
+                    term = now;
+                    once_more = false;
+                    listing = None;
+                    if let Some(term) = term {
+                        let left = self.ring.since(engine.was_applied(&stack));
+                        tracing::info!(%stack, term = term.0, left = left.len(), "leading the stack's events");
+                        self.apply(&left, term).await;
+                        // What else happened before is only known from a list.
+                        listing = Some(Box::pin(list(&engine, &stack, term, &hurry)));
+                    } else {
+                        tracing::info!(%stack, "no longer leading the stack's events");
                     }
-                    wanted = true;
                 }
+                () = OptionFuture::from(listing.as_mut()).map(|_| ()), if listing.is_some() => {
+                    listing = None;
+                    wanted = std::mem::take(&mut once_more);
+                }
+                _ = idle.tick() => {
+                    let now = self.clock.now();
+                    if term.is_some() && reports.is_empty() {
+                        engine.has_applied(&stack, now);
+                    }
+                }
+                count = reports.recv_many(&mut came, AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    let mut heard = Vec::with_capacity(count);
+                    for (at, report) in came.drain(..) {
+                        match report {
+                            StackReport::Event(event) => heard.push(Heard { event, at }),
+                            StackReport::Joined => wanted = true,
+                        }
+                    }
+                    heard.iter().cloned().for_each(|heard| self.ring.keep(heard));
+                    let Some(term) = term else { continue };
+                    self.apply(&heard, term).await;
+                    // Only once all that did fit has been applied: the list is newer than that.
+                    if reports.is_empty() && self.gap.opened() {
+                        tracing::warn!(%stack, "reports of the stack were lost: the queue was full");
+                        if let Some(event) = self.gap.restart() {
+                            let at = self.clock.now();
+                            self.apply(&[Heard { event, at }], term).await;
+                        }
+                        wanted = true;
+                    }
+                }
+            }
+            match (wanted, &listing, term) {
+                (true, None, Some(term)) => {
+                    listing = Some(Box::pin(list(&engine, &stack, term, &hurry)));
+                }
+                (true, Some(_), _) => {
+                    once_more = true;
+                    hurry.notify_one();
+                }
+                (true, None, None) | (false, _, _) => {}
             }
         }
-        match (wanted, &listing, term) {
-            (true, None, Some(term)) => {
-                listing = Some(Box::pin(list(&engine, &stack, term, &hurry)));
+    }
+
+    /// Applies these, however long the store is away; until somebody else leads.
+    async fn apply(&self, heard: &[Heard], term: Term) {
+        for some in heard.chunks(AT_ONCE) {
+            while let Err(Away) = self.engine.happened(&self.stack, some, Some(term)).await {
+                if self.leadership.term(&self.stack) != Some(term) {
+                    return;
+                }
+                tokio::time::sleep(STORE_AGAIN).await;
             }
-            (true, Some(_), _) => {
-                once_more = true;
-                hurry.notify_one();
+            if let Some(last) = some.last() {
+                self.engine.has_applied(&self.stack, last.at);
             }
-            (true, None, None) | (false, _, _) => {}
         }
     }
 }

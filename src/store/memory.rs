@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Away, Commit, Find, Limits, Page, Store, Unreadable, Verdict};
+use super::{
+    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unreadable, Verdict,
+};
 use crate::bus::Listener;
 use crate::clock::Clock;
 use crate::core::command::{Claim, Taking};
-use crate::core::ids::{Epoch, Nonce, PodId, StackId, TenantId, Term};
+use crate::core::ids::{Epoch, Nonce, PodId, SessionId, StackId, TenantId, Term};
 use crate::core::notice::Notice;
 use crate::core::record::{Entry, Key, Position, Record};
 use crate::core::stack_event::Watch;
@@ -18,32 +20,64 @@ use crate::core::time::StoreTime;
 pub struct MemoryStore<C> {
     clock: C,
     bus: Arc<dyn Listener>,
-    epoch: Epoch,
     limits: Limits,
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
+/// All that a store remembers, at one moment: what a simulated server has on its disk.
+#[derive(Clone)]
+pub struct Memory(Inner);
+
+#[derive(Clone)]
 struct Inner {
+    epoch: Epoch,
     streams: BTreeMap<TenantId, Stream>,
     records: HashMap<Key, Kept>,
     claims: HashMap<Place, Held>,
     watches: HashMap<(StackId, Watch), BTreeSet<Key>>,
+    performed_by: HashMap<PodId, BTreeSet<Key>>,
     due: BTreeSet<(StoreTime, Key)>,
     /// Ended commands whose last commits may be repeated until then; about in that order.
     repeatable: VecDeque<(StoreTime, Key)>,
     /// The newest term that a writer had, by stack.
     terms: HashMap<StackId, Term>,
+    /// The newest term that was drawn, by stack.
+    drawn: HashMap<StackId, Term>,
+    /// When each process was last heard of.
+    beats: BTreeMap<PodId, StoreTime>,
+    /// Up to when leaders have applied what stacks reported.
+    applied: BTreeMap<StackId, StoreTime>,
+}
+
+impl Inner {
+    fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            streams: BTreeMap::new(),
+            records: HashMap::new(),
+            claims: HashMap::new(),
+            watches: HashMap::new(),
+            performed_by: HashMap::new(),
+            due: BTreeSet::new(),
+            repeatable: VecDeque::new(),
+            terms: HashMap::new(),
+            drawn: HashMap::new(),
+            beats: BTreeMap::new(),
+            applied: BTreeMap::new(),
+        }
+    }
 }
 
 /// Where a claim is: tenants don't see each other's.
 type Place = (TenantId, StackId, Claim);
 
+#[derive(Clone)]
 struct Kept {
     record: Arc<Record>,
     /// What the record has in the indexes, to be taken out with the next version.
     claims: Vec<Claim>,
     watches: Vec<Watch>,
+    performers: Vec<PodId>,
     due: Option<StoreTime>,
     expires: Option<StoreTime>,
     /// Commits that may still be repeated.
@@ -51,6 +85,7 @@ struct Kept {
 }
 
 /// A commit that was applied.
+#[derive(Clone)]
 struct Applied {
     nonce: Nonce,
     not_after: StoreTime,
@@ -59,13 +94,14 @@ struct Applied {
     overtaken: Vec<Key>,
 }
 
+#[derive(Clone)]
 struct Held {
     by: Key,
     /// An ended command's claim holds until then; `None` while it runs.
     until: Option<StoreTime>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Stream {
     /// The newest sequence number.
     seq: u64,
@@ -76,7 +112,7 @@ struct Stream {
 }
 
 /// Ended commands of a tenant, by when they are forgotten.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Ended {
     /// Holds and ends. To repeat one places no call, so they go first where there are too many.
     others: BTreeSet<(StoreTime, Key)>,
@@ -87,7 +123,25 @@ struct Ended {
 impl<C: Clock> MemoryStore<C> {
     /// An empty store of a new epoch. The bus is told every entry inside its commit.
     pub fn new(clock: C, bus: Arc<impl Listener>, epoch: Epoch, limits: Limits) -> Self {
-        Self { clock, bus, epoch, limits, inner: Mutex::new(Inner::default()) }
+        Self { clock, bus, limits, inner: Mutex::new(Inner::new(epoch)) }
+    }
+
+    /// What it remembers now.
+    pub fn remember(&self) -> Memory {
+        Memory(self.lock().clone())
+    }
+
+    /// Goes back to what it remembered then, or to nothing, and begins an epoch: what a server
+    /// does that lost the end of what it acknowledged. Terms are void.
+    pub fn forget_since(&self, then: Option<Memory>, epoch: Epoch) {
+        let mut inner = self.lock();
+        *inner = then.map_or_else(|| Inner::new(epoch.clone()), |Memory(then)| then);
+        inner.epoch = epoch;
+        inner.terms.clear();
+        for (tenant, stream) in &inner.streams {
+            let to = Position { epoch: inner.epoch.clone(), seq: stream.seq };
+            self.bus.skipped(tenant, &to);
+        }
     }
 
     /// How much is in memory now: running commands, kept records, entries, bytes of entries.
@@ -110,9 +164,6 @@ impl<C: Clock> MemoryStore<C> {
         let now = self.clock.now();
         let mut inner = self.lock();
         inner.expire(&commit.record.key.tenant, now, &self.limits);
-        if commit.epoch != self.epoch {
-            return Verdict::EpochChanged(self.epoch.clone());
-        }
         if let Some(kept) = inner.records.get(&commit.record.key)
             && let Some(before) = kept.applied.iter().find(|before| before.nonce == commit.nonce)
         {
@@ -121,7 +172,11 @@ impl<C: Clock> MemoryStore<C> {
                 now: before.at,
                 overtaken: before.overtaken.clone(),
                 record: Arc::clone(&kept.record),
+                durable: true,
             };
+        }
+        if commit.epoch != inner.epoch {
+            return Verdict::EpochChanged(inner.epoch.clone());
         }
         if now > commit.not_after {
             return Verdict::Late;
@@ -187,9 +242,9 @@ impl<C: Clock> MemoryStore<C> {
         }
         // Inside the lock: the bus must see entries in the order of their positions.
         if !entries.is_empty() {
-            self.bus.entries(&record.key.tenant, &self.epoch, &entries);
+            self.bus.entries(&record.key.tenant, &inner.epoch, &entries);
         }
-        Verdict::Applied { first_seq, now, overtaken, record }
+        Verdict::Applied { first_seq, now, overtaken, record, durable: true }
     }
 }
 
@@ -335,9 +390,13 @@ impl Inner {
     ) -> Vec<Key> {
         let key = &record.key;
         let before = self.records.remove(key);
-        let (old_claims, old_watches, old_due, old_expires, applied) = match before {
-            Some(kept) => (kept.claims, kept.watches, kept.due, kept.expires, kept.applied),
-            None => (Vec::new(), Vec::new(), None, None, Vec::new()),
+        let (old_claims, old_watches, old_performers, old_due, old_expires, applied) = match before
+        {
+            Some(kept) => {
+                let Kept { claims, watches, performers, due, expires, applied, record: _ } = kept;
+                (claims, watches, performers, due, expires, applied)
+            }
+            None => (Vec::new(), Vec::new(), Vec::new(), None, None, Vec::new()),
         };
         let still: Vec<Claim> = record.state.claims().into_iter().map(|(claim, _)| claim).collect();
         let mut overtaken = Vec::new();
@@ -373,23 +432,10 @@ impl Inner {
             }
         }
         let watches = record.state.watches();
-        for watch in &old_watches {
-            if !watches.contains(watch) {
-                let place = (stack.clone(), watch.clone());
-                if let Some(keys) = self.watches.get_mut(&place) {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        self.watches.remove(&place);
-                    }
-                }
-            }
-        }
-        for watch in &watches {
-            if !old_watches.contains(watch) {
-                let place = (stack.clone(), watch.clone());
-                self.watches.entry(place).or_default().insert(key.clone());
-            }
-        }
+        let at_stack = |watch: &Watch| (stack.clone(), watch.clone());
+        change(&mut self.watches, &old_watches, &watches, key, at_stack);
+        let performers = record.state.performers();
+        change(&mut self.performed_by, &old_performers, &performers, key, PodId::clone);
         let due = record.state.due();
         if due != old_due {
             if let Some(old) = old_due {
@@ -412,6 +458,7 @@ impl Inner {
             record: Arc::clone(record),
             claims: now_claimed,
             watches,
+            performers,
             due,
             expires,
             applied,
@@ -422,6 +469,28 @@ impl Inner {
 
     fn of_keys<'a>(&'a self, keys: impl Iterator<Item = &'a Key>) -> Vec<Arc<Record>> {
         keys.filter_map(|key| self.records.get(key)).map(|kept| Arc::clone(&kept.record)).collect()
+    }
+}
+
+/// Takes a record out of the index where it was, and puts it in where it is.
+fn change<T: PartialEq, P: Eq + std::hash::Hash>(
+    index: &mut HashMap<P, BTreeSet<Key>>,
+    before: &[T],
+    now: &[T],
+    key: &Key,
+    place: impl Fn(&T) -> P,
+) {
+    for gone in before.iter().filter(|item| !now.contains(item)) {
+        let place = place(gone);
+        if let Some(keys) = index.get_mut(&place) {
+            keys.remove(key);
+            if keys.is_empty() {
+                index.remove(&place);
+            }
+        }
+    }
+    for new in now.iter().filter(|item| !before.contains(item)) {
+        index.entry(place(new)).or_default().insert(key.clone());
     }
 }
 
@@ -448,9 +517,16 @@ impl<C: Clock> Store for MemoryStore<C> {
                 .map(|kept| Arc::clone(&kept.record))
                 .into_iter()
                 .collect(),
-            Find::Watching(stack, watch) => inner
-                .watches
-                .get(&(stack, watch))
+            Find::Watching(stack, watches) => {
+                let mut found = BTreeSet::new();
+                for watch in watches {
+                    found.extend(inner.watches.get(&(stack.clone(), watch)).into_iter().flatten());
+                }
+                inner.of_keys(found.into_iter())
+            }
+            Find::PerformedBy(pod) => inner
+                .performed_by
+                .get(&pod)
                 .map_or_else(Vec::new, |keys| inner.of_keys(keys.iter())),
             Find::AtStack(stack) => {
                 // Every running command has a due time, so this is all of them, in order.
@@ -470,17 +546,18 @@ impl<C: Clock> Store for MemoryStore<C> {
         tenant: &TenantId,
         after: &Position,
         max: usize,
+        of: Option<&SessionId>,
     ) -> Result<Page, Unreadable> {
-        if after.epoch != self.epoch {
-            return Err(Unreadable::EpochChanged);
-        }
         let now = self.clock.now();
         let mut inner = self.lock();
+        if after.epoch != inner.epoch {
+            return Err(Unreadable::EpochChanged);
+        }
         inner.expire(tenant, now, &self.limits);
+        let head = |seq| Position { epoch: inner.epoch.clone(), seq };
         let Some(stream) = inner.streams.get(tenant) else {
-            let head = Position { epoch: self.epoch.clone(), seq: 0 };
             return if after.seq == 0 {
-                Ok(Page { entries: Vec::new(), head })
+                Ok(Page { entries: Vec::new(), through: 0, head: head(0) })
             } else {
                 Err(Unreadable::Ahead)
             };
@@ -494,18 +571,51 @@ impl<C: Clock> Store for MemoryStore<C> {
         }
         // Dense sequence numbers make the place in the queue a subtraction.
         let skip = usize::try_from(after.seq + 1 - oldest).unwrap_or(usize::MAX);
-        let entries =
-            stream.entries.iter().skip(skip).take(max).map(|(_, e)| Arc::clone(e)).collect();
-        Ok(Page { entries, head: Position { epoch: self.epoch.clone(), seq: stream.seq } })
+        let (mut entries, mut through) = (Vec::new(), after.seq);
+        for (_, entry) in stream.entries.iter().skip(skip) {
+            if entries.len() == max {
+                break;
+            }
+            through = entry.seq;
+            if of.is_none_or(|of| entry.session == *of) {
+                entries.push(Arc::clone(entry));
+            }
+        }
+        Ok(Page { entries, through, head: head(stream.seq) })
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
-        let seq = self.lock().streams.get(tenant).map_or(0, |stream| stream.seq);
-        Ok(Position { epoch: self.epoch.clone(), seq })
+        let inner = self.lock();
+        let seq = inner.streams.get(tenant).map_or(0, |stream| stream.seq);
+        Ok(Position { epoch: inner.epoch.clone(), seq })
     }
 
-    async fn beat(&self, _pod: &PodId) -> Result<(), Away> {
-        // Whoever could ask for it lives and dies with this store.
-        Ok(())
+    async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.beats.insert(beat.pod.clone(), now);
+        inner.beats.retain(|_, at| at.after(SILENT) > now);
+        for (stack, at) in &beat.applied {
+            let applied = inner.applied.entry(stack.clone()).or_default();
+            *applied = (*applied).max(*at);
+        }
+        let (mut alive, mut silent) = (BTreeSet::new(), BTreeSet::new());
+        for (pod, at) in &inner.beats {
+            let side = if at.after(ALIVE) > now { &mut alive } else { &mut silent };
+            side.insert(pod.clone());
+        }
+        let (epoch, applied) = (inner.epoch.clone(), inner.applied.clone());
+        Ok(Pulse { epoch, now, alive, silent, applied })
+    }
+
+    async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let drawn = inner.drawn.entry(stack.clone()).or_default();
+        // By the time, so that it is the highest also where the number before is forgotten.
+        *drawn = Term(now.0.max(drawn.0 + 1));
+        let term = *drawn;
+        inner.terms.insert(stack.clone(), term);
+        Ok(term)
     }
 }

@@ -11,12 +11,13 @@
 pub mod memory;
 pub mod redis;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::command::Claim;
-use crate::core::ids::{CommandId, Epoch, Nonce, PodId, StackId, TenantId, Term};
+use crate::core::ids::{CommandId, Epoch, Nonce, PodId, SessionId, StackId, TenantId, Term};
 use crate::core::notice::Notice;
 use crate::core::record::{Entry, Key, Position, Record};
 use crate::core::stack_event::Watch;
@@ -41,8 +42,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`Away`] when the store can't be asked.
     fn find(&self, by: Find) -> impl Future<Output = Result<Vec<Arc<Record>>, Away>> + Send;
 
-    /// Entries of a tenant's stream behind a position, at most `max`, in order. At the head
-    /// that is none, however much was trimmed.
+    /// Entries of a tenant's stream behind a position, at most `max`, in order; where a session is
+    /// named, only its own. At the head that is none, however much was trimmed.
     ///
     /// # Errors
     /// [`Unreadable`] when what follows the position is not there any more, or never was.
@@ -51,6 +52,7 @@ pub trait Store: Send + Sync + 'static {
         tenant: &TenantId,
         after: &Position,
         max: usize,
+        of: Option<&SessionId>,
     ) -> impl Future<Output = Result<Page, Unreadable>> + Send;
 
     /// The newest position of a tenant's stream; 0 before its first entry.
@@ -59,11 +61,50 @@ pub trait Store: Send + Sync + 'static {
     /// [`Away`] when the store can't be asked.
     fn head(&self, tenant: &TenantId) -> impl Future<Output = Result<Position, Away>> + Send;
 
-    /// Tells that this process lives.
+    /// Tells that this process lives, and learns who else does. A process that has told it once
+    /// and not for [`ALIVE`] is silent: dead, paused or cut off.
     ///
     /// # Errors
     /// [`Away`] when the store can't be asked.
-    fn beat(&self, pod: &PodId) -> impl Future<Output = Result<(), Away>> + Send;
+    fn beat(&self, beat: &Beat) -> impl Future<Output = Result<Pulse, Away>> + Send;
+
+    /// Draws a leader's term at a stack: higher than every one before, in whatever epoch, and from
+    /// now on all older ones are fenced.
+    ///
+    /// # Errors
+    /// [`Away`] when the store can't be asked. A term may have been drawn.
+    fn lead(&self, stack: &StackId) -> impl Future<Output = Result<Term, Away>> + Send;
+}
+
+/// How long a process counts as alive after a beat. It beats each second.
+pub const ALIVE: Duration = Duration::from_secs(3);
+
+/// For so long after its last beat a process is told of as silent. Nothing that it was to perform
+/// can still be open then.
+pub const SILENT: Duration = Duration::from_secs(600);
+
+/// What a process tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Who it is.
+    pub pod: PodId,
+    /// Up to when it has applied what the stacks reported, where it leads.
+    pub applied: BTreeMap<StackId, StoreTime>,
+}
+
+/// What is known of all processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulse {
+    /// The store's epoch.
+    pub epoch: Epoch,
+    /// The store's time.
+    pub now: StoreTime,
+    /// Those that live, this one included.
+    pub alive: BTreeSet<PodId>,
+    /// Those that have not been heard of lately, for up to [`SILENT`].
+    pub silent: BTreeSet<PodId>,
+    /// Up to when a leader has applied what the stacks reported, as far as was ever told.
+    pub applied: BTreeMap<StackId, StoreTime>,
 }
 
 /// How much is kept.
@@ -108,6 +149,8 @@ pub struct Commit {
     /// where a tenant has more ended commands than the store keeps: then holds and ends go first,
     /// for to repeat one of those places no call.
     pub keep: Duration,
+    /// Something is opened that is sent at most once, so the commit must outlive its server.
+    pub durable: bool,
 }
 
 /// How much a tenant may have.
@@ -130,6 +173,9 @@ pub enum Verdict {
         overtaken: Vec<Key>,
         /// The record as it stands now; of a repeat perhaps newer than what was written.
         record: Arc<Record>,
+        /// As many servers have it as the configuration asks for. Told only where
+        /// [`Commit::durable`] asks; true else.
+        durable: bool,
     },
     /// A beginning commit found the id taken, by a running command or one that is kept.
     Exists(Arc<Record>),
@@ -168,10 +214,12 @@ pub enum Verdict {
 pub enum Find {
     /// By name; also one that has ended, as long as it is kept.
     Key(Key),
-    /// Running ones that listen to this.
-    Watching(StackId, Watch),
+    /// Running ones that listen to any of these.
+    Watching(StackId, Vec<Watch>),
     /// Running ones at a stack.
     AtStack(StackId),
+    /// Running ones with an open operation of this process.
+    PerformedBy(PodId),
     /// Running ones that are due then or earlier.
     DueBy(StoreTime),
 }
@@ -179,8 +227,10 @@ pub enum Find {
 /// Entries of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
-    /// In order, without a gap.
+    /// In order, without a gap (but for other sessions' entries, where one is named).
     pub entries: Vec<Arc<Entry>>,
+    /// The last position that was looked at: go on from here.
+    pub through: u64,
     /// The newest position of the stream when it was read.
     pub head: Position,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use callplane::bus::{Bus as _, Listener};
 use callplane::core::ids::{Epoch, TenantId};
-use callplane::core::record::Entry;
+use callplane::core::record::{Entry, Position};
 use callplane::store::{Commit, Store as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
@@ -34,6 +34,10 @@ impl Listener for Ear {
     fn entries(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
         // A test that has seen enough listens no more.
         let _ = self.0.send((tenant.clone(), epoch.clone(), entries.to_vec()));
+    }
+
+    fn skipped(&self, tenant: &TenantId, to: &Position) {
+        panic!("nothing of {tenant} is lost here, up to {to:?}");
     }
 }
 
@@ -173,7 +177,7 @@ async fn what_is_told_can_be_read<S: Stand>() {
     while ended < COMMANDS * 2 {
         let (tenant, entries) = heard.next().await;
         let before = pen.at(entries[0].seq - 1);
-        let page = pen.stand.store().read(&tenant, &before, entries.len()).await.unwrap();
+        let page = pen.stand.store().read(&tenant, &before, entries.len(), None).await.unwrap();
         assert_eq!(page.entries, entries);
         ended += entries.iter().filter(|entry| is_end(entry)).count() as u64;
     }

@@ -231,6 +231,7 @@ impl<S: Stand> Pen<S> {
             notices: step.notices,
             quota: Some(self.quota),
             keep: KEEP,
+            durable: false,
         }
     }
 
@@ -344,7 +345,7 @@ impl<S: Stand> Pen<S> {
         after: u64,
         max: usize,
     ) -> Result<Page, Unreadable> {
-        self.stand.store().read(tenant, &self.at(after), max).await
+        self.stand.store().read(tenant, &self.at(after), max, None).await
     }
 
     /// The whole stream of a tenant.

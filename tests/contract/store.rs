@@ -1,17 +1,18 @@
 //! What every store promises.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::act::{Act, Repeat};
 use callplane::core::command::Claim;
-use callplane::core::ids::{Epoch, StackId, Term};
+use callplane::core::ids::{Epoch, PodId, SessionId, StackId, Term};
 use callplane::core::notice::Notice;
 use callplane::core::record::{Entry, Key, Record};
 use callplane::core::request::{Leg, Request};
 use callplane::core::stack_event::Watch;
 use callplane::core::time::StoreTime;
-use callplane::store::{Commit, Find, Store as _, Unreadable, Verdict};
+use callplane::store::{ALIVE, Beat, Commit, Find, Store as _, Unreadable, Verdict};
 
 use crate::commits::{
     Bounds, ENTRIES_FOR, KEEP, Memory, Pen, Stand, WITHIN, attended, call, end, hold, key, key_of,
@@ -53,8 +54,13 @@ instances!(memory: Memory, redis: Redis where is_here => {
     running_commands_are_found_by_what_they_watch
     running_commands_are_found_at_their_stack
     running_commands_are_found_when_they_are_due
+    running_commands_are_found_by_who_performs_for_them
+    who_beats_lives_and_who_stops_is_silent
+    what_leaders_have_applied_is_told_to_all
+    a_drawn_term_fences_all_before
     tenants_share_nothing
     a_stream_is_read_in_pages
+    a_session_s_part_of_a_stream_is_read
     a_position_that_was_never_reached_is_ahead
     positions_of_another_epoch_are_refused
     old_entries_are_trimmed_and_that_is_said
@@ -205,7 +211,8 @@ async fn a_repeated_step_gets_its_first_verdict_whatever_came_after<S: Stand>() 
     let pen = pen::<S>().await;
     pen.begin("a", hold("A")).await;
     let end_it = pen.beginning(key("b"), end("A")).await;
-    let Verdict::Applied { first_seq, now, overtaken, record } = pen.commit(end_it.clone()).await
+    let Verdict::Applied { first_seq, now, overtaken, record, durable } =
+        pen.commit(end_it.clone()).await
     else {
         panic!("not applied");
     };
@@ -216,8 +223,11 @@ async fn a_repeated_step_gets_its_first_verdict_whatever_came_after<S: Stand>() 
     let record = pen.write(second.clone()).await;
     let record = pen.write(pen.over(&record).await).await;
     let before = seen(&pen, &["a", "b", "c"]).await;
-    let again = pen.commit(end_it).await;
-    assert_eq!(again, Verdict::Applied { first_seq, now, overtaken, record: Arc::clone(&record) });
+    let record_now = Arc::clone(&record);
+    let first = Verdict::Applied { first_seq, now, overtaken, record: record_now, durable };
+    assert_eq!(pen.commit(end_it.clone()).await, first);
+    let in_another_epoch = Commit { epoch: Epoch::parse("another").unwrap(), ..end_it };
+    assert_eq!(pen.commit(in_another_epoch).await, first, "it was applied whatever began since");
     let Verdict::Applied { first_seq: place, record: newest, .. } = pen.commit(second).await else {
         panic!("not applied");
     };
@@ -569,15 +579,17 @@ async fn a_caller_is_claimed_by_one_start_until_that_ends<S: Stand>() {
 
 async fn running_commands_are_found_by_what_they_watch<S: Stand>() {
     let pen = pen::<S>().await;
-    let watching = |watch: Watch| Find::Watching(stack(), watch);
+    let watching = |watch: Watch| Find::Watching(stack(), vec![watch]);
     let of_call = |name: &str| watching(Watch::Call(call(name)));
     let a = pen.begin("a", attended("A", "B")).await;
     let b = pen.begin("b", end("B")).await;
     pen.begin("c", start("carol")).await;
+    let any = ["A", "B", "C"].map(|name| Watch::Call(call(name)));
+    assert_eq!(pen.ids(Find::Watching(stack(), any.to_vec())).await, ["a", "b"], "each once");
     assert_eq!(pen.ids(of_call("A")).await, ["a"]);
     assert_eq!(pen.ids(of_call("B")).await, ["a", "b"], "also who lost its claim");
     assert_eq!(pen.ids(of_call("C")).await, [""; 0]);
-    let elsewhere = Find::Watching(StackId::new("other"), Watch::Call(call("A")));
+    let elsewhere = Find::Watching(StackId::new("other"), vec![Watch::Call(call("A"))]);
     assert_eq!(pen.ids(elsewhere).await, [""; 0]);
     let to = sip("dave");
     let transfer = Request::BlindTransfer { call: call("D"), leg: Leg::Callee, destination: to };
@@ -641,6 +653,74 @@ async fn running_commands_are_found_when_they_are_due<S: Stand>() {
     assert_eq!(pen.ids(Find::DueBy(StoreTime(u64::MAX))).await, ["b"]);
 }
 
+async fn running_commands_are_found_by_who_performs_for_them<S: Stand>() {
+    let pen = pen::<S>().await;
+    let a = pen.begin("a", hold("A")).await;
+    let pods = a.state.performers();
+    let [pod] = pods.as_slice() else { panic!("{pods:?}") };
+    let of = |pod: &PodId| Find::PerformedBy(pod.clone());
+    assert_eq!(pen.find(of(pod)).await, [Arc::clone(&a)]);
+    assert_eq!(pen.ids(of(&PodId::new("nobody"))).await, [""; 0]);
+    let mut moved = pen.idle(&a).await;
+    let other = PodId::new("another");
+    moved.record.state.ops.iter_mut().for_each(|op| op.by = other.clone());
+    let a = pen.write(moved).await;
+    assert_eq!((pen.ids(of(pod)).await.len(), pen.ids(of(&other)).await.len()), (0, 1));
+    pen.write(pen.over(&a).await).await;
+    assert_eq!(pen.ids(of(&other)).await, [""; 0]);
+}
+
+fn beat(pod: &str) -> Beat {
+    Beat { pod: PodId::new(pod), applied: BTreeMap::new() }
+}
+
+async fn who_beats_lives_and_who_stops_is_silent<S: Stand>() {
+    let pen = pen::<S>().await;
+    let store = pen.stand.store();
+    let (one, two) = (PodId::new("one"), PodId::new("two"));
+    store.beat(&beat("one")).await.unwrap();
+    let pulse = store.beat(&beat("two")).await.unwrap();
+    assert_eq!(pulse.alive, [one.clone(), two.clone()].into());
+    assert_eq!((pulse.silent.len(), &pulse.epoch), (0, &pen.epoch));
+    assert!(pulse.now <= pen.stand.now().await);
+    pen.stand.pass(ALIVE + A_MOMENT).await;
+    let pulse = store.beat(&beat("two")).await.unwrap();
+    assert_eq!((pulse.alive, pulse.silent), ([two.clone()].into(), [one.clone()].into()));
+    let pulse = store.beat(&beat("one")).await.unwrap();
+    assert_eq!((pulse.alive, pulse.silent), ([one, two].into(), [].into()), "it was only paused");
+}
+
+async fn what_leaders_have_applied_is_told_to_all<S: Stand>() {
+    let pen = pen::<S>().await;
+    let store = pen.stand.store();
+    let told = |stack: &str, at| (StackId::new(stack), StoreTime(at));
+    let lead = |applied: &[(StackId, StoreTime)]| Beat {
+        applied: applied.iter().cloned().collect(),
+        ..beat("one")
+    };
+    store.beat(&lead(&[told("a", 70), told("b", 50)])).await.unwrap();
+    // An old leader that wakes up does not take it back.
+    store.beat(&lead(&[told("a", 60), told("b", 51)])).await.unwrap();
+    let pulse = store.beat(&beat("two")).await.unwrap();
+    assert_eq!(pulse.applied, [told("a", 70), told("b", 51)].into());
+}
+
+async fn a_drawn_term_fences_all_before<S: Stand>() {
+    let pen = pen::<S>().await;
+    let store = pen.stand.store();
+    let a = pen.begin("a", hold("A")).await;
+    let first = store.lead(&stack()).await.unwrap();
+    let in_term = |term, commit| Commit { term: Some(term), ..commit };
+    let a = pen.write(in_term(first, pen.idle(&a).await)).await;
+    let other = store.lead(&StackId::new("other")).await.unwrap();
+    let a = pen.write(in_term(first, pen.idle(&a).await)).await;
+    let second = store.lead(&stack()).await.unwrap();
+    assert!(second > first && other > Term::default(), "{first:?} {second:?} {other:?}");
+    let fenced = refused(&pen, in_term(first, pen.over(&a).await), &["a"]).await;
+    assert_eq!(fenced, Verdict::Fenced(second), "though the new leader has written nothing yet");
+    pen.write(in_term(second, pen.over(&a).await)).await;
+}
+
 async fn tenants_share_nothing<S: Stand>() {
     let pen = pen::<S>().await;
     let theirs = tenant("other");
@@ -668,7 +748,7 @@ async fn tenants_share_nothing<S: Stand>() {
     assert_eq!(pen.find_key(&key("a")).await.unwrap().key, key("a"));
     assert_eq!(pen.find_key(&key_of(&theirs, "d")).await, None);
     // An event is the stack's, and concerns them both.
-    let watching = Find::Watching(stack(), Watch::Call(call("A")));
+    let watching = Find::Watching(stack(), vec![Watch::Call(call("A"))]);
     assert_eq!(pen.ids(watching).await, ["a", "a", "b"]);
 }
 
@@ -696,6 +776,30 @@ async fn a_stream_is_read_in_pages<S: Stand>() {
     assert_eq!((none.entries.len(), none.head.seq), (0, 7));
 }
 
+async fn a_session_s_part_of_a_stream_is_read<S: Stand>() {
+    let pen = pen::<S>().await;
+    let mine = pen.begin("a", hold("A")).await;
+    let theirs = SessionId::derive(nonce());
+    for n in 0..5 {
+        let mut other = pen.beginning(key(&format!("b{n}")), hold(&format!("B{n}"))).await;
+        other.record.session = theirs.clone();
+        pen.write(other).await;
+    }
+    pen.write(pen.over(&mine).await).await;
+    let head = pen.head(&ours()).await.unwrap().seq;
+    let read = async |after, max, of: &SessionId| {
+        let page = pen.stand.store().read(&ours(), &pen.at(after), max, Some(of)).await.unwrap();
+        assert_eq!(page.head.seq, head);
+        (seqs(&page.entries), page.through)
+    };
+    let ours_alone: Vec<u64> = [1].into_iter().chain(7..=head).collect();
+    assert_eq!(read(0, 9, &mine.session).await, (ours_alone, head));
+    assert_eq!(read(0, 1, &mine.session).await.0, [1]);
+    assert_eq!(read(1, 3, &theirs).await, (vec![2, 3, 4], 4), "no further than was asked for");
+    assert_eq!(read(4, 9, &theirs).await, (vec![5, 6], head), "all was looked at");
+    assert_eq!(read(0, 9, &SessionId::derive(nonce())).await, (vec![], head));
+}
+
 async fn a_position_that_was_never_reached_is_ahead<S: Stand>() {
     let pen = pen::<S>().await;
     assert_eq!(pen.read(&ours(), 0, 9).await.unwrap().entries.len(), 0);
@@ -713,7 +817,7 @@ async fn positions_of_another_epoch_are_refused<S: Stand>() {
     for seq in [0, 1, 9] {
         let mut position = pen.at(seq);
         position.epoch = Epoch::parse("another").unwrap();
-        let read = pen.stand.store().read(&ours(), &position, 9).await;
+        let read = pen.stand.store().read(&ours(), &position, 9, None).await;
         assert_eq!(read, Err(Unreadable::EpochChanged));
     }
 }

@@ -518,7 +518,7 @@ fn params<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Vec<Value> {
 }
 
 /// Every word that `error.code` of an `Error` event may say.
-pub const FAILURES: [Code; 46] = [
+pub const FAILURES: [Code; 47] = [
     Code::CallerBusy,
     Code::CallerDeclined,
     Code::CallerNotFound,
@@ -564,5 +564,6 @@ pub const FAILURES: [Code; 46] = [
     Code::NoMedia,
     Code::Cancelled,
     Code::DeadlinePassed,
+    Code::StoreUnavailable,
     Code::StateLost,
 ];

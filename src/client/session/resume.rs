@@ -121,6 +121,20 @@ impl Session {
         }
     }
 
+    /// The stream goes on behind this position. Who waits for something that may have stood before
+    /// it is told by a close; to resume says whether anything is missing.
+    pub fn skipped(&mut self, to: Position) -> Option<Close> {
+        if !self.is_idle() {
+            return Some(Close::StreamLost);
+        }
+        if self.epoch != to.epoch {
+            self.older_told &= self.from == 0;
+            self.from = 0;
+        }
+        self.stand_at(to);
+        None
+    }
+
     fn stand_at(&mut self, position: Position) {
         self.epoch = position.epoch;
         self.taken = position.seq;

@@ -33,7 +33,7 @@ use self::transfer::Transfer;
 use self::turn::Turn;
 use super::act::{DialogState, Facts, Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
-use super::ids::{Boot, CallId, CommandId, DialogId, OpId};
+use super::ids::{Boot, CallId, CommandId, DialogId, OpId, PodId};
 use super::notice::{Notice, Remarks};
 use super::plan::{OVERDUE, Plan};
 use super::request::{Method, Request};
@@ -239,6 +239,15 @@ impl Command {
     #[must_use]
     pub fn open(&self) -> &[Op] {
         if self.outcome().is_some() { &[] } else { &self.ops }
+    }
+
+    /// Who performs its open operations.
+    #[must_use]
+    pub fn performers(&self) -> Vec<PodId> {
+        let mut performers: Vec<PodId> = self.open().iter().map(|op| op.by.clone()).collect();
+        performers.sort_unstable();
+        performers.dedup();
+        performers
     }
 
     /// When to come back with [`Input::Due`] at the latest. Every running command has one, and

@@ -75,5 +75,6 @@ pub(crate) fn not_sent(why: NotSent) -> (Code, &'static str) {
         NotSent::Unreachable => (Code::StackUnreachable, "stack unreachable"),
         NotSent::TooLate => (Code::StackBusy, "stack too busy: not sent in time"),
         NotSent::Overloaded => (Code::StackBusy, "stack too busy: too many requests under way"),
+        NotSent::NotKept => (Code::StoreUnavailable, "store unavailable: not sent"),
     }
 }

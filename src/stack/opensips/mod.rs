@@ -477,7 +477,7 @@ fn goes_by_grade(act: &Act) -> bool {
 fn away(failed: Failed) -> Away {
     match failed {
         Failed::NotSent(NotSent::Overloaded) => Away::NoRoom,
-        Failed::NotSent(NotSent::Unreachable | NotSent::TooLate)
+        Failed::NotSent(NotSent::Unreachable | NotSent::TooLate | NotSent::NotKept)
         | Failed::NotParsed
         | Failed::TooLarge
         | Failed::Silent => Away::Unreachable,

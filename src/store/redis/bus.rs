@@ -119,6 +119,12 @@ impl Ears {
             }
         }
     }
+
+    fn skip(&self, tenant: &TenantId, to: &Position) {
+        for ear in self.lock().iter() {
+            ear.listener.skipped(tenant, to);
+        }
+    }
 }
 
 /// One epoch of a partition, and the last position of each tenant that was told.
@@ -253,7 +259,28 @@ impl Carrier {
     /// Looks at all streams.
     async fn sweep(&mut self) -> Result<(), Away> {
         let used = self.store.used().await?;
-        self.catch_up(used).await
+        self.catch_up(used.clone()).await?;
+        self.bury(&used);
+        Ok(())
+    }
+
+    /// Partitions that are not in use any more: the memory is another one and knows nothing of them.
+    fn bury(&mut self, used: &BTreeSet<Partition>) {
+        let Some(told) = &mut self.told else { return };
+        let Some(epoch) =
+            used.iter().find_map(|partition| Some(told.get(partition)?.epoch.clone()))
+        else {
+            return;
+        };
+        told.retain(|partition, life| {
+            let stays = used.contains(partition) || life.epoch == epoch;
+            if !stays {
+                for tenant in life.last.keys() {
+                    self.ears.skip(tenant, &Position { epoch: epoch.clone(), seq: 0 });
+                }
+            }
+            stays
+        });
     }
 
     /// Tells what the streams have and was not told. The very first time that is nothing: it is
@@ -268,7 +295,12 @@ impl Carrier {
                 .or_insert_with(|| Life { epoch: head.epoch.clone(), last: HashMap::new() });
             if life.epoch != head.epoch {
                 let last = head.streams.iter().map(|(tenant, base, _)| (tenant.clone(), *base));
-                *life = Life { epoch: head.epoch.clone(), last: last.collect() };
+                let next = Life { epoch: head.epoch.clone(), last: last.collect() };
+                let before = std::mem::replace(life, next);
+                for tenant in before.last.into_keys() {
+                    let seq = life.last.get(&tenant).copied().unwrap_or_default();
+                    self.ears.skip(&tenant, &Position { epoch: head.epoch.clone(), seq });
+                }
             }
             for (tenant, _, newest) in head.streams {
                 let last = life.last.entry(tenant.clone()).or_default();
@@ -277,7 +309,7 @@ impl Carrier {
                 }
                 while *last < newest {
                     let after = Position { epoch: head.epoch.clone(), seq: *last };
-                    match self.store.read(&tenant, &after, PAGE).await {
+                    match self.store.read(&tenant, &after, PAGE, None).await {
                         Ok(page) => {
                             let Some(end) = page.entries.last() else { break };
                             *last = end.seq;
@@ -286,6 +318,8 @@ impl Carrier {
                         Err(Unreadable::Trimmed) => {
                             tracing::warn!(%tenant, from = *last, "redis: cut off for too long, entries are lost");
                             *last = newest;
+                            let to = Position { epoch: head.epoch.clone(), seq: newest };
+                            self.ears.skip(&tenant, &to);
                         }
                         // Its head is another one by now, and is looked at again.
                         Err(Unreadable::EpochChanged | Unreadable::Ahead) => {

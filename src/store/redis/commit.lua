@@ -1,7 +1,8 @@
 -- Writes a command's next state and what is told of it: all or nothing.
 --
 -- KEYS  1 head  2 record  3 stream  4 due  5 at the stack  6 ended holds and ends
---       7 ended starts and transfers  8... what it claims, then what it watches
+--       7 ended starts and transfers  8... what it claims, then sets that name it: of what it
+--       watches, of who performs for it
 -- ARGV  see below, in this order; entries come last.
 --
 -- Every check stands before the first write. The first write is one that Redis refuses when it is
@@ -10,9 +11,9 @@
 local call = redis.call
 local head, me, stream, due_set, at_stack, ended_others, ended_calls = unpack(KEYS, 1, 7)
 local run, epoch, nonce, not_after, term, version, quota, keep, tenant, stack, ended, due, linger,
-  places_calls, record, channel, entries_for, entries_bytes, most_ended, claim_count, takings =
-  unpack(ARGV, 1, 21)
-local FIRST_KEY, FIRST_ENTRY, LATEST = 8, 22, 1e12
+  places_calls, record, channel, entries_for, entries_bytes, most_ended, claim_count, takings,
+  session = unpack(ARGV, 1, 22)
+local FIRST_KEY, FIRST_ENTRY, LATEST = 8, 23, 1e12
 claim_count = tonumber(claim_count)
 ended = ended == '1'
 
@@ -25,12 +26,11 @@ local at_now, until_then = string.format('%.0f', now), tonumber(not_after)
 local h = call('HMGET', head, 'run', 'epoch', 'seq:' .. tenant, 'running:' .. tenant,
   'bytes:' .. tenant, 'oldest:' .. tenant, 'term:' .. stack, 'lasts:' .. tenant)
 if not h[2] or h[1] ~= run then return { 'HEAD' } end
-if h[2] ~= epoch then return { 'EPOCH', h[2] } end
 local seq, running = tonumber(h[3] or 0), tonumber(h[4] or 0)
 local bytes, oldest = tonumber(h[5] or 0), tonumber(h[6] or nil)
 
 -- A repeat.
-local old = call('HMGET', me, 'version', 'applied', 'claims', 'watches', 'ended')
+local old = call('HMGET', me, 'version', 'applied', 'claims', 'sets', 'ended')
 local applied = old[2] or ''
 local from, to = string.find(applied, '\n' .. nonce .. ' ', 1, true)
 if from then
@@ -39,6 +39,7 @@ if from then
   return { 'AGAIN', line, stored[1], stored[2] }
 end
 
+if h[2] ~= epoch then return { 'EPOCH', h[2] } end
 if now > until_then then return { 'LATE' } end
 if term ~= '' and tonumber(term) < tonumber(h[7] or 0) then return { 'FENCED', h[7] } end
 
@@ -92,7 +93,7 @@ local first_seq = seq + 1
 local old_bytes, added = bytes, 0
 for i = FIRST_ENTRY, #ARGV do
   seq = seq + 1
-  call('XADD', stream, seq .. '-0', 't', at_now, 'e', ARGV[i])
+  call('XADD', stream, seq .. '-0', 't', at_now, 'e', ARGV[i], 's', session)
   added = added + #ARGV[i]
 end
 
@@ -148,17 +149,17 @@ for _, claim in ipairs(claimed_before) do
   end
 end
 
--- What it listens to.
-local watched_before, watched = words(old[4])
-local watches_now, listens = {}, {}
+-- The sets that name it.
+local sets_before, was_in = words(old[4])
+local sets_now, is_in = {}, {}
 for i = FIRST_KEY + claim_count, #KEYS do
-  local watch = KEYS[i]
-  watches_now[#watches_now + 1] = watch
-  listens[watch] = true
-  if not watched[watch] then call('SADD', watch, me) end
+  local set = KEYS[i]
+  sets_now[#sets_now + 1] = set
+  is_in[set] = true
+  if not was_in[set] then call('SADD', set, me) end
 end
-for _, watch in ipairs(watched_before) do
-  if not listens[watch] then call('SREM', watch, me) end
+for _, set in ipairs(sets_before) do
+  if not is_in[set] then call('SREM', set, me) end
 end
 
 -- The record, with the commits that may be repeated.
@@ -174,9 +175,9 @@ repeatable[#repeatable + 1] = '\n' .. table.concat(line, ' ')
 local first_end = ended and not old[5]
 local fields = { 'version', version, 'record', record, 'applied', table.concat(repeatable) }
 local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
-local claims_text, watches_text = table.concat(claims_now, ' '), table.concat(watches_now, ' ')
+local claims_text, sets_text = table.concat(claims_now, ' '), table.concat(sets_now, ' ')
 if claims_text ~= (old[3] or '') then set('claims', claims_text) end
-if watches_text ~= (old[4] or '') then set('watches', watches_text) end
+if sets_text ~= (old[4] or '') then set('sets', sets_text) end
 if first_end then set('ended', 1) end
 if begins then
   set('first_seq', first_seq)

@@ -44,10 +44,22 @@ impl Keys {
         format!("cp:{}:epoch", self.install)
     }
 
-    /// That a process lives.
+    /// A sorted set: processes by when they were last heard of.
     #[must_use]
-    pub fn pod(&self, pod: &PodId) -> String {
-        format!("cp:{}:pod:{}", self.install, Plain(pod.as_str()))
+    pub fn pods(&self) -> String {
+        format!("cp:{}:pods", self.install)
+    }
+
+    /// A hash: up to when leaders have applied what each stack reported.
+    #[must_use]
+    pub fn applied(&self) -> String {
+        format!("cp:{}:applied", self.install)
+    }
+
+    /// A hash: the newest term that was drawn, by stack.
+    #[must_use]
+    pub fn terms(&self) -> String {
+        format!("cp:{}:terms", self.install)
     }
 
     /// A hash: epoch, the run id of the server it belongs to, terms, and each tenant's numbers.
@@ -135,6 +147,12 @@ impl Keys {
         // What is claimed may have any printable character but a space, so it stands last.
         let (tenant_name, stack) = (Plain(tenant.as_str()), Plain(stack.as_str()));
         self.of(Partition::of(tenant), &format!("{kind}:{tenant_name}:{stack}:{what}"))
+    }
+
+    /// A set: running commands with an open operation of this process.
+    #[must_use]
+    pub fn performed_by(&self, partition: Partition, pod: &PodId) -> String {
+        self.of(partition, &format!("by:{}", Plain(pod.as_str())))
     }
 
     /// A set: running commands that listen to this.

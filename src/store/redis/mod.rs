@@ -26,9 +26,11 @@ use self::connection::{Connection, Live};
 use self::keys::Keys;
 use self::script::Script;
 use self::wire::{Parts, Unintelligible, Written, epoch};
-use super::{Away, Commit, Find, Limits, Page, Store, Unreadable, Verdict};
-use crate::clock::{Nonces as _, SystemNonces};
-use crate::core::ids::{Epoch, Install, PodId, TenantId};
+use super::{
+    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unreadable, Verdict,
+};
+use crate::clock::{Nonces as _, StoreClock, SystemNonces};
+use crate::core::ids::{Epoch, Install, SessionId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::core::record::{Position, Record};
 use crate::core::time::StoreTime;
@@ -39,9 +41,6 @@ const LONGEST_PAGE: usize = 4096;
 /// Most records that are taken at once, for the same reason.
 const AT_ONCE: usize = 256;
 
-/// How long a process counts as alive after a beat.
-const ALIVE: Duration = Duration::from_secs(3);
-
 /// Several servers in a row for one call: then something is wrong.
 const MOST_EPOCHS: usize = 3;
 
@@ -51,6 +50,7 @@ pub struct RedisStore {
     keys: Keys,
     limits: Limits,
     nonces: SystemNonces,
+    clock: Arc<StoreClock>,
     /// Partitions that were in use when this process looked last. There are never fewer.
     used: Mutex<BTreeSet<Partition>>,
     /// The newest position of each tenant that this process has come to know.
@@ -67,12 +67,20 @@ impl RedisStore {
             keys: Keys::new(install),
             limits,
             nonces: SystemNonces::new(),
+            clock: Arc::new(StoreClock::new()),
             used: Mutex::default(),
             seen: Mutex::default(),
         }
     }
 
-    /// The store's time.
+    /// The store's time, as this process keeps it. It is learnt with each beat; until the first one
+    /// it is the system's.
+    #[must_use]
+    pub fn clock(&self) -> Arc<StoreClock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// The store's time, asked.
     ///
     /// # Errors
     /// [`Away`] when the store can't be asked.
@@ -166,7 +174,12 @@ impl RedisStore {
 
     /// Begins an epoch of the memory of the server that is there now, unless somebody did so.
     async fn open_epoch(&self, partition: Partition) -> Result<(), Away> {
-        let keys = [self.keys.head(partition), self.keys.epoch(), self.keys.partitions()];
+        let keys = [
+            self.keys.head(partition),
+            self.keys.epoch(),
+            self.keys.partitions(),
+            self.keys.terms(),
+        ];
         let fresh = Epoch::derive(self.nonces.nonce());
         let (live, opened) = self
             .answer(|live| {
@@ -186,7 +199,7 @@ impl RedisStore {
     /// Running commands in an index that each partition has.
     async fn of_index(
         &self,
-        index: impl Fn(Partition) -> String + Send + Sync,
+        index: impl Fn(Partition) -> Vec<String> + Send + Sync,
         due_by: Option<StoreTime>,
     ) -> Result<Vec<Arc<Record>>, Away> {
         let due_by = due_by.map_or_else(String::new, |at| at.0.to_string());
@@ -199,9 +212,9 @@ impl RedisStore {
             let ask = |live: &Live| {
                 let mut pipeline = redis::pipe();
                 pipeline.cmd("SMEMBERS").arg(self.keys.partitions());
-                for partition in &next {
+                for name in next.iter().flat_map(|partition| index(*partition)) {
                     let mut find = live.script(Script::Find);
-                    find.arg(1).arg(index(*partition)).arg(&due_by).arg(AT_ONCE);
+                    find.arg(1).arg(name).arg(&due_by).arg(AT_ONCE);
                     pipeline.add_command(find);
                 }
                 pipeline
@@ -300,14 +313,26 @@ impl Store for RedisStore {
                 let record = wire::record(answer).map_err(|error| away(&error))?;
                 Ok(record.into_iter().collect())
             }
-            Find::Watching(stack, watch) => {
-                self.of_index(|partition| self.keys.watch(partition, &stack, &watch), None).await
+            Find::Watching(stack, watches) => {
+                let of = |partition| {
+                    let keys =
+                        watches.iter().map(|watch| self.keys.watch(partition, &stack, watch));
+                    keys.collect()
+                };
+                let mut found = self.of_index(of, None).await?;
+                // Whoever watches two of them is found twice.
+                found.sort_by(|a, b| a.key.cmp(&b.key));
+                found.dedup_by(|a, b| a.key == b.key);
+                Ok(found)
             }
             Find::AtStack(stack) => {
-                self.of_index(|partition| self.keys.at_stack(partition, &stack), None).await
+                self.of_index(|partition| vec![self.keys.at_stack(partition, &stack)], None).await
+            }
+            Find::PerformedBy(pod) => {
+                self.of_index(|partition| vec![self.keys.performed_by(partition, &pod)], None).await
             }
             Find::DueBy(time) => {
-                self.of_index(|partition| self.keys.due(partition), Some(time)).await
+                self.of_index(|partition| vec![self.keys.due(partition)], Some(time)).await
             }
         }
     }
@@ -317,6 +342,7 @@ impl Store for RedisStore {
         tenant: &TenantId,
         after: &Position,
         max: usize,
+        of: Option<&SessionId>,
     ) -> Result<Page, Unreadable> {
         let partition = Partition::of(tenant);
         let ask = |live: &Live| {
@@ -325,6 +351,7 @@ impl Store for RedisStore {
             read.arg(&*live.run_id).arg(after.epoch.as_str()).arg(tenant.as_str());
             read.arg(after.seq).arg(max.min(LONGEST_PAGE));
             read.arg(self.limits.entries_for.as_millis().to_string());
+            read.arg(of.map_or("", SessionId::as_str));
             one(read)
         };
         let answer = self.answer_of_epoch(partition, ask).await?;
@@ -332,10 +359,11 @@ impl Store for RedisStore {
         match parts.next::<String>().map_err(|error| away(&error))?.as_str() {
             "PAGE" => {
                 let seq = parts.next().map_err(|error| away(&error))?;
-                let entries = parts.entries(after.seq + 1).map_err(|error| away(&error))?;
+                let through = parts.next().map_err(|error| away(&error))?;
+                let entries = parts.entries().map_err(|error| away(&error))?;
                 let head = Position { epoch: after.epoch.clone(), seq };
                 self.seen(tenant, head.clone());
-                Ok(Page { entries, head })
+                Ok(Page { entries, through, head })
             }
             "EPOCH" => Err(Unreadable::EpochChanged),
             "AHEAD" => Err(Unreadable::Ahead),
@@ -365,10 +393,51 @@ impl Store for RedisStore {
         Err(Away)
     }
 
-    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
-        let mut beat = redis::cmd("SET");
-        let alive = u64::try_from(ALIVE.as_millis()).unwrap_or(u64::MAX);
-        beat.arg(self.keys.pod(pod)).arg(1).arg("PX").arg(alive);
-        self.ask(|_| one(beat.clone())).await
+    async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        let keys = [self.keys.pods(), self.keys.applied(), self.keys.epoch()];
+        let ask = |live: &Live| {
+            let mut told = live.script(Script::Beat);
+            told.arg(keys.len()).arg(&keys).arg(&*live.run_id).arg(beat.pod.as_str());
+            told.arg(milliseconds(ALIVE)).arg(milliseconds(SILENT));
+            for (stack, until) in &beat.applied {
+                told.arg(stack.as_str()).arg(until.0);
+            }
+            one(told)
+        };
+        let asked = self.clock.local();
+        let answer = self.answer_of_epoch(Partition::of(&TenantId::default()), ask).await?;
+        let pulse = wire::pulse(answer).map_err(|error| away(&error))?;
+        self.clock.learn(asked, pulse.now);
+        Ok(pulse)
     }
+
+    async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        let terms = self.keys.terms();
+        let drawn: u64 = self
+            .ask(|live| {
+                let mut lead = live.script(Script::Lead);
+                lead.arg(1).arg(&terms).arg(stack.as_str());
+                one(lead)
+            })
+            .await?;
+        // Partitions that come into use from now on get it with their first head.
+        let used = self.used().await?;
+        let raise = |live: &Live| {
+            let mut pipeline = redis::pipe();
+            for partition in &used {
+                let mut raise = live.script(Script::Raise);
+                raise.arg(1).arg(self.keys.head(*partition)).arg(stack.as_str()).arg(drawn);
+                pipeline.add_command(raise);
+            }
+            pipeline
+        };
+        if !used.is_empty() {
+            self.connection.call(raise).await?;
+        }
+        Ok(Term(drawn))
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

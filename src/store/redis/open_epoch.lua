@@ -1,10 +1,10 @@
 -- Begins a new life of the memory, unless it is begun, and makes a partition part of it.
 --
--- KEYS 1 the partition's head  2 the installation's epoch  3 the partitions in use
+-- KEYS 1 the partition's head  2 the installation's epoch  3 the partitions in use  4 terms
 -- ARGV 1 run id of this server  2 a fresh epoch  3 the partition's number
 --
 -- The epoch is all partitions' (in a cluster it would have to be each one's own). Records, claims
--- and due times stay. Terms are void: leaders mint new ones. What was told before belongs to the old
+-- and due times stay; terms are the newest that are known. What was told before belongs to the old
 -- epoch, so the new one's numbers go on behind it ('base').
 
 local call = redis.call
@@ -26,6 +26,10 @@ for i = 1, #all, 2 do
   elseif kind == 'term' then
     call('HDEL', head, all[i])
   end
+end
+local terms = call('HGETALL', KEYS[4])
+for i = 1, #terms, 2 do
+  call('HSET', head, 'term:' .. terms[i], terms[i + 1])
 end
 call('HSET', head, 'run', ARGV[1], 'epoch', epoch)
 return epoch

@@ -13,10 +13,24 @@ pub(super) enum Script {
     Read,
     /// Begins an epoch.
     OpenEpoch,
+    /// Tells that a process lives.
+    Beat,
+    /// Draws a term.
+    Lead,
+    /// Fences older terms in a partition.
+    Raise,
 }
 
 impl Script {
-    const ALL: [Self; 4] = [Self::Commit, Self::Find, Self::Read, Self::OpenEpoch];
+    const ALL: [Self; 7] = [
+        Self::Commit,
+        Self::Find,
+        Self::Read,
+        Self::OpenEpoch,
+        Self::Beat,
+        Self::Lead,
+        Self::Raise,
+    ];
 
     fn source(self) -> &'static str {
         match self {
@@ -24,6 +38,9 @@ impl Script {
             Self::Find => include_str!("find.lua"),
             Self::Read => include_str!("read.lua"),
             Self::OpenEpoch => include_str!("open_epoch.lua"),
+            Self::Beat => include_str!("beat.lua"),
+            Self::Lead => include_str!("lead.lua"),
+            Self::Raise => include_str!("raise.lua"),
         }
     }
 
@@ -34,6 +51,9 @@ impl Script {
             Self::Find => 1,
             Self::Read => 2,
             Self::OpenEpoch => 3,
+            Self::Beat => 4,
+            Self::Lead => 5,
+            Self::Raise => 6,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What travels into the scripts and out of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use redis::{Cmd, FromRedisValue, Value, from_redis_value};
@@ -9,11 +10,11 @@ use super::connection::Live;
 use super::keys::Keys;
 use super::script::Script;
 use crate::core::command::{Claim, Taking};
-use crate::core::ids::{Epoch, TenantId, Term};
+use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::core::record::{Entry, Key, Record};
 use crate::core::time::StoreTime;
-use crate::store::{Commit, Limits, Verdict};
+use crate::store::{Commit, Limits, Pulse, Verdict};
 
 /// What Redis holds or said is not what we write: an operator's hand, or a defect.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,8 @@ impl Written {
         names: &Keys,
         limits: &Limits,
     ) -> Result<Self, Unintelligible> {
-        let Commit { record, nonce, not_after, epoch, term, notices, quota, keep } = commit;
+        let Commit { record, nonce, not_after, epoch, term, notices, quota, keep, durable: _ } =
+            commit;
         let tenant = &record.key.tenant;
         let partition = Partition::of(tenant);
         let state = &record.state;
@@ -65,6 +67,7 @@ impl Written {
         ];
         keys.extend(claims.iter().map(|(claim, _)| names.claim(tenant, stack, claim)));
         keys.extend(state.watches().iter().map(|watch| names.watch(partition, stack, watch)));
+        keys.extend(state.performers().iter().map(|pod| names.performed_by(partition, pod)));
         let takings = claims.iter().map(|(_, taking)| match taking {
             Taking::Ask => '?',
             Taking::Overtake => '!',
@@ -93,6 +96,7 @@ impl Written {
             limits.ended.to_string(),
             claims.len().to_string(),
             takings.collect(),
+            record.session.as_str().to_owned(),
         ];
         for notice in notices {
             // The script gives it its number.
@@ -134,12 +138,14 @@ impl Written {
                 if record.version == 1 {
                     record.first_seq = first_seq;
                 }
-                Verdict::Applied { first_seq, now, overtaken, record: Arc::new(record) }
+                let record = Arc::new(record);
+                Verdict::Applied { first_seq, now, overtaken, record, durable: true }
             }
             "AGAIN" => {
                 let Place { first_seq, now, overtaken } =
                     self.place(&parts.next::<String>()?, names)?;
-                Verdict::Applied { first_seq, now, overtaken, record: parts.record()? }
+                let record = parts.record()?;
+                Verdict::Applied { first_seq, now, overtaken, record, durable: true }
             }
             "EXISTS" => Verdict::Exists(parts.record()?),
             "STALE" => Verdict::Stale(parts.record()?),
@@ -204,14 +210,31 @@ impl Parts {
         Ok(Arc::new(Record { first_seq, ..record }))
     }
 
-    /// Entries that follow each other, from this position.
-    pub(super) fn entries(self, first_seq: u64) -> Result<Vec<Arc<Entry>>, Unintelligible> {
-        let entries = self.0.zip(first_seq..).map(|(value, seq)| {
-            let json: Vec<u8> = from_redis_value(value)?;
-            entry(&json, seq)
-        });
-        entries.collect()
+    /// Entries, each behind its position.
+    pub(super) fn entries(mut self) -> Result<Vec<Arc<Entry>>, Unintelligible> {
+        let mut entries = Vec::with_capacity(self.0.len() / 2);
+        while self.0.len() > 0 {
+            let (seq, json): (u64, Vec<u8>) = (self.next()?, self.next()?);
+            entries.push(entry(&json, seq)?);
+        }
+        Ok(entries)
     }
+}
+
+/// What is known of all processes.
+pub(super) fn pulse(answer: Value) -> Result<Pulse, Unintelligible> {
+    let mut parts = Parts::of(answer)?;
+    let _word: String = parts.next()?;
+    let epoch = epoch(&parts.next::<String>()?)?;
+    let now = StoreTime(parts.next()?);
+    let mut pods = || -> Result<BTreeSet<PodId>, Unintelligible> {
+        Ok(parts.next::<Vec<String>>()?.iter().map(|pod| PodId::new(pod)).collect())
+    };
+    let (alive, silent) = (pods()?, pods()?);
+    let applied: Vec<(String, u64)> = parts.next()?;
+    let applied =
+        applied.into_iter().map(|(stack, at)| (StackId::new(&stack), StoreTime(at))).collect();
+    Ok(Pulse { epoch, now, alive, silent, applied })
 }
 
 /// Records, and the names of others.

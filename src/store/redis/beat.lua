@@ -1,0 +1,23 @@
+-- Tells that a process lives, and who else does.
+--
+-- KEYS 1 the processes  2 how far leaders are  3 the installation's epoch
+-- ARGV 1 run id of this server  2 process  3 alive for, in ms  4 told of as silent for, in ms
+--      5... a stack, and up to when what it reported is applied
+
+local call = redis.call
+local known = call('HMGET', KEYS[3], 'run', 'epoch')
+if not known[2] or known[1] ~= ARGV[1] then return { 'HEAD' } end
+
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+call('ZADD', KEYS[1], now, ARGV[2])
+call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[4])
+for i = 5, #ARGV, 2 do
+  if tonumber(ARGV[i + 1]) > tonumber(call('HGET', KEYS[2], ARGV[i]) or 0) then
+    call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+  end
+end
+local border = now - ARGV[3]
+local alive = call('ZRANGEBYSCORE', KEYS[1], '(' .. border, '+inf')
+local silent = call('ZRANGEBYSCORE', KEYS[1], '-inf', border)
+return { 'PULSE', known[2], string.format('%.0f', now), alive, silent, call('HGETALL', KEYS[2]) }
