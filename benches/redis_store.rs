@@ -153,7 +153,7 @@ async fn main() {
     let each = (stat(&pen.stand.server, "memory", "used_memory:") - memory) / 5000.0;
     println!("a running hold: {each:.0} bytes of memory");
     for (what, times, find) in [
-        ("what watches a call", 5_000, Find::Watching(stack(), Watch::Call(call("run-7")))),
+        ("what watches a call", 5_000, Find::Watching(stack(), vec![Watch::Call(call("run-7"))])),
         ("5,000 that are due", 10, Find::DueBy(StoreTime(u64::MAX))),
     ] {
         let before = (cpu::spent(&pen.stand.server.pid()), Instant::now());
