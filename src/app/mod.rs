@@ -1,5 +1,6 @@
 //! The composition root: the only place that knows every adapter.
 
+mod backing;
 mod descriptors;
 mod desk;
 mod host;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::backing::{AnyLeadership, AnyStore, Backing};
 use super::descriptors;
 use super::desk::{Desk, FeedListener};
 use super::host::TokioHost;
@@ -15,25 +16,20 @@ use super::observe::{CountedStore, EngineMetrics};
 use super::settings;
 use super::stacks::{ConfiguredStacks, StackError};
 use crate::admin::{self, AdminState, Readiness};
-use crate::bus::{Bus as _, MemoryBus};
 use crate::client::console::{self, Hints};
 use crate::client::feed::Feed;
 use crate::client::{self, Client};
-use crate::clock::{Clock, Nonces, SystemClock, SystemNonces};
+use crate::clock::{Nonces, SystemNonces};
 use crate::config::Config;
-use crate::core::ids::{Epoch, PodId, StackId};
-use crate::core::record::Position;
+use crate::core::ids::{Epoch, PodId, StackId, TenantId};
 use crate::engine::{Engine, Parts};
 use crate::events::{self, Inbox};
-use crate::leadership::Standalone;
 use crate::metrics::Metrics;
 use crate::stack::{Reports, Stacks as _};
-use crate::store::memory::MemoryStore;
 use crate::telemetry::LogLevels;
 
-type Store = MemoryStore<Arc<SystemClock>>;
-type ServerEngine = Engine<CountedStore<Store>, ConfiguredStacks>;
-type ServerClient = Client<Desk<CountedStore<Store>, ConfiguredStacks>>;
+type ServerEngine = Engine<CountedStore<AnyStore>, ConfiguredStacks>;
+type ServerClient = Client<Desk<CountedStore<AnyStore>, ConfiguredStacks>>;
 
 /// Why a server did not start. Each is one clear line for the person who started it.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +47,9 @@ pub enum StartError {
     /// A stack's sockets could not be opened.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// It was told to stop before it served.
+    #[error("stopped while waiting for redis")]
+    Stopped,
 }
 
 /// A running server.
@@ -60,7 +59,10 @@ pub struct Server {
     control_address: SocketAddr,
     client: Arc<ServerClient>,
     engine: Arc<ServerEngine>,
-    store: Arc<Store>,
+    store: Arc<AnyStore>,
+    leadership: Arc<AnyLeadership>,
+    /// Carries entries as long as it is kept.
+    _backing: Backing,
     stacks: Arc<ConfiguredStacks>,
     readiness: Readiness,
     drain: crate::config::Drain,
@@ -88,44 +90,57 @@ impl Server {
 
         let tasks = TaskTracker::new();
         let (stop_clients, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let clock = Arc::new(SystemClock::new());
+        let client_address = address_of(&listener, &config.listen.address)?;
+        let admin_address = address_of(&operations, &config.admin.listen)?;
+        let control_address = address_of(&control, &config.admin.control)?;
+        // First of all, so that whoever waits for something can be asked what.
+        let state = AdminState { readiness: readiness.clone(), metrics: metrics.clone(), levels };
+        for (listener, routes) in
+            [(operations, admin::operations(state.clone())), (control, admin::control(state))]
+        {
+            let stop = stop_rest.clone();
+            tasks.spawn(admin::run(listener, routes, stop.cancelled_owned()));
+        }
+
         let nonces = Arc::new(SystemNonces::new());
-        let bus = Arc::new(MemoryBus::default());
-        let epoch = Epoch::derive(nonces.nonce());
-        let store = Arc::new(MemoryStore::new(
-            Arc::clone(&clock),
-            Arc::clone(&bus),
-            epoch.clone(),
-            settings::store(config),
-        ));
-        let dyn_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let pod = PodId::new(Epoch::derive(nonces.nonce()).as_str());
         let names: Vec<StackId> =
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
-        let (inbox, outlet) = events::inbox(&names, Arc::clone(&dyn_clock));
+        let backing = Backing::of(config, settings::store(config), &pod, &names);
+        let backing = tokio::select! {
+            backing = backing => backing,
+            () = readiness.drained() => return Err(StartError::Stopped),
+        };
+        let Backing { store, clock, leadership, .. } = &backing;
+        let (inbox, outlet) = events::inbox(&names, Arc::clone(clock));
         let inbox = Arc::new(inbox);
-        read_off(&metrics, Arc::clone(&store), Arc::clone(&inbox), names);
+        read_off(&metrics, Arc::clone(store), Arc::clone(&inbox), names);
         let reports: Arc<dyn Reports> = inbox;
         let connecting =
-            ConfiguredStacks::connect(config, &metrics, &dyn_clock, reports, &tasks, &stop_rest);
+            ConfiguredStacks::connect(config, &metrics, clock, reports, &tasks, &stop_rest);
         let stacks = Arc::new(connecting.await?);
         let host = TokioHost::new(tasks.clone());
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
         let parts = Parts {
-            store: Arc::new(CountedStore::new(Arc::clone(&store), metrics.store.clone())),
+            store: Arc::new(CountedStore::new(Arc::clone(store), metrics.store.clone())),
             stacks: Arc::clone(&stacks),
-            clock: Arc::clone(&dyn_clock),
+            clock: Arc::clone(clock),
             nonces: Arc::clone(&dyn_nonces),
             host: Arc::clone(&host) as _,
             observer: Arc::new(EngineMetrics(metrics.commands.clone())),
         };
-        let pod = PodId::new(Epoch::derive(nonces.nonce()).as_str());
         let engine = Engine::new(parts, settings::engine(config, pod));
-        tasks.spawn(host.drive(Arc::clone(&engine), dyn_clock, stop_rest.clone()));
-        let (leader, stopped) = (Arc::new(Standalone), stop_rest.clone());
-        tasks.spawn(events::run(Arc::clone(&engine), leader, clock, outlet, stopped));
+        tasks.spawn(host.drive(Arc::clone(&engine), Arc::clone(clock), stop_rest.clone()));
+        tasks.spawn(events::run(
+            Arc::clone(&engine),
+            Arc::clone(leadership),
+            Arc::clone(clock),
+            outlet,
+            stop_rest.clone(),
+        ));
 
-        let feed = Feed::new(Position { epoch, seq: 0 });
-        bus.attach(Arc::new(FeedListener(Arc::clone(&feed))));
+        let feed = Feed::new(backing.head(&TenantId::default()).await);
+        backing.attach(Arc::new(FeedListener(Arc::clone(&feed))));
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
         let desk = Desk::new(Arc::clone(&engine));
         let allowed = settings::client(config);
@@ -136,20 +151,11 @@ impl Server {
         let client =
             Client::new(desk, feed, allowed, draw, metrics.sessions.clone(), stop_clients.clone());
 
-        let client_address = address_of(&listener, &config.listen.address)?;
-        let admin_address = address_of(&operations, &config.admin.listen)?;
-        let control_address = address_of(&control, &config.admin.control)?;
         let pages =
             if config.listen.console { console::router_with(hints) } else { axum::Router::new() };
         tasks.spawn(client::serve(Arc::clone(&client), listener, pages));
-        let state = AdminState { readiness: readiness.clone(), metrics, levels };
-        for (listener, routes) in
-            [(operations, admin::operations(state.clone())), (control, admin::control(state))]
-        {
-            let stop = stop_rest.clone();
-            tasks.spawn(admin::run(listener, routes, stop.cancelled_owned()));
-        }
         readiness.listening();
+        let (store, leadership) = (Arc::clone(store), Arc::clone(leadership));
         Ok(Self {
             client_address,
             admin_address,
@@ -157,6 +163,8 @@ impl Server {
             client,
             engine,
             store,
+            leadership,
+            _backing: backing,
             stacks,
             readiness,
             drain: config.drain.clone(),
@@ -204,46 +212,73 @@ impl Server {
     async fn wind_down(&self) -> bool {
         tracing::info!("draining: no longer ready");
         tokio::time::sleep(self.drain.delay).await;
-        // Commands of this process end with it: no new ones, and those that run get most of the time
-        // to end by themselves. Who is still calling then is given up, so that no phone rings for
-        // nobody, and told so.
+        let finished = match self.store.size() {
+            Some(_) => self.end_commands().await,
+            None => self.leave_to_others().await,
+        };
+        self.stop_clients.cancel();
+        let closed =
+            tokio::time::timeout(self.drain.timeout.mul_f32(0.25), self.client.drained()).await;
+        self.stop_rest.cancel();
+        self.tasks.close();
+        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await.is_ok();
+        tracing::info!(finished, closed = closed.is_ok(), ended, "stopped");
+        finished && closed.is_ok()
+    }
+
+    /// Commands of a process that is alone end with it: no new ones, and those that run get most of
+    /// the time to end by themselves. Who is still calling then is given up, so that no phone rings
+    /// for nobody, and told so. Returns whether all ended by themselves.
+    async fn end_commands(&self) -> bool {
         self.client.wind_down();
         let (to_end, to_give_up) =
             (self.drain.timeout.mul_f32(0.6), self.drain.timeout.mul_f32(0.15));
         let by_themselves = tokio::time::timeout(to_end, self.commands_ended()).await.is_ok();
-        let finished = by_themselves || {
-            tracing::info!(running = self.store.size().running, "giving up what still runs");
+        if !by_themselves {
+            tracing::info!(running = self.running(), "giving up what still runs");
             let given_up = async {
                 self.engine.cancel_all().await;
                 self.commands_ended().await;
             };
-            tokio::time::timeout(to_give_up, given_up).await.is_ok()
-        };
-        tracing::info!(by_themselves, finished, "closing clients");
+            if tokio::time::timeout(to_give_up, given_up).await.is_err() {
+                tracing::warn!(running = self.running(), "commands are cut off");
+            }
+        }
+        by_themselves
+    }
+
+    /// The commands of one of several processes go on without it: it gives up its lead, sends its
+    /// clients away, and stays until what it asked the stacks is answered. Returns whether it was.
+    async fn leave_to_others(&self) -> bool {
+        self.leadership.resign().await;
         self.stop_clients.cancel();
-        let rest = self.drain.timeout.saturating_sub(to_end + to_give_up);
-        let closed = tokio::time::timeout(rest, self.client.drained()).await.is_ok();
-        self.stop_rest.cancel();
-        self.tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await.is_ok();
-        tracing::info!(finished, closed, ended, "stopped");
-        by_themselves && closed
+        let answered = async {
+            while self.engine.performing() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(self.drain.timeout.mul_f32(0.7), answered).await.is_ok()
+    }
+
+    fn running(&self) -> usize {
+        self.store.size().map_or(0, |size| size.running)
     }
 
     /// Waits until no command runs. The store is looked at 20 times a second, only while draining.
     async fn commands_ended(&self) {
-        while self.store.size().running > 0 {
+        while self.running() > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
 /// What is measured by looking, whenever the metrics are read.
-fn read_off(metrics: &Metrics, store: Arc<Store>, inbox: Arc<Inbox>, stacks: Vec<StackId>) {
+fn read_off(metrics: &Metrics, store: Arc<AnyStore>, inbox: Arc<Inbox>, stacks: Vec<StackId>) {
     let kept = metrics.store.clone();
     metrics.when_read(move || {
-        let size = store.size();
-        kept.kept(size.kept, size.entry_bytes);
+        if let Some(size) = store.size() {
+            kept.kept(size.kept, size.entry_bytes);
+        }
     });
     for stack in stacks {
         let (counts, inbox) = (metrics.stack(stack.as_str()), Arc::clone(&inbox));

@@ -8,7 +8,7 @@ use crate::admin::Readiness;
 use crate::app::{self, Server};
 use crate::client::console::Hints;
 use crate::clock::{Nonces as _, SystemNonces};
-use crate::config::{ByteSize, Config, HostPort};
+use crate::config::{ByteSize, Config, HostPort, Redis};
 use crate::core::ids::{Epoch, Install};
 use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
@@ -175,6 +175,8 @@ pub async fn simulate(arguments: Simulate, readiness: Readiness) -> Result<Exit,
 /// One clear line: an address for events that can't be used.
 pub async fn run(arguments: Run, mut config: Config, levels: LogLevels) -> Result<Exit, String> {
     config.install = Install::of_run(Epoch::derive(SystemNonces::new().nonce()).as_str());
+    config.redis = Redis::default();
+    config.leadership = None;
     config.listen.address = HostPort::loopback(0);
     config.listen.console = false;
     config.admin.listen = HostPort::loopback(0);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::decode::Report;
-use super::model::{Admin, Commands, Config, Limits, Listen, Stack, Store};
+use super::model::{Admin, Commands, Config, Leadership, Limits, Listen, Redis, Stack, Store};
 use super::value::{ByteSize, Transport};
 use crate::core::plan::{HoldBy, ReferBy};
 
@@ -18,6 +18,7 @@ pub(super) fn check(config: &Config, old: bool, report: &mut Report) {
     limits(&config.limits, report);
     commands(config, report);
     store(&config.store, report);
+    redis(config, report);
     stacks(&config.stacks, &config.commands, report);
     admin(&config.admin, config, report);
     if !config.log.redact {
@@ -25,6 +26,54 @@ pub(super) fn check(config: &Config, old: bool, report: &mut Report) {
     }
     within("drain.delay", config.drain.delay, Duration::ZERO, 10 * MINUTE, report);
     within("drain.timeout", config.drain.timeout, SECOND, 10 * MINUTE, report);
+}
+
+fn redis(config: &Config, report: &mut Report) {
+    let Redis {
+        address,
+        sentinels,
+        database,
+        tls_ca_file,
+        tls_cert_file,
+        tls_key_file,
+        replicas,
+        ..
+    } = &config.redis;
+    if address.is_some() && !sentinels.is_empty() {
+        report.wrong("redis.address", "stands beside `redis.sentinels`: one of the two is meant");
+    }
+    if *database > 15 {
+        report.wrong("redis.database", "must be 0 to 15");
+    }
+    if *replicas > 5 {
+        report.wrong("redis.replicas", "must be 0 to 5");
+    }
+    if tls_cert_file.is_some() != tls_key_file.is_some() {
+        report.wrong("redis.tls_cert_file", "and `redis.tls_key_file` go together");
+    }
+    if tls_cert_file.is_some() && tls_ca_file.is_none() {
+        report.wrong(
+            "redis.tls_cert_file",
+            "is of no use without `redis.tls_ca_file`: there is no TLS",
+        );
+    }
+    match (config.leadership, config.redis.is_used()) {
+        (Some(Leadership::Standalone), true) => report.wrong(
+            "leadership",
+            "`standalone` takes every process for the only one; those that share a Redis would each \
+             apply the stacks' events. Leave it out, or write `redis`",
+        ),
+        (Some(Leadership::Redis), false) => {
+            report.wrong("leadership", "`redis` wants `redis.address` or `redis.sentinels`");
+        }
+        (Some(Leadership::Redis), true) | (Some(Leadership::Standalone), false) | (None, _) => {}
+    }
+    if config.redis.is_used() && sentinels.is_empty() && *replicas > 0 {
+        report.risky(
+            "redis.replicas",
+            "without `redis.sentinels` a failover is noticed only when the address leads elsewhere",
+        );
+    }
 }
 
 fn listen(listen: &Listen, old: bool, report: &mut Report) {

@@ -25,7 +25,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Admin, Breaker, Commands, Config, Drain, Limits, Listen, Log, LogFormat, Stack, Store,
+    Admin, Breaker, Commands, Config, Drain, Leadership, Limits, Listen, Log, LogFormat, Redis,
+    Stack, Store,
 };
 pub use problem::{Origin, Problem};
 pub use value::{

@@ -26,6 +26,12 @@ section! {
         pub commands: Commands = Commands::default(),
         /// What the store keeps, and how long.
         pub store: Store = Store::default(),
+        /// The Redis that several processes share. Without one this process is alone, and what it
+        /// knows ends with it.
+        pub redis: Redis = Redis::default(),
+        /// Who owns the stacks' event subscriptions: `standalone` (this process, always) or `redis` (a
+        /// lease; one process at a time). Nothing: `redis` where there is one, else `standalone`.
+        pub leadership: Option<Leadership> = None,
         /// The SIP stacks that callplane steers; at least one. The first is where a start goes
         /// whose domain no stack names.
         pub stacks: Vec<Stack> = vec![Stack::default()],
@@ -129,6 +135,51 @@ section! {
         pub keep_notices: Duration = Duration::from_secs(15 * 60),
         /// The most bytes of notifications kept per tenant; the oldest go first.
         pub notices_bytes: ByteSize = ByteSize::mib(64),
+    }
+}
+
+choice! {
+    /// Who owns the stacks' event subscriptions.
+    pub enum Leadership {
+        /// This process, always.
+        Standalone = "standalone",
+        /// Whoever has the lease in Redis.
+        Redis = "redis",
+    }
+}
+
+section! {
+    /// The Redis that several processes share.
+    pub struct Redis {
+        /// Its address, `host:port`.
+        pub address: Option<HostPort> = None,
+        /// The Sentinels that know the address, in place of `address`.
+        pub sentinels: Vec<HostPort> = Vec::new(),
+        /// What the Sentinels call it.
+        pub master: String = "callplane".to_owned(),
+        /// The number of its database, 0 to 15.
+        pub database: u16 = 0,
+        /// The ACL user. Nothing: the default one.
+        pub username: Option<String> = None,
+        /// The file that holds the password. Read again at each connect.
+        pub password_file: Option<String> = None,
+        /// The file of certificates of those who may sign the server's. Nothing: no TLS.
+        pub tls_ca_file: Option<String> = None,
+        /// Our own certificate, where the server asks for one.
+        pub tls_cert_file: Option<String> = None,
+        /// Its key.
+        pub tls_key_file: Option<String> = None,
+        /// So many replicas must have it that something is to be sent that is sent at most once,
+        /// before it is sent; 0 to 5. With 0 a failover may lose it, and the command ends `unknown`.
+        pub replicas: usize = 0,
+    }
+}
+
+impl Redis {
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.address.is_some() || !self.sentinels.is_empty()
     }
 }
 

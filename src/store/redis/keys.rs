@@ -56,6 +56,12 @@ impl Keys {
         format!("cp:{}:applied", self.install)
     }
 
+    /// A string: the process that leads a stack.
+    #[must_use]
+    pub fn lease(&self, stack: &StackId) -> String {
+        format!("cp:{}:lease:{}", self.install, Plain(stack.as_str()))
+    }
+
     /// A hash: the newest term that was drawn, by stack.
     #[must_use]
     pub fn terms(&self) -> String {

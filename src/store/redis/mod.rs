@@ -10,6 +10,7 @@
 mod bus;
 mod connection;
 mod keys;
+mod leadership;
 mod script;
 mod wire;
 
@@ -24,6 +25,7 @@ pub use self::bus::RedisBus;
 pub use self::connection::{Address, BadAddress};
 use self::connection::{Connection, Live};
 use self::keys::Keys;
+pub use self::leadership::RedisLeadership;
 use self::script::Script;
 use self::wire::{Parts, Unintelligible, Written, epoch};
 use super::{

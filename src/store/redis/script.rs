@@ -19,10 +19,14 @@ pub(super) enum Script {
     Lead,
     /// Fences older terms in a partition.
     Raise,
+    /// Takes or keeps a lease.
+    Lease,
+    /// Gives a lease back.
+    Resign,
 }
 
 impl Script {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Commit,
         Self::Find,
         Self::Read,
@@ -30,6 +34,8 @@ impl Script {
         Self::Beat,
         Self::Lead,
         Self::Raise,
+        Self::Lease,
+        Self::Resign,
     ];
 
     fn source(self) -> &'static str {
@@ -41,6 +47,8 @@ impl Script {
             Self::Beat => include_str!("beat.lua"),
             Self::Lead => include_str!("lead.lua"),
             Self::Raise => include_str!("raise.lua"),
+            Self::Lease => include_str!("lease.lua"),
+            Self::Resign => include_str!("resign.lua"),
         }
     }
 
@@ -54,6 +62,8 @@ impl Script {
             Self::Beat => 4,
             Self::Lead => 5,
             Self::Raise => 6,
+            Self::Lease => 7,
+            Self::Resign => 8,
         }
     }
 

@@ -1,0 +1,195 @@
+//! What stands behind a process: its own memory, or a Redis that it shares with others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bus::{Bus, Listener, MemoryBus};
+use crate::clock::{Clock, Nonces as _, SystemClock, SystemNonces};
+use crate::config::Config;
+use crate::core::ids::{Epoch, PodId, SessionId, StackId, TenantId, Term};
+use crate::core::record::{Position, Record};
+use crate::leadership::{Leadership, Standalone};
+use crate::store::memory::{MemoryStore, Size};
+use crate::store::redis::{Address, RedisBus, RedisLeadership, RedisStore};
+use crate::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
+
+/// How long the store is waited for before this is said, again and again.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Store, bus, clock and leadership, which belong together.
+pub struct Backing {
+    /// Where commands live.
+    pub store: Arc<AnyStore>,
+    /// The store's time.
+    pub clock: Arc<dyn Clock>,
+    /// Who owns the stacks' events.
+    pub leadership: Arc<AnyLeadership>,
+    bus: AnyBus,
+}
+
+/// One of the stores.
+pub enum AnyStore {
+    /// This process is alone.
+    Memory(Arc<MemoryStore<Arc<SystemClock>>>),
+    /// It is one of several.
+    Redis(Arc<RedisStore>),
+}
+
+enum AnyBus {
+    Memory(Arc<MemoryBus>),
+    Redis(RedisBus),
+}
+
+/// One of the elections.
+pub enum AnyLeadership {
+    /// This process, always.
+    Standalone(Standalone),
+    /// Whoever has the lease.
+    Redis(RedisLeadership),
+}
+
+impl Backing {
+    /// What the configuration asks for. Waits for a Redis that is not there yet.
+    pub async fn of(config: &Config, limits: Limits, pod: &PodId, stacks: &[StackId]) -> Self {
+        let Some(address) = address(config) else { return Self::alone(limits) };
+        let store = Arc::new(RedisStore::start(address.clone(), config.install.clone(), limits));
+        let bus = loop {
+            match RedisBus::start(address.clone(), Arc::clone(&store)).await {
+                Ok(bus) => break bus,
+                Err(Away) => {
+                    tracing::warn!(again_in = ?WAIT, "redis does not answer: waiting for it")
+                }
+            }
+            tokio::time::sleep(WAIT).await;
+        };
+        Self {
+            clock: store.clock(),
+            leadership: Arc::new(AnyLeadership::Redis(RedisLeadership::start(&store, pod, stacks))),
+            store: Arc::new(AnyStore::Redis(store)),
+            bus: AnyBus::Redis(bus),
+        }
+    }
+
+    fn alone(limits: Limits) -> Self {
+        let clock = Arc::new(SystemClock::new());
+        let bus = Arc::new(MemoryBus::default());
+        let epoch = Epoch::derive(SystemNonces::new().nonce());
+        let store = MemoryStore::new(Arc::clone(&clock), Arc::clone(&bus), epoch, limits);
+        Self {
+            store: Arc::new(AnyStore::Memory(Arc::new(store))),
+            clock,
+            leadership: Arc::new(AnyLeadership::Standalone(Standalone)),
+            bus: AnyBus::Memory(bus),
+        }
+    }
+
+    /// Has committed entries told to this listener.
+    pub fn attach(&self, listener: Arc<dyn Listener>) {
+        match &self.bus {
+            AnyBus::Memory(bus) => bus.attach(listener),
+            AnyBus::Redis(bus) => bus.attach(listener),
+        }
+    }
+
+    /// Where a tenant's stream stands. Waits for a store that is away.
+    pub async fn head(&self, tenant: &TenantId) -> Position {
+        loop {
+            match self.store.head(tenant).await {
+                Ok(head) => return head,
+                Err(Away) => tokio::time::sleep(Duration::from_millis(250)).await,
+            }
+        }
+    }
+}
+
+fn address(config: &Config) -> Option<Address> {
+    let address = config.redis.address.as_ref()?;
+    Address::parse(&format!("redis://{address}/{}", config.redis.database)).ok()
+}
+
+impl AnyStore {
+    /// What a store in memory holds; nothing is counted elsewhere.
+    #[must_use]
+    pub fn size(&self) -> Option<Size> {
+        match self {
+            Self::Memory(store) => Some(store.size()),
+            Self::Redis(_) => None,
+        }
+    }
+}
+
+impl AnyLeadership {
+    /// Gives every lead up, for whoever else wants it.
+    pub async fn resign(&self) {
+        match self {
+            Self::Standalone(Standalone) => {}
+            Self::Redis(leadership) => leadership.resign().await,
+        }
+    }
+}
+
+impl Store for AnyStore {
+    async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
+        match self {
+            Self::Memory(store) => store.commit(commit).await,
+            Self::Redis(store) => store.commit(commit).await,
+        }
+    }
+
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+        match self {
+            Self::Memory(store) => store.find(by).await,
+            Self::Redis(store) => store.find(by).await,
+        }
+    }
+
+    async fn read(
+        &self,
+        tenant: &TenantId,
+        after: &Position,
+        max: usize,
+        of: Option<&SessionId>,
+    ) -> Result<Page, Unreadable> {
+        match self {
+            Self::Memory(store) => store.read(tenant, after, max, of).await,
+            Self::Redis(store) => store.read(tenant, after, max, of).await,
+        }
+    }
+
+    async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
+        match self {
+            Self::Memory(store) => store.head(tenant).await,
+            Self::Redis(store) => store.head(tenant).await,
+        }
+    }
+
+    async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        match self {
+            Self::Memory(store) => store.beat(beat).await,
+            Self::Redis(store) => store.beat(beat).await,
+        }
+    }
+
+    async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        match self {
+            Self::Memory(store) => store.lead(stack).await,
+            Self::Redis(store) => store.lead(stack).await,
+        }
+    }
+}
+
+impl Leadership for AnyLeadership {
+    fn term(&self, stack: &StackId) -> Option<Term> {
+        match self {
+            Self::Standalone(leadership) => leadership.term(stack),
+            Self::Redis(leadership) => leadership.term(stack),
+        }
+    }
+
+    async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
+        match self {
+            Self::Standalone(leadership) => leadership.changed(stack, from).await,
+            Self::Redis(leadership) => leadership.changed(stack, from).await,
+        }
+    }
+}

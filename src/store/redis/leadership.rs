@@ -1,0 +1,189 @@
+//! Who leads, by a lease in Redis: for several processes without Kubernetes.
+//!
+//! The lease says who may try; the term that the store draws is what counts. A process that was paused
+//! or cut off gives its lead up by its own clock, before anybody else can have the lease; should it be
+//! late, its commits are fenced.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::script::Script;
+use super::wire::Parts;
+use super::{RedisStore, away, milliseconds, one};
+use crate::clock::Nonces as _;
+use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
+use crate::core::partition::Partition;
+use crate::leadership::Leadership;
+use crate::store::{Away, Store as _};
+
+/// How long a lease holds.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// Without a renewal for this long a leader gives its lead up: the lease may end half a second later.
+const TRUSTED: Duration = Duration::from_millis(2_500);
+
+/// How often a leader renews.
+const RENEW: Duration = Duration::from_millis(700);
+
+/// How often the others try.
+const TRY: Duration = Duration::from_millis(250);
+
+/// Contends for a lease of each stack.
+pub struct RedisLeadership {
+    store: Arc<RedisStore>,
+    pod: PodId,
+    terms: BTreeMap<StackId, watch::Sender<Option<Term>>>,
+    contenders: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl RedisLeadership {
+    /// Contends from now on. Must be called inside a tokio runtime.
+    #[must_use]
+    pub fn start(store: &Arc<RedisStore>, pod: &PodId, stacks: &[StackId]) -> Self {
+        let terms: BTreeMap<_, _> =
+            stacks.iter().map(|stack| (stack.clone(), watch::Sender::new(None))).collect();
+        let contenders = terms.iter().map(|(stack, term)| {
+            let contender = Contender {
+                store: Arc::clone(store),
+                pod: pod.clone(),
+                stack: stack.clone(),
+                term: term.clone(),
+                held: None,
+            };
+            tokio::spawn(contender.run())
+        });
+        let contenders = contenders.collect();
+        Self { store: Arc::clone(store), pod: pod.clone(), terms, contenders }
+    }
+
+    /// Gives every lead up, so that another process has it at once, and contends no more.
+    pub async fn resign(&self) {
+        self.contenders.iter().for_each(tokio::task::JoinHandle::abort);
+        for (stack, term) in &self.terms {
+            term.send_replace(None);
+            let lease = self.store.keys.lease(stack);
+            let resign = self.store.ask::<u64>(|live| {
+                let mut resign = live.script(Script::Resign);
+                resign.arg(1).arg(&lease).arg(self.pod.as_str());
+                one(resign)
+            });
+            if let Err(Away) = resign.await {
+                tracing::info!(%stack, "the lead could not be given back, it ends by itself");
+            }
+        }
+    }
+}
+
+impl Drop for RedisLeadership {
+    fn drop(&mut self) {
+        self.contenders.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+impl Leadership for RedisLeadership {
+    fn term(&self, stack: &StackId) -> Option<Term> {
+        self.terms.get(stack).and_then(|term| *term.borrow())
+    }
+
+    async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
+        let Some(term) = self.terms.get(stack) else { return std::future::pending().await };
+        let mut term = term.subscribe();
+        let changed = term.wait_for(|term| *term != from).await.map(|term| *term);
+        match changed {
+            Ok(term) => term,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// One process and the lease of one stack.
+struct Contender {
+    store: Arc<RedisStore>,
+    pod: PodId,
+    stack: StackId,
+    term: watch::Sender<Option<Term>>,
+    held: Option<Held>,
+}
+
+/// A lease that is held.
+struct Held {
+    /// The term belongs to it.
+    epoch: Epoch,
+    /// When it was asked for the last time that it was given.
+    renewed: Instant,
+}
+
+impl Contender {
+    async fn run(mut self) {
+        loop {
+            let asked = Instant::now();
+            let until = self.held.as_ref().map_or(asked + LEASE, |held| held.renewed + TRUSTED);
+            let kept = match timeout_at(until, self.lease()).await {
+                Ok(Ok(Some(epoch))) => self.lead(epoch, asked).await,
+                Ok(Ok(None)) => {
+                    self.step_down("another process has the lease");
+                    false
+                }
+                Ok(Err(Away)) | Err(_) => false,
+            };
+            if self.held.as_ref().is_some_and(|held| held.renewed.elapsed() >= TRUSTED) {
+                self.step_down("the lease could not be renewed");
+            }
+            let pause = if kept { RENEW } else { TRY };
+            // Those that wait do not ask all at once.
+            let part = u32::try_from(self.store.nonces.nonce().0 % 64).unwrap_or_default();
+            sleep(pause - pause * part / 256).await;
+        }
+    }
+
+    /// It has the lease. A term is drawn for a new one, and anew when the store's memory is another.
+    async fn lead(&mut self, epoch: Epoch, asked: Instant) -> bool {
+        if let Some(held) = &mut self.held
+            && held.epoch == epoch
+        {
+            held.renewed = asked;
+            return true;
+        }
+        match self.store.lead(&self.stack).await {
+            Ok(term) if asked.elapsed() < TRUSTED => {
+                self.held = Some(Held { epoch, renewed: asked });
+                self.term.send_replace(Some(term));
+                true
+            }
+            // The lease may be over by now: it is asked for again.
+            Ok(_) | Err(Away) => false,
+        }
+    }
+
+    fn step_down(&mut self, why: &str) {
+        if self.held.take().is_some() {
+            tracing::warn!(stack = %self.stack, why, "no longer leading");
+            self.term.send_replace(None);
+        }
+    }
+
+    /// Takes the lease or keeps it; `None`: somebody else has it.
+    async fn lease(&self) -> Result<Option<Epoch>, Away> {
+        let keys = [self.store.keys.lease(&self.stack), self.store.keys.epoch()];
+        let answer = self
+            .store
+            .answer_of_epoch(Partition::of(&TenantId::default()), |live| {
+                let mut lease = live.script(Script::Lease);
+                lease.arg(keys.len()).arg(&keys).arg(&*live.run_id);
+                lease.arg(self.pod.as_str()).arg(milliseconds(LEASE));
+                one(lease)
+            })
+            .await?;
+        let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
+        let mut read = || -> Result<(Epoch, u64), super::Unintelligible> {
+            let _word: String = parts.next()?;
+            Ok((super::epoch(&parts.next::<String>()?)?, parts.next()?))
+        };
+        let (epoch, mine) = read().map_err(|error| away(&error))?;
+        Ok((mine == 1).then_some(epoch))
+    }
+}
