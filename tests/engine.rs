@@ -33,7 +33,7 @@ use callplane::core::stack_event::StackEvent;
 use callplane::core::time::StoreTime;
 use callplane::engine::begin::{Begun, Refusal};
 use callplane::engine::happened::Heard;
-use callplane::engine::{Engine, Host, NoList, Observer, Parts, Settings};
+use callplane::engine::{Cancelling, Engine, Host, NoList, Observer, Parts, Settings};
 use callplane::stack::{self, SipStack, Snapshot, Stacks};
 use callplane::store::memory::MemoryStore;
 use callplane::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
@@ -330,6 +330,21 @@ impl World {
         panic!("it does not come to an end");
     }
 
+    /// Begins a piece of work that waits for something.
+    fn start<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Arc<Mutex<Option<T>>> {
+        let done = Arc::new(Mutex::new(None));
+        let put = Arc::clone(&done);
+        self.hands.spawn(Box::pin(async move {
+            let result = work.await;
+            *put.lock().unwrap() = Some(result);
+        }));
+        self.settle();
+        done
+    }
+
     fn pass(&self, by: Duration) {
         let end = self.hands.now().after(by);
         while self.hands.now() < end {
@@ -430,6 +445,54 @@ fn referred() -> Reply {
 
 fn refers(world: &World) -> usize {
     world.asked().iter().filter(|op| matches!(op.act, Act::Refer { .. })).count()
+}
+
+/// The store is away for all that is asked of it.
+fn away(world: &World) {
+    *world.store.away.lock().unwrap() = true;
+    world.store.next(&[Fault::Lost; 64]);
+}
+
+#[test]
+fn a_call_is_ended_straight_at_the_stack_while_the_store_is_away() {
+    let world = World::new();
+    // It knows the epoch, as every process does that has done something.
+    world.begin("h", Request::Hold { call: call("A") }).unwrap();
+    away(&world);
+    let (engine, begin) = (Arc::clone(&world.engine), begin("e", end()));
+    let begun = world.start(async move { engine.begin(begin).await });
+    let Act::End { call: ended } = world.last_asked().act else { panic!("{:?}", world.asked()) };
+    assert_eq!(ended, call("A"));
+    world.reply(&world.last_asked(), Reply::Done(Facts::Nothing));
+    let Some(Ok(Begun::Straight(ending))) = begun.lock().unwrap().take() else {
+        panic!("no answer")
+    };
+    assert_eq!(ending.outcome, Outcome::Success);
+    let refused = world.begin("u", Request::Unhold { call: call("B") });
+    assert_eq!(refused, Err(Refusal::StoreUnavailable));
+}
+
+#[test]
+fn a_start_is_given_up_straight_at_the_stack_while_the_store_is_away() {
+    let world = World::new();
+    world.begin("s", start()).unwrap();
+    let invite = world.last_asked();
+    away(&world);
+    let (engine, key) = (Arc::clone(&world.engine), key("s"));
+    let cancelled = world.start(async move { engine.cancel(&key).await });
+    assert!(matches!(world.last_asked().act, Act::CancelInvite { .. }), "{:?}", world.asked());
+    world.reply(&world.last_asked(), Reply::Done(Facts::Nothing));
+    let answer = cancelled.lock().unwrap().take();
+    assert!(matches!(answer, Some(Ok(Cancelling::Straight(_)))), "{answer:?}");
+    // Of a command that this process never saw nothing is known.
+    let of_others = self::key("other");
+    assert!(world.run(world.engine.cancel(&of_others)).is_err());
+    world.store.faults.lock().unwrap().clear();
+    *world.store.away.lock().unwrap() = false;
+    world.reply(&invite, Reply::Silent);
+    world.pass(Duration::from_secs(30));
+    let outcome = world.record("s").state.outcome().copied();
+    assert_eq!(outcome, Some(Outcome::Cancelled));
 }
 
 #[test]

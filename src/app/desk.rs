@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::bus::Listener;
 use crate::client::commands::{Begun, Commands, Page, Summary, Unreadable, Wanted};
 use crate::client::feed::Feed;
+use crate::core::command;
 use crate::core::ids::{Epoch, TenantId};
 use crate::core::record::{Begin, Entry, Key, Position, Record};
 use crate::engine::begin::{self, Refusal as NotBegun};
@@ -36,6 +37,7 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
         match self.engine.begin(begin).await {
             Ok(begin::Begun::New { .. }) => Ok(Begun::New),
             Ok(begin::Begun::Repeated(record)) => Ok(Begun::Repeated(summary(&record))),
+            Ok(begin::Begun::Straight(ending)) => Ok(Begun::Straight(told(&ending))),
             Err(refusal) => Err(refused(refusal, &key)),
         }
     }
@@ -51,6 +53,9 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
         match self.engine.cancel(&key).await {
             Ok(Cancelling::Unknown) => Ok(None),
             Ok(Cancelling::Ended(record) | Cancelling::Begun(record)) => Ok(Some(summary(&record))),
+            Ok(Cancelling::Straight(record)) => {
+                Ok(Some(Summary { degraded: true, ..summary(&record) }))
+            }
             Ok(Cancelling::NotPossible(_)) => {
                 Err(Refusal::new(Kind::NotCancellable).of(key.id.clone()))
             }
@@ -73,11 +78,7 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
 }
 
 fn summary(record: &Record) -> Summary {
-    let ended = record.state.ending().map(|ending| Ending {
-        outcome: ending.outcome,
-        remarks: ending.remarks.clone(),
-        failure: ending.error.clone(),
-    });
+    let ended = record.state.ending().map(told);
     let within = record.state.begun.until(record.state.deadline);
     Summary {
         id: record.key.id.clone(),
@@ -87,6 +88,15 @@ fn summary(record: &Record) -> Summary {
         first: Position { epoch: record.born.clone(), seq: record.first_seq },
         deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
         ended,
+        degraded: false,
+    }
+}
+
+fn told(ending: &command::Ending) -> Ending {
+    Ending {
+        outcome: ending.outcome,
+        remarks: ending.remarks.clone(),
+        failure: ending.error.clone(),
     }
 }
 

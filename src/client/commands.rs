@@ -16,6 +16,8 @@ pub enum Begun {
     New,
     /// The same id with the same digest is known: nothing was begun.
     Repeated(Summary),
+    /// The store is away: the call was ended at the stack, and no command records it.
+    Straight(Ending),
 }
 
 /// What is known of a command.
@@ -35,6 +37,8 @@ pub struct Summary {
     pub deadline_ms: u64,
     /// How it ended, if it has.
     pub ended: Option<Ending>,
+    /// The store is away: what was asked went straight to the stack.
+    pub degraded: bool,
 }
 
 impl Summary {

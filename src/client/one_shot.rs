@@ -141,7 +141,8 @@ async fn request_of<C: Commands>(
         Call::CommandCancel(id) => {
             let known = client.commands.cancel(key(wish, id.clone())).await?;
             let summary = known.ok_or_else(|| Refusal::new(Kind::UnknownCommand).of(id))?;
-            wire::cancelling(&mut out, &summary.id, summary.ended.as_ref());
+            let Summary { id, ended, degraded, .. } = &summary;
+            wire::cancelling(&mut out, id, ended.as_ref(), *degraded);
         }
         Call::Resume(_) => {
             return Err(
@@ -204,6 +205,12 @@ async fn command<C: Commands>(
             Ok(follow.ended(&session, told))
         }
         Begun::Repeated(summary) => repeated(client, &key, summary, wish).await,
+        Begun::Straight(ending) => {
+            let mut out = BytesMut::new();
+            let event = if wish.until_ended { "Ended" } else { "Started" };
+            wire::straight(&mut out, &id, event, &ending);
+            Ok(out)
+        }
     }
 }
 

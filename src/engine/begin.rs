@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::owed::Owed;
 use super::{Engine, lock};
-use crate::core::command::{Claim, Command, Input};
+use crate::core::command::{Claim, Command, Ending, Input};
 use crate::core::ids::{CommandId, Epoch, StackId, TenantId};
 use crate::core::partition::Partition;
 use crate::core::plan::{Plan, Times};
@@ -29,6 +29,8 @@ pub enum Begun {
     },
     /// The same was asked before.
     Repeated(Arc<Record>),
+    /// The store is away, so nothing was recorded: the call was ended straight at the stack.
+    Straight(Ending),
 }
 
 /// A command that did not begin. A refusal records nothing.
@@ -81,6 +83,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 Ok(Verdict::Applied { first_seq, record, overtaken, durable, .. }) => {
                     self.observer.begun(record.state.method);
                     self.set_timer(&record);
+                    lock(&self.at_hand).put(&record);
                     if !durable {
                         self.leave_unsent(&record);
                     }
@@ -103,8 +106,21 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 Ok(Verdict::Over { limit }) => return Err(Refusal::TooMany { limit }),
                 // Another epoch has begun; the next try is in it.
                 Ok(Verdict::EpochChanged(epoch)) => self.heard_epoch(epoch),
-                Ok(Verdict::Stale(_) | Verdict::Late | Verdict::Fenced(_) | Verdict::Gone)
-                | Err(Away) => return Err(Refusal::StoreUnavailable),
+                Err(Away) => {
+                    return match &begin.request {
+                        Request::End { call } => {
+                            Ok(Begun::Straight(self.end_straight(&stack, call).await))
+                        }
+                        Request::Start(_)
+                        | Request::BlindTransfer { .. }
+                        | Request::AttendedTransfer { .. }
+                        | Request::Hold { .. }
+                        | Request::Unhold { .. } => Err(Refusal::StoreUnavailable),
+                    };
+                }
+                Ok(Verdict::Stale(_) | Verdict::Late | Verdict::Fenced(_) | Verdict::Gone) => {
+                    return Err(Refusal::StoreUnavailable);
+                }
             }
         }
         Err(Refusal::StoreUnavailable)

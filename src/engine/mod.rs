@@ -9,7 +9,7 @@
 //! The files: [`begin`] (a client's command), [`performing`] (each operation once), [`owed`] (what
 //! could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
 //! (who lives, and the operations of who does not), [`orphans`] (legs of ours that nobody remembers),
-//! [`routes`] (which stack a call is at).
+//! [`routes`] (which stack a call is at), [`straight`] (what works without the store).
 
 pub mod begin;
 pub mod happened;
@@ -18,6 +18,7 @@ pub mod orphans;
 pub mod owed;
 pub mod performing;
 pub mod routes;
+pub mod straight;
 pub mod timers;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use self::orphans::Orphans;
 use self::owed::{Debts, Owed};
 use self::performing::Performing;
 use self::routes::Routes;
+use self::straight::AtHand;
 use self::timers::Timers;
 use crate::clock::{Clock, Nonces};
 use crate::core::act::{NotSent, Op, Repeat, Reply};
@@ -109,6 +111,7 @@ pub struct Engine<S, K> {
     debts: Mutex<Debts>,
     orphans: Mutex<Orphans>,
     routes: Mutex<Routes>,
+    at_hand: Mutex<AtHand>,
     /// The store's epoch, as last heard of.
     epoch: Mutex<Option<Epoch>>,
     pulse: Mutex<Heart>,
@@ -146,6 +149,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             debts: Mutex::default(),
             orphans: Mutex::default(),
             routes: Mutex::default(),
+            at_hand: Mutex::default(),
             epoch: Mutex::default(),
             pulse: Mutex::default(),
         })
@@ -246,6 +250,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     fn applied(self: &Arc<Self>, commit: &Commit, committed: &Arc<Record>, durable: bool) {
         self.note_end(commit);
         self.set_timer(committed);
+        lock(&self.at_hand).put(committed);
         if !durable {
             self.leave_unsent(committed);
         }
@@ -388,9 +393,15 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// Gives a running command up.
     ///
     /// # Errors
-    /// [`Away`] when the store can't be asked.
+    /// [`Away`] when the store can't be asked, and this process does not know the command.
     pub async fn cancel(self: &Arc<Self>, key: &Key) -> Result<Cancelling, Away> {
-        let Some(record) = self.get(key).await? else { return Ok(Cancelling::Unknown) };
+        let record = match self.get(key).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(Cancelling::Unknown),
+            Err(Away) => {
+                return self.cancel_straight(key).await.map(Cancelling::Straight).ok_or(Away);
+            }
+        };
         if record.state.outcome().is_some() {
             return Ok(Cancelling::Ended(record));
         }
@@ -444,6 +455,8 @@ pub enum Cancelling {
     NotPossible(Arc<Record>),
     /// It is being given up; its `Ended` tells how that went.
     Begun(Arc<Record>),
+    /// The same, but the store is away: the stack was told at once, the command will be.
+    Straight(Arc<Record>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

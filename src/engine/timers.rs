@@ -86,6 +86,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 .0
                 .saturating_sub(u64::try_from(FORGOTTEN.as_millis()).unwrap_or_default()),
         );
+        lock(&self.at_hand).forget_old(long_ago);
         for record in self.find(Find::DueBy(long_ago)).await {
             let owed = lock(&self.debts).take(&record.key);
             self.come_back(record, owed).await;

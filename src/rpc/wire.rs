@@ -133,6 +133,17 @@ pub fn started(out: &mut BytesMut, told: &Started<'_>) {
     out.put_u8(b'}');
 }
 
+/// Writes the result object of a `CallEnd` that went straight to the stack, and how it ended.
+pub fn straight(out: &mut BytesMut, cmd_id: &CommandId, event: &str, ended: &Ending) {
+    out.put_slice(b"{\"cmd_id\":");
+    string(out, cmd_id.as_str());
+    member(out, "event");
+    string(out, event);
+    out.put_slice(b",\"degraded\":true");
+    ending(out, ended);
+    out.put_u8(b'}');
+}
+
 /// What `CommandGet` answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
@@ -169,11 +180,16 @@ pub fn known(out: &mut BytesMut, known: &Known<'_>) {
 }
 
 /// Writes the result object of `CommandCancel`; `ended` if the command had ended before.
-pub fn cancelling(out: &mut BytesMut, cmd_id: &CommandId, ended: Option<&Ending>) {
+///
+/// `degraded`: it went straight to the stack.
+pub fn cancelling(out: &mut BytesMut, cmd_id: &CommandId, ended: Option<&Ending>, degraded: bool) {
     out.put_slice(b"{\"cmd_id\":");
     string(out, cmd_id.as_str());
     member(out, "cancelling");
     switch(out, ended.is_none());
+    if degraded {
+        out.put_slice(b",\"degraded\":true");
+    }
     if let Some(ended) = ended {
         ending(out, ended);
     }

@@ -207,6 +207,7 @@ impl Commands for Engine {
                 first,
                 deadline_ms: 9_000,
                 ended: None,
+                degraded: false,
             };
             state.begun += 1;
             state.records.insert(key.clone(), Recorded { digest: begin.digest, summary });

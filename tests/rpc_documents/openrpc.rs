@@ -218,6 +218,9 @@ pub struct StartedResult {
     pub external_id: Option<String>,
     /// Set when the id was known already and nothing was begun.
     pub repeated: Option<bool>,
+    /// The store is away: a `CallEnd` went straight to the stack. How it ended stands beside it, and
+    /// `Ended` follows; neither has a position, and the id is not remembered.
+    pub degraded: Option<bool>,
     /// With `repeated`, on a connection that did not have the command's notifications: whether
     /// they follow.
     pub replayed: Option<bool>,
@@ -265,6 +268,8 @@ pub struct CommandCancelResult {
     pub cmd_id: String,
     /// False when it had ended before.
     pub cancelling: bool,
+    /// The store is away: the stack was told at once, and the command will be when it is back.
+    pub degraded: Option<bool>,
     /// How it had ended.
     pub outcome: Option<OutcomeWord>,
     /// Why, if it did not succeed.

@@ -142,6 +142,8 @@ pub struct Session {
     batches: Vec<Batch>,
     held: VecDeque<Taken>,
     replayed: BTreeSet<CommandId>,
+    /// Ends of calls that went straight to the stack. Their records, if there are any, tell nothing.
+    straight: BTreeSet<CommandId>,
     resuming: Option<Box<Resuming>>,
     /// Set by a finished resume until the first entry came by the inbox.
     fresh: bool,
@@ -214,6 +216,7 @@ impl Session {
             batches: Vec::new(),
             held: VecDeque::new(),
             replayed: BTreeSet::new(),
+            straight: BTreeSet::new(),
             resuming: None,
             fresh: false,
         }
@@ -257,7 +260,7 @@ impl Session {
     }
 
     fn entry(&mut self, epoch: &Epoch, entry: &Arc<Entry>, turn: &mut Turn<'_>) {
-        if entry.session != self.id {
+        if entry.session != self.id || self.straight.contains(&entry.key.id) {
             return;
         }
         if *epoch == self.epoch {

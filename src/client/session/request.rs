@@ -6,12 +6,13 @@ use super::{Ask, NO_METHOD, Place, Session, Ticket, Turn, Waiter, Want};
 use crate::client::close::Close;
 use crate::client::commands::{Begun, Summary};
 use crate::core::ids::CommandId;
+use crate::core::notice::Notice;
 use crate::core::record::Begin;
 use crate::core::request::Method as Commanded;
 use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::frame::{self, Frame, Id, Invalid, Item};
 use crate::rpc::method::{self, Asked, Call, Method};
-use crate::rpc::wire::{self, Standing, Started};
+use crate::rpc::wire::{self, Ending, Standing, Started};
 
 impl Session {
     /// Takes one frame of the client.
@@ -158,11 +159,31 @@ impl Session {
                 self.undefer(ticket, turn);
                 self.repeated(ticket, summary, turn);
             }
+            Ok(Begun::Straight(ending)) => {
+                self.undefer(ticket, turn);
+                self.straight(ticket, &ending, turn);
+            }
             Err(refusal) => {
                 self.undefer(ticket, turn);
                 self.refuse_waiter(ticket, &refusal, turn);
             }
         }
+    }
+
+    /// A call was ended without a record: the end follows at once, and stands in no stream.
+    fn straight(&mut self, ticket: Ticket, ending: &Ending, turn: &mut Turn<'_>) {
+        let Some(Waiter { id, place, want }) = self.waiting.remove(&ticket) else { return };
+        let Want::Started { command, method } = want else { return };
+        let id = id.as_deref().and_then(Id::of);
+        self.reply(id, place, turn, |out| wire::straight(out, &command, "Started", ending));
+        let ended = Notice::Ended { outcome: ending.outcome, remarks: ending.remarks.clone() };
+        let notices = ending.failure.clone().map(Notice::Error).into_iter().chain([ended]);
+        for notice in notices {
+            self.message(place, turn, |out| wire::unplaced(out, method, &command, &notice));
+        }
+        // Should it have been recorded after all, its end has been told.
+        self.straight.insert(command);
+        self.complete_batches(turn);
     }
 
     pub(super) fn known(
@@ -186,7 +207,8 @@ impl Session {
             }
             (Want::Cancelled { .. }, Ok(Some(summary))) => {
                 self.reply(id, place, turn, |out| {
-                    wire::cancelling(out, &summary.id, summary.ended.as_ref());
+                    let Summary { id, ended, degraded, .. } = &summary;
+                    wire::cancelling(out, id, ended.as_ref(), *degraded);
                 });
             }
             (Want::Started { .. } | Want::Replay { .. }, Ok(_)) => {}

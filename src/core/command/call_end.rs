@@ -58,6 +58,27 @@ const MOST_TRIES: u8 = 4;
 /// How many tries may lead to the proof that the call is not there.
 const MOST_PROOFS: u8 = 2;
 
+/// How a call ended that was ended without a command: nothing could be recorded. There is one try,
+/// and nobody waits for the call's last event.
+#[must_use]
+pub fn ended_straight(reply: &Reply) -> Ending {
+    match reply {
+        Reply::Done(_) => Ending::success(),
+        // One look, without events, does not prove that it is not there.
+        Reply::Missing { .. } => {
+            Ending::failed(failure(Code::CallNotFound, "404 Dialog not found", Up::Unknown))
+        }
+        Reply::Refused { code, reason, .. } => {
+            Ending::failed(stack_refused(*code, reason, Up::Unknown))
+        }
+        Reply::NotSent(why) => {
+            let (code, text) = not_sent(*why);
+            Ending::not_started(failure(code, text, Up::Unknown))
+        }
+        Reply::Silent => Ending::unknown(failure(Code::ReplyLost, "call not ended", Up::Unknown)),
+    }
+}
+
 impl End {
     /// Begins. Also says how long it may take at most.
     pub(crate) fn begin(call: &CallId, turn: &mut Turn<'_>) -> (Self, Duration) {

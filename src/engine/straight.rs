@@ -1,0 +1,76 @@
+//! What still works while the store is away: to end a call, and to give a command up that this
+//! process knows of. Both are safe to repeat, so they go to the stack without a record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::owed::Owed;
+use super::{Engine, lock};
+use crate::core::act::{Act, Op, Repeat, Reply};
+use crate::core::command::call_end::ended_straight;
+use crate::core::command::{Ending, Input};
+use crate::core::ids::{CallId, StackId};
+use crate::core::record::{Key, Record};
+use crate::core::time::StoreTime;
+use crate::stack::{SipStack as _, Stacks};
+use crate::store::Store;
+
+/// Running commands as this process knew them last. Others may have moved them on.
+#[derive(Default)]
+pub struct AtHand {
+    of: BTreeMap<Key, Arc<Record>>,
+}
+
+impl AtHand {
+    /// Takes a committed version.
+    pub(super) fn put(&mut self, record: &Arc<Record>) {
+        if record.state.outcome().is_some() {
+            self.of.remove(&record.key);
+        } else {
+            self.of.insert(record.key.clone(), Arc::clone(record));
+        }
+    }
+
+    /// Forgets commands whose deadline has passed: another process has ended them.
+    pub(super) fn forget_old(&mut self, now: StoreTime) {
+        self.of.retain(|_, record| record.state.deadline > now);
+    }
+}
+
+impl<S: Store, K: Stacks> Engine<S, K> {
+    /// Ends a call without a record of it.
+    pub(super) async fn end_straight(&self, stack: &StackId, call: &CallId) -> Ending {
+        let reply = self.perform_straight(stack, Act::End { call: call.clone() }).await;
+        ended_straight(&reply)
+    }
+
+    /// Gives a command up as far as this process knows it. `None`: it does not know it. The command
+    /// learns of it when the store is back.
+    pub(super) async fn cancel_straight(self: &Arc<Self>, key: &Key) -> Option<Arc<Record>> {
+        let record = lock(&self.at_hand).of.get(key).cloned()?;
+        if !record.state.can_cancel() {
+            return None;
+        }
+        let cancelled = record.state.step(&Input::Cancel, &self.now());
+        self.owe(key, Owed::Input { input: Input::Cancel, term: None });
+        let plan = &record.state.plan;
+        let known = record.state.open();
+        let opened = cancelled.iter().flat_map(|step| step.state.open());
+        // What is sent at most once wants a record.
+        let safe = opened
+            .filter(|op| !known.contains(op) && op.act.repeat(&plan.capabilities) == Repeat::Safe);
+        let acts: Vec<Act> = safe.map(|op| op.act.clone()).collect();
+        for act in acts {
+            self.perform_straight(&plan.stack, act).await;
+        }
+        Some(record)
+    }
+
+    async fn perform_straight(&self, stack: &StackId, act: Act) -> Reply {
+        let op: Op = self.op_of_nobody(stack, act);
+        match self.stacks.get(stack) {
+            Some(adapter) => adapter.perform(&op).await,
+            None => Reply::Silent,
+        }
+    }
+}
