@@ -218,6 +218,7 @@ fn the_same_id_twice_at_once_is_begun_once() {
         first: Position { epoch: epoch(), seq: 1 },
         deadline_ms: 1_000,
         ended: None,
+        degraded: false,
     };
     desk.answer(Answer::Begun(third[0].0, Ok(Begun::Repeated(summary))));
     let written = desk.written();

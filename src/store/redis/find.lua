@@ -1,16 +1,25 @@
--- Records of running commands, by an index.
+-- Records of running commands, by indexes of one partition.
 --
--- KEYS 1 the index: a set, or the due times
--- ARGV 1 due by when, or '' for a set  2 how many records are taken at once
+-- KEYS sets that name records, or the due times
+-- ARGV 1 due by when, or '' for sets  2 how many records are taken at once
 --
 -- Answers with the first records, and with the names of the others: a script holds up all commits.
 
 local call = redis.call
-local members
-if ARGV[1] == '' then
-  members = call('SMEMBERS', KEYS[1])
-else
-  members = call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+local members, known = {}, {}
+for _, index in ipairs(KEYS) do
+  local some
+  if ARGV[1] == '' then
+    some = call('SMEMBERS', index)
+  else
+    some = call('ZRANGEBYSCORE', index, '-inf', ARGV[1])
+  end
+  for _, member in ipairs(some) do
+    if not known[member] then
+      known[member] = true
+      members[#members + 1] = member
+    end
+  end
 end
 local most = math.min(#members, tonumber(ARGV[2]))
 local records, others = {}, {}

@@ -62,6 +62,16 @@ impl Keys {
         format!("cp:{}:lease:{}", self.install, Plain(stack.as_str()))
     }
 
+    /// A set: the partitions in which somebody listens to this.
+    #[must_use]
+    pub fn route(&self, stack: &StackId, watch: &Watch) -> String {
+        let (kind, what) = match watch {
+            Watch::Call(call) => ("call", call.as_str()),
+            Watch::Op(op) => ("op", op.as_str()),
+        };
+        format!("cp:{}:route:{}:{kind}:{what}", self.install, Plain(stack.as_str()))
+    }
+
     /// A hash: the newest term that was drawn, by stack.
     #[must_use]
     pub fn terms(&self) -> String {

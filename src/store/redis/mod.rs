@@ -11,6 +11,7 @@ mod bus;
 mod connection;
 mod keys;
 mod leadership;
+mod routes;
 mod script;
 mod wire;
 
@@ -26,6 +27,7 @@ pub use self::connection::{Address, BadAddress};
 use self::connection::{Connection, Live};
 use self::keys::Keys;
 pub use self::leadership::RedisLeadership;
+use self::routes::{Route, Routes};
 use self::script::Script;
 use self::wire::{Parts, Unintelligible, Written, epoch};
 use super::{
@@ -35,6 +37,7 @@ use crate::clock::{Nonces as _, StoreClock, SystemNonces};
 use crate::core::ids::{Epoch, Install, SessionId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::core::record::{Position, Record};
+use crate::core::stack_event::Watch;
 use crate::core::time::StoreTime;
 
 /// Most entries of one page: one read must not hold up all commits.
@@ -53,6 +56,7 @@ pub struct RedisStore {
     limits: Limits,
     nonces: SystemNonces,
     clock: Arc<StoreClock>,
+    routes: Routes,
     /// Partitions that were in use when this process looked last. There are never fewer.
     used: Mutex<BTreeSet<Partition>>,
     /// The newest position of each tenant that this process has come to know.
@@ -70,6 +74,7 @@ impl RedisStore {
             limits,
             nonces: SystemNonces::new(),
             clock: Arc::new(StoreClock::new()),
+            routes: Routes::default(),
             used: Mutex::default(),
             seen: Mutex::default(),
         }
@@ -150,6 +155,7 @@ impl RedisStore {
         redis::from_redis_value(value).map_err(|error| away(&error.into()))
     }
 
+    /// The answer to the last of what is asked.
     async fn answer(
         &self,
         ask: impl Fn(&Live) -> Pipeline + Send + Sync,
@@ -201,7 +207,7 @@ impl RedisStore {
     /// Running commands in an index that each partition has.
     async fn of_index(
         &self,
-        index: impl Fn(Partition) -> Vec<String> + Send + Sync,
+        index: impl Fn(Partition) -> String + Send + Sync,
         due_by: Option<StoreTime>,
     ) -> Result<Vec<Arc<Record>>, Away> {
         let due_by = due_by.map_or_else(String::new, |at| at.0.to_string());
@@ -214,9 +220,9 @@ impl RedisStore {
             let ask = |live: &Live| {
                 let mut pipeline = redis::pipe();
                 pipeline.cmd("SMEMBERS").arg(self.keys.partitions());
-                for name in next.iter().flat_map(|partition| index(*partition)) {
+                for partition in &next {
                     let mut find = live.script(Script::Find);
-                    find.arg(1).arg(name).arg(&due_by).arg(AT_ONCE);
+                    find.arg(1).arg(index(*partition)).arg(&due_by).arg(AT_ONCE);
                     pipeline.add_command(find);
                 }
                 pipeline
@@ -237,6 +243,53 @@ impl RedisStore {
         }
         for names in others.chunks(AT_ONCE) {
             found.extend(self.named(names).await?);
+        }
+        Ok(found)
+    }
+
+    fn route(&self, commit: &Commit, to: Partition) -> Route {
+        let stack = &commit.record.state.plan.stack;
+        let watches = commit.record.state.watches();
+        let names = watches.iter().map(|watch| self.keys.route(stack, watch)).collect();
+        Route { to, epoch: commit.epoch.clone(), names }
+    }
+
+    /// Running commands that listen to any of these.
+    async fn watching(
+        &self,
+        stack: &StackId,
+        watches: Vec<Watch>,
+    ) -> Result<Vec<Arc<Record>>, Away> {
+        if watches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (_, answers) =
+            self.connection.call(|_| routes::ask(&self.keys, stack, &watches)).await?;
+        let places = routes::answered(watches, answers).map_err(|error| away(&error))?;
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = |live: &Live| {
+            let mut pipeline = redis::pipe();
+            for (partition, watches) in &places {
+                let mut find = live.script(Script::Find);
+                find.arg(watches.len());
+                for watch in watches {
+                    find.arg(self.keys.watch(*partition, stack, watch));
+                }
+                find.arg("").arg(AT_ONCE);
+                pipeline.add_command(find);
+            }
+            pipeline
+        };
+        let (_, answers) = self.connection.call(ask).await?;
+        let mut found = Vec::new();
+        for answer in answers {
+            let (records, names) = wire::found(answer).map_err(|error| away(&error))?;
+            found.extend(records);
+            for names in names.chunks(AT_ONCE) {
+                found.extend(self.named(names).await?);
+            }
         }
         Ok(found)
     }
@@ -296,11 +349,19 @@ impl Store for RedisStore {
     async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
         let told = u64::try_from(commit.notices.len()).unwrap_or_default();
         let (tenant, epoch) = (commit.record.key.tenant.clone(), commit.epoch.clone());
-        let written = Written::of(commit, &self.keys, &self.limits).map_err(|e| away(&e))?;
         let partition = Partition::of(&tenant);
-        let answer = self.answer_of_epoch(partition, |live| one(written.command(live))).await?;
+        let route = self.route(&commit, partition);
+        let written = Written::of(commit, &self.keys, &self.limits).map_err(|e| away(&e))?;
+        let ask = |live: &Live| {
+            let mut pipeline = redis::pipe();
+            self.routes.lead(&mut pipeline, &route);
+            pipeline.add_command(written.command(live));
+            pipeline
+        };
+        let answer = self.answer_of_epoch(partition, ask).await?;
         let verdict = written.verdict(answer, &self.keys).map_err(|error| away(&error))?;
         if let Verdict::Applied { first_seq, .. } = &verdict {
+            self.routes.led(&route);
             self.seen(&tenant, Position { epoch, seq: first_seq + told - 1 });
         }
         Ok(verdict)
@@ -315,26 +376,15 @@ impl Store for RedisStore {
                 let record = wire::record(answer).map_err(|error| away(&error))?;
                 Ok(record.into_iter().collect())
             }
-            Find::Watching(stack, watches) => {
-                let of = |partition| {
-                    let keys =
-                        watches.iter().map(|watch| self.keys.watch(partition, &stack, watch));
-                    keys.collect()
-                };
-                let mut found = self.of_index(of, None).await?;
-                // Whoever watches two of them is found twice.
-                found.sort_by(|a, b| a.key.cmp(&b.key));
-                found.dedup_by(|a, b| a.key == b.key);
-                Ok(found)
-            }
+            Find::Watching(stack, watches) => self.watching(&stack, watches).await,
             Find::AtStack(stack) => {
-                self.of_index(|partition| vec![self.keys.at_stack(partition, &stack)], None).await
+                self.of_index(|partition| self.keys.at_stack(partition, &stack), None).await
             }
             Find::PerformedBy(pod) => {
-                self.of_index(|partition| vec![self.keys.performed_by(partition, &pod)], None).await
+                self.of_index(|partition| self.keys.performed_by(partition, &pod), None).await
             }
             Find::DueBy(time) => {
-                self.of_index(|partition| vec![self.keys.due(partition)], Some(time)).await
+                self.of_index(|partition| self.keys.due(partition), Some(time)).await
             }
         }
     }
