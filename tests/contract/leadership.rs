@@ -5,22 +5,26 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callplane::core::ids::{StackId, Term};
+use callplane::core::ids::{Install, PodId, StackId, Term};
 use callplane::leadership::{Leadership, Standalone};
+use callplane::store::Limits;
+use callplane::store::redis::RedisLeadership;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::DEADLINE;
+use crate::redis::installation;
+use crate::redis_server::{RedisServer, is_here};
 
-instances!(alone: Alone, lease: Leases => {
+instances!(alone: Alone, lease: Leases, redis: RedisLeases where is_here => {
     every_stack_comes_to_be_led
     a_term_stays_the_same_as_long_as_it_is_led
     a_wait_ends_at_once_when_the_term_is_another_than_the_one_known
     no_two_processes_lead_in_one_term
 });
 
-instances!(leases: Leases => {
+instances!(leases: Leases, redis_leases: RedisLeases where is_here => {
     a_later_leader_has_a_higher_term
     who_waits_learns_of_the_lead_that_it_lost_and_of_the_one_it_won
     a_change_between_two_waits_is_not_missed
@@ -109,6 +113,73 @@ impl Stand for Leases {
             term.0 += 1;
         });
     }
+}
+
+/// Processes that contend for leases in a Redis.
+struct RedisLeases {
+    processes: Vec<Arc<RedisLeadership>>,
+    server: Arc<RedisServer>,
+    install: Install,
+}
+
+impl Stand for RedisLeases {
+    type Leadership = RedisLeadership;
+
+    async fn fresh() -> Self {
+        let (server, install) = installation().await;
+        let mut processes = Vec::new();
+        for number in 0..3 {
+            let (store, _bus) = server.connect(install.clone(), Limits::default()).await;
+            let pod = PodId::new(&format!("pod-{number}"));
+            processes.push(Arc::new(RedisLeadership::start(&store, &pod, &stacks())));
+        }
+        Self { processes, server, install }
+    }
+
+    fn processes(&self) -> &[Arc<RedisLeadership>] {
+        &self.processes
+    }
+
+    async fn depose(&self, stack: &StackId) {
+        let leads = |process: &Arc<RedisLeadership>| process.term(stack).is_some();
+        let leader = self.processes.iter().position(leads).expect("somebody leads");
+        let next = format!("pod-{}", (leader + 1) % self.processes.len());
+        let lease = format!("cp:{}:lease:{stack}", self.install);
+        self.server.ask(&["SET", &lease, &next, "PX", "3000"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_resigns_is_followed_at_once() {
+    if !is_here("leadership::who_resigns_is_followed_at_once") {
+        return;
+    }
+    let stand = RedisLeases::fresh().await;
+    let [stack, _] = stacks();
+    let (number, term) = leader(&stand, &stack).await;
+    stand.processes[number].resign().await;
+    assert_eq!(stand.processes[number].term(&stack), None);
+    let followed = timeout(Duration::from_millis(500), leader(&stand, &stack)).await;
+    assert!(followed.expect("the lease is free").1 > term);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_can_not_reach_redis_gives_up_before_its_lease_ends() {
+    if !is_here("leadership::a_leader_that_can_not_reach_redis_gives_up_before_its_lease_ends") {
+        return;
+    }
+    let server = tokio::task::spawn_blocking(RedisServer::start).await.unwrap();
+    let (store, _bus) = server.connect(Install::default(), Limits::default()).await;
+    let [stack, other] = stacks();
+    let alone = RedisLeadership::start(&store, &PodId::new("p"), &[stack.clone(), other]);
+    let term = timeout(DEADLINE, alone.changed(&stack, None)).await.unwrap();
+    server.pause();
+    let began = std::time::Instant::now();
+    assert_eq!(timeout(DEADLINE, alone.changed(&stack, term)).await.expect("it still leads"), None);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    server.go_on();
+    let again = timeout(DEADLINE, alone.changed(&stack, None)).await.expect("nobody leads again");
+    assert!(again > term);
 }
 
 fn stacks() -> [StackId; 2] {

@@ -32,15 +32,20 @@ fn server() -> Arc<RedisServer> {
     server
 }
 
+/// A server, and the name of an installation that nobody else has in it.
+pub async fn installation() -> (Arc<RedisServer>, Install) {
+    static COUNTED: AtomicU64 = AtomicU64::new(1);
+    let server = tokio::task::spawn_blocking(server).await.unwrap();
+    let number = COUNTED.fetch_add(1, Ordering::SeqCst);
+    (server, Install::parse(&format!("t{number}")).unwrap())
+}
+
 impl Stand for Redis {
     type Store = RedisStore;
     type Bus = RedisBus;
 
     async fn fresh(bounds: Bounds) -> Self {
-        static COUNTED: AtomicU64 = AtomicU64::new(1);
-        let server = tokio::task::spawn_blocking(server).await.unwrap();
-        let number = COUNTED.fetch_add(1, Ordering::SeqCst);
-        let install = Install::parse(&format!("t{number}")).unwrap();
+        let (server, install) = installation().await;
         let limits = Limits {
             entries_for: ENTRIES_FOR,
             entries_bytes: bounds.entries_bytes,
