@@ -12,10 +12,10 @@ export CARGO_TERM_COLOR ?= auto
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-demo: ## build, then serve a simulated stack and the console on http://127.0.0.1:5059
-	@.ci/install build
+demo: ## build, then serve a simulated stack and the console on http://127.0.0.1:5059 (PODS=3: by three servers and a Redis)
+	@.ci/install build $(if $(filter-out 1,$(PODS)),redis)
 	cargo build --locked
-	@cargo run --locked --quiet -- demo
+	@cargo run --locked --quiet -- demo $(if $(PODS),--pods $(PODS))
 
 test: ## everything that must pass: format, lints, all tests, documentation, dependencies
 	@.ci/install build browser redis deny

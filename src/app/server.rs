@@ -1,10 +1,11 @@
 //! One running server: every listener bound, every task started, and how it stops.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,13 +21,16 @@ use crate::client::console::{self, Hints};
 use crate::client::feed::Feed;
 use crate::client::{self, Client};
 use crate::clock::{Nonces, SystemNonces};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId};
 use crate::engine::{Engine, Parts};
 use crate::events::{self, Inbox};
 use crate::metrics::Metrics;
 use crate::stack::{Reports, Stacks as _};
 use crate::telemetry::LogLevels;
+
+/// Connections that wait to be accepted. What `TcpListener::bind` asks for, too.
+const BACKLOG: u32 = 1024;
 
 type ServerEngine = Engine<CountedStore<AnyStore>, ConfiguredStacks>;
 type ServerClient = Client<Desk<CountedStore<AnyStore>, ConfiguredStacks>>;
@@ -42,7 +46,7 @@ pub enum StartError {
         /// Where.
         address: String,
         /// The system's words.
-        why: std::io::Error,
+        why: io::Error,
     },
     /// A stack's sockets could not be opened.
     #[error(transparent)]
@@ -84,9 +88,10 @@ impl Server {
         readiness: Readiness,
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new();
-        let listener = bind("clients (listen.address)", &config.listen.address).await?;
-        let operations = bind("operations (admin.listen)", &config.admin.listen).await?;
-        let control = bind("control (admin.control)", &config.admin.control).await?;
+        let Listen { address, shared, .. } = &config.listen;
+        let listener = bind("clients (listen.address)", address, *shared).await?;
+        let operations = bind("operations (admin.listen)", &config.admin.listen, false).await?;
+        let control = bind("control (admin.control)", &config.admin.control, false).await?;
 
         let tasks = TaskTracker::new();
         let (stop_clients, stop_rest) = (CancellationToken::new(), CancellationToken::new());
@@ -289,13 +294,22 @@ fn read_off(metrics: &Metrics, store: Arc<AnyStore>, inbox: Arc<Inbox>, stacks: 
 async fn bind(
     what: &'static str,
     address: &crate::config::HostPort,
+    shared: bool,
 ) -> Result<TcpListener, StartError> {
-    let place = (address.host(), address.port());
-    TcpListener::bind(place).await.map_err(|why| StartError::Listen {
-        what,
-        address: address.to_string(),
-        why,
-    })
+    let listening = async {
+        let place = (address.host(), address.port());
+        if !shared {
+            return TcpListener::bind(place).await;
+        }
+        let found = tokio::net::lookup_host(place).await?.next();
+        let place = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let socket = if place.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(true)?;
+        socket.bind(place)?;
+        socket.listen(BACKLOG)
+    };
+    listening.await.map_err(|why| StartError::Listen { what, address: address.to_string(), why })
 }
 
 fn address_of(

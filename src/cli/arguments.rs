@@ -1,8 +1,11 @@
 //! The arguments of the program.
 
+use std::num::NonZeroU8;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::pods::Shared;
 
 use super::call::Place;
 use super::exit::Exit;
@@ -50,6 +53,17 @@ pub struct Demo {
     /// The port of the console and the WebSocket, on 127.0.0.1; 0 for any free one.
     #[arg(long, default_value_t = 5059)]
     pub port: u16,
+    /// How many servers, 1 to 9; several share a Redis (`redis-server` must be here).
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = pods)]
+    pub pods: NonZeroU8,
+    /// One of several servers: what it shares with the others.
+    #[arg(long, hide = true)]
+    pub shared: Option<Shared>,
+}
+
+fn pods(text: &str) -> Result<NonZeroU8, String> {
+    let count = text.parse::<NonZeroU8>().ok().filter(|count| count.get() <= 9);
+    count.ok_or_else(|| "1 to 9 servers fit a demo".to_owned())
 }
 
 /// What `simulate-opensips` takes.

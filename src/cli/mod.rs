@@ -6,6 +6,7 @@
 mod arguments;
 mod call;
 mod exit;
+mod pods;
 mod signals;
 mod start;
 

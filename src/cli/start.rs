@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
+
 use crate::admin::Readiness;
 use crate::app::{self, Server};
 use crate::client::console::Hints;
@@ -14,8 +16,8 @@ use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
 
 use super::arguments::{Call, Demo, Run, Simulate};
-use super::call;
 use super::exit::Exit;
+use super::{call, pods};
 
 /// Serves until `readiness` is told to drain and the drain is over.
 ///
@@ -73,6 +75,77 @@ const DEMO_SESSIONS: usize = 100;
 /// The domain of the demo's phones.
 const DEMO_DOMAIN: &str = "demo.callplane";
 
+/// The simulated stack of a demo, with phones.
+pub struct DemoStack(Simulated);
+
+impl DemoStack {
+    /// Opens its sockets.
+    ///
+    /// # Errors
+    /// One clear line.
+    pub async fn bind() -> Result<Self, String> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut simulate = SimulateConfig {
+            mi_udp: any,
+            mi_http: Some(any),
+            control: Some(any),
+            ..Default::default()
+        };
+        simulate.world.script = crate::stack::simulated::Script::Reference;
+        simulate.world.domain = DEMO_DOMAIN.to_owned();
+        Simulated::bind(simulate).await.map(Self).map_err(|error| with_cause(&error))
+    }
+
+    /// Its management interface.
+    #[must_use]
+    pub fn mi(&self) -> SocketAddr {
+        self.0.addresses().mi_udp
+    }
+
+    /// Says who can be called, and where the phones are told what to do.
+    pub fn say(&self) {
+        if let Some(control) = self.0.addresses().control {
+            super::say(&format!("phones        http://{control}/ (docs/simulated-opensips.md)"));
+        }
+        super::say(&format!("phones: {} at {DEMO_DOMAIN}", phones().join(", ")));
+    }
+
+    /// Runs until then.
+    pub async fn run(self, until: impl Future<Output = ()> + Send) {
+        self.0.run(until).await;
+    }
+}
+
+/// The names of a demo's phones.
+fn phones() -> Vec<String> {
+    let world = SimulateConfig::default().world;
+    world.phones.iter().map(|phone| phone.name.clone()).collect()
+}
+
+/// A demo's server. Several share a port.
+fn demo_config(port: u16, mi: u16) -> Config {
+    let mut config = Config::default();
+    config.listen.address = HostPort::loopback(port);
+    config.admin.listen = HostPort::loopback(0);
+    config.admin.control = HostPort::loopback(0);
+    config.drain.timeout = Duration::from_secs(2);
+    config.limits.sessions = DEMO_SESSIONS;
+    if let Some(first) = config.stacks.first_mut() {
+        first.mi = crate::config::StackSocket::udp_loopback(mi);
+        // One that is small enough for every kernel, and enough for one visitor.
+        first.receive_buffer = crate::config::ByteSize::kib(64);
+    }
+    config
+}
+
+fn demo_hints() -> Hints {
+    Hints {
+        addresses: phones().iter().map(|name| format!("sip:{name}@{DEMO_DOMAIN}")).collect(),
+        demo: true,
+        call_api: None,
+    }
+}
+
 /// Serves a simulated stack with phones, and the console.
 ///
 /// # Errors
@@ -83,43 +156,19 @@ pub async fn demo(
     levels: LogLevels,
     readiness: Readiness,
 ) -> Result<Exit, String> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut simulate = SimulateConfig {
-        mi_udp: any,
-        mi_http: Some(any),
-        control: Some(any),
-        ..Default::default()
-    };
-    simulate.world.script = crate::stack::simulated::Script::Reference;
-    simulate.world.domain = DEMO_DOMAIN.to_owned();
-    let names: Vec<String> = simulate.world.phones.iter().map(|phone| phone.name.clone()).collect();
-    let stack = Simulated::bind(simulate).await.map_err(|error| with_cause(&error))?;
-    let at = stack.addresses();
-
-    let mut config = Config::default();
-    config.listen.address = HostPort::loopback(arguments.port);
-    config.admin.listen = HostPort::loopback(0);
-    config.admin.control = HostPort::loopback(0);
-    config.drain.timeout = Duration::from_secs(2);
-    config.limits.sessions = DEMO_SESSIONS;
-    if let Some(first) = config.stacks.first_mut() {
-        first.mi = crate::config::StackSocket::udp_loopback(at.mi_udp.port());
-        // One that is small enough for every kernel, and enough for one visitor.
-        first.receive_buffer = crate::config::ByteSize::kib(64);
+    if let Some(shared) = &arguments.shared {
+        return one_of_several(arguments.port, shared, levels, readiness).await;
     }
-    let hints = Hints {
-        addresses: names.iter().map(|name| format!("sip:{name}@{DEMO_DOMAIN}")).collect(),
-        demo: true,
-        call_api: None,
-    };
-    let server = start(&config, &hints, levels, readiness).await?;
+    if arguments.pods.get() > 1 {
+        return pods::demo(arguments, readiness).await;
+    }
+    let stack = DemoStack::bind().await?;
+    let config = demo_config(arguments.port, stack.mi().port());
+    let server = start(&config, &demo_hints(), levels, readiness).await?;
     super::say(&format!("console       http://{}/", server.client_address()));
     super::say(&format!("clients       ws://{}/call-api", server.client_address()));
     super::say(&format!("operations    http://{}/metrics", server.admin_address()));
-    if let Some(control) = at.control {
-        super::say(&format!("phones        http://{control}/ (docs/simulated-opensips.md)"));
-    }
-    super::say(&format!("phones: {} at {DEMO_DOMAIN}", names.join(", ")));
+    stack.say();
     super::say("This machine only, without authentication. Ctrl-C ends.");
     // The stack goes last: what still runs is cancelled there.
     let (served, over) = tokio::sync::oneshot::channel::<()>();
@@ -128,6 +177,31 @@ pub async fn demo(
         drop(served);
     };
     tokio::join!(serve, stack.run(async move { drop(over.await) }));
+    Ok(Exit::Success)
+}
+
+/// Serves as one of several until the standard input ends.
+async fn one_of_several(
+    port: u16,
+    shared: &pods::Shared,
+    levels: LogLevels,
+    readiness: Readiness,
+) -> Result<Exit, String> {
+    let mut config = demo_config(port, shared.mi);
+    config.listen.shared = true;
+    config.redis.address = Some(HostPort::loopback(shared.redis));
+    let server = start(&config, &demo_hints(), levels, readiness.clone()).await?;
+    let parent = async {
+        let mut nothing = Vec::new();
+        // Whatever it was, it is over.
+        let _ = tokio::io::stdin().read_to_end(&mut nothing).await;
+        readiness.drain();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        _ = server.run() => {}
+        () = parent => {}
+    }
     Ok(Exit::Success)
 }
 

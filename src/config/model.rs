@@ -60,6 +60,9 @@ section! {
         pub insecure_open: bool = false,
         /// Whether the console page is served at `/`.
         pub console: bool = true,
+        /// Several processes of this machine listen on `address` together; the system spreads
+        /// connections over them (`SO_REUSEPORT`).
+        pub shared: bool = false,
     }
 }
 

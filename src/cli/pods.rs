@@ -1,0 +1,132 @@
+//! A demo of several processes: a Redis, a simulated stack, and servers that share both, all on one
+//! port. Kill one of them, and calls go on.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, ChildStdin, Command};
+
+use super::arguments::Demo;
+use super::exit::Exit;
+use super::start::DemoStack;
+use crate::admin::Readiness;
+
+/// How long a server that ended stays away.
+const AWAY: Duration = Duration::from_secs(5);
+
+/// What a server of the demo is told to share: the Redis, and the stack's management interface.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The port of the Redis.
+    pub redis: u16,
+    /// The port of the management interface.
+    pub mi: u16,
+}
+
+impl std::str::FromStr for Shared {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ports = text.split_once(',').and_then(|(redis, mi)| {
+            Some(Self { redis: redis.parse().ok()?, mi: mi.parse().ok()? })
+        });
+        ports.ok_or_else(|| "two ports are wanted".to_owned())
+    }
+}
+
+/// Runs them until `readiness` is told to drain.
+///
+/// # Errors
+/// One clear line: no redis-server, a busy port.
+pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String> {
+    let stack = DemoStack::bind().await?;
+    let port = match arguments.port {
+        0 => free_port().map_err(|error| error.to_string())?,
+        port => port,
+    };
+    let redis_port = free_port().map_err(|error| error.to_string())?;
+    let _redis = redis(redis_port)?;
+    let shared = format!("{redis_port},{}", stack.mi().port());
+    let count = arguments.pods.get();
+    let mut pods = Vec::new();
+    for number in 1..=count {
+        pods.push(Pod::start(number, port, &shared)?);
+    }
+    super::say(&format!("console       http://127.0.0.1:{port}/"));
+    super::say(&format!("clients       ws://127.0.0.1:{port}/call-api"));
+    stack.say();
+    for pod in &pods {
+        super::say(&format!("server {}      pid {}", pod.number, pod.pid()));
+    }
+    super::say(
+        "Kill one (kill -9 PID) while a call is set up, and watch it go on. This machine only, \
+         without authentication. Ctrl-C ends.",
+    );
+    let watched = pods.into_iter().map(|pod| pod.keep(port, &shared));
+    let all = futures_util::future::join_all(watched);
+    let until = async {
+        tokio::select! {
+            () = readiness.drained() => {}
+            _ = all => {}
+        }
+    };
+    stack.run(until).await;
+    Ok(Exit::Success)
+}
+
+/// One server, in a process of its own.
+struct Pod {
+    number: u8,
+    child: Child,
+    /// Kept open: it ends when this does, and to wait for it would close it.
+    _life: Option<ChildStdin>,
+}
+
+impl Pod {
+    fn start(number: u8, port: u16, shared: &str) -> Result<Self, String> {
+        let child = std::env::current_exe().and_then(|program| {
+            let mut command = Command::new(program);
+            command.args(["demo", "--port", &port.to_string(), "--shared", shared]);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn()
+        });
+        let mut child =
+            child.map_err(|error| format!("server {number} does not start: {error}"))?;
+        Ok(Self { number, _life: child.stdin.take(), child })
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().map_or_else(|| "-".to_owned(), |pid| pid.to_string())
+    }
+
+    /// Starts it again whenever it has ended.
+    async fn keep(mut self, port: u16, shared: &str) {
+        loop {
+            let _ = self.child.wait().await;
+            super::say(&format!("server {} is gone; it comes again in 5 s", self.number));
+            tokio::time::sleep(AWAY).await;
+            match Self::start(self.number, port, shared) {
+                Ok(again) => self = again,
+                Err(why) => super::say(&why),
+            }
+            super::say(&format!("server {}      pid {}", self.number, self.pid()));
+        }
+    }
+}
+
+fn redis(port: u16) -> Result<Child, String> {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "several servers share a Redis, and there is no `redis-server` \
+             here (Debian: apt-get install redis-server)"
+            .to_owned(),
+        _ => format!("redis-server does not start: {error}"),
+    })
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
