@@ -22,7 +22,7 @@ use callplane::core::ids::{Epoch, Install, TenantId, Term};
 use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
-use callplane::store::redis::{Address, RedisBus, RedisStore};
+use callplane::store::redis::{RedisBus, RedisStore, Settings};
 use callplane::store::{Away, Commit, Find, Limits, Store as _, Unreadable, Verdict};
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
@@ -42,6 +42,10 @@ const SOON: Duration = Duration::from_millis(2500);
 /// After its return, until it is used again.
 const BACK: Duration = Duration::from_millis(1000);
 
+fn started(settings: Settings) -> Arc<RedisStore> {
+    Arc::new(RedisStore::start(settings, Install::default(), Limits::default()).unwrap())
+}
+
 /// One process, and a server of its own.
 struct Site {
     server: Mutex<RedisServer>,
@@ -54,13 +58,13 @@ impl Site {
         does(&mut self.server.lock().unwrap())
     }
 
-    fn address(&self) -> Address {
-        self.server(|server| server.address())
+    fn settings(&self) -> Settings {
+        self.server(|server| server.settings())
     }
 
     /// Another process of the installation.
     fn another(&self) -> Arc<RedisStore> {
-        Arc::new(RedisStore::start(self.address(), Install::default(), Limits::default()))
+        started(self.settings())
     }
 }
 
@@ -326,11 +330,10 @@ async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
         return;
     }
     let mut server = RedisServer::start();
-    let address = server.address();
     server.kill();
-    let store = Arc::new(RedisStore::start(address.clone(), Install::default(), Limits::default()));
+    let store = started(server.settings());
     assert_eq!(within(IN_TIME, "the first call", store.head(&ours())).await, Err(Away));
-    let bus = within(DEADLINE, "the bus", RedisBus::start(address, Arc::clone(&store))).await;
+    let bus = within(DEADLINE, "the bus", RedisBus::start(Arc::clone(&store))).await;
     assert!(bus.is_err(), "subscribed to nothing");
     server.restart();
     assert_eq!(head_again(&store).await.seq, 0);
@@ -376,7 +379,7 @@ async fn a_cut_connection_loses_and_doubles_nothing_that_is_told_to_any_process(
         return;
     };
     let another = pen.stand.another();
-    let theirs = RedisBus::start(pen.stand.address(), another).await.unwrap();
+    let theirs = RedisBus::start(another).await.unwrap();
     let ears = [Arc::new(Ear::default()), Arc::new(Ear::default())];
     pen.stand.bus.attach(ears[0].clone());
     theirs.attach(ears[1].clone());

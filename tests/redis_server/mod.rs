@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use callplane::core::ids::Install;
 use callplane::store::Limits;
-use callplane::store::redis::{Address, RedisBus, RedisStore};
+use callplane::store::redis::{Address, RedisBus, RedisStore, Settings};
 use tempfile::TempDir;
 
 const PROGRAM: &str = "redis-server";
@@ -55,14 +55,15 @@ impl RedisServer {
         panic!("{PROGRAM} does not start");
     }
 
-    pub fn address(&self) -> Address {
-        Address::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    /// How it is reached.
+    pub fn settings(&self) -> Settings {
+        Settings::of(Address { host: "127.0.0.1".to_owned(), port: self.port })
     }
 
     /// The store and the bus of a process of this installation.
     pub async fn connect(&self, install: Install, limits: Limits) -> (Arc<RedisStore>, RedisBus) {
-        let store = Arc::new(RedisStore::start(self.address(), install, limits));
-        let bus = RedisBus::start(self.address(), Arc::clone(&store)).await;
+        let store = Arc::new(RedisStore::start(self.settings(), install, limits).unwrap());
+        let bus = RedisBus::start(Arc::clone(&store)).await;
         (store, bus.expect("the bus subscribes"))
     }
 

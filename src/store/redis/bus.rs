@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::connection::{Address, Connection, Live};
+use super::connection::{Connection, Live, reaches};
 use super::wire::{self, Unintelligible};
 use super::{RedisStore, away};
 use crate::bus::{Bus, Listener};
@@ -46,17 +46,18 @@ pub struct RedisBus {
 }
 
 impl RedisBus {
-    /// Subscribes. Whatever is committed once this has returned is told to whoever is attached.
+    /// Subscribes, where the store is. Whatever is committed once this has returned is told to whoever
+    /// is attached.
     ///
     /// # Errors
     /// [`Away`] when Redis is not there within two seconds.
-    pub async fn start(address: Address, store: Arc<RedisStore>) -> Result<Self, Away> {
+    pub async fn start(store: Arc<RedisStore>) -> Result<Self, Away> {
         let (sender, pushes) = mpsc::channel(WAITING);
         let send = move |push: PushInfo| {
             // One that finds no room leaves a gap, which is noticed.
             let _ = sender.try_send(push);
         };
-        let connection = Connection::start(address, Some(Arc::new(send)));
+        let connection = Connection::start(Arc::clone(&store.reach), Some(Arc::new(send)));
         let ears = Arc::new(Ears::default());
         let (ready, is_ready) = oneshot::channel();
         let carrier = Carrier {
@@ -333,11 +334,6 @@ impl Carrier {
         }
         Ok(())
     }
-}
-
-async fn reaches(newest: &mut watch::Receiver<u64>, number: u64) {
-    // Where nobody tells any more it is over as well.
-    let _ = newest.wait_for(|newest| *newest >= number).await;
 }
 
 impl Head {

@@ -3,33 +3,40 @@
 //! The crate's own retries are not used: they hang a call for seconds while the server is away. A
 //! task of ours keeps the connection; a call uses what is there and ends within its deadline. What
 //! timed out may have been done: all that is asked here may be asked again.
+//!
+//! Only a master is connected to, and only as long as it is one: it is asked each second, and left as
+//! soon as the Sentinels name another. What a server answers that is left by then does not count: it
+//! may have been the old master's word.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use redis::aio::{AsyncPushSender, ConnectionLike as _, MultiplexedConnection, SendError};
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
-    Pipeline, ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult, ServerError,
-    ServerErrorKind, Value,
-};
+use redis::aio::{AsyncPushSender, ConnectionLike as _, SendError};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
+use super::dial::{Dialer, Line, NoConnection};
+use super::failed::Failed;
+use super::reach::Reach;
 use super::script::Script;
+use super::settings::Address;
+use super::whereabouts::Whereabouts;
 use crate::clock::{Nonces as _, SystemNonces};
 use crate::store::Away;
 
-/// How long a connection may take to be made, the server's first answers included.
-const CONNECT: Duration = Duration::from_millis(200);
+/// How long a connection may take to be made: lookup, TLS and the server's first answers included.
+const CONNECT: Duration = Duration::from_millis(500);
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_millis(250);
 
 /// How long a call may take in all, repeats and waiting for a connection included.
-const CALL: Duration = Duration::from_secs(1);
+pub(super) const CALL: Duration = Duration::from_secs(1);
+
+/// How often the server is asked whether it is still the one, and how long it may take to say so.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Between two attempts to connect: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -39,28 +46,6 @@ const SILENT: u32 = 3;
 
 /// Takes what the server sends without being asked. Must not block.
 pub(super) type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
-
-/// Where the server is.
-#[derive(Debug, Clone)]
-pub struct Address(ConnectionInfo);
-
-/// Why a text is no address of a Redis server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadAddress(String);
-
-impl Address {
-    /// Takes `redis://user:password@host:port/db`.
-    ///
-    /// # Errors
-    /// [`BadAddress`] says what is wrong with it.
-    pub fn parse(url: &str) -> Result<Self, BadAddress> {
-        let info = url.into_connection_info().map_err(|error| BadAddress(error.to_string()))?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let tcp = TcpSettings::default().set_nodelay(true);
-        Ok(Self(info.set_redis_settings(settings).set_tcp_settings(tcp)))
-    }
-}
 
 /// A connection that is made anew whenever it breaks.
 pub(super) struct Connection {
@@ -81,7 +66,7 @@ enum State {
 
 /// One physical connection.
 pub(super) struct Live {
-    connection: MultiplexedConnection,
+    line: Line,
     /// Which life of which server this is.
     pub(super) run_id: Arc<str>,
     hashes: Vec<String>,
@@ -101,7 +86,7 @@ impl Live {
 
     /// Has messages of these channels sent.
     pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Away> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.line.connection.clone();
         match timeout(ATTEMPT, connection.subscribe(channels)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Away),
@@ -117,9 +102,18 @@ impl Live {
 
     /// Asks once.
     async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
-        let mut connection = self.connection.clone();
+        self.ask_within(ATTEMPT, pipeline).await
+    }
+
+    /// The same, with another patience.
+    pub(super) async fn ask_within(
+        &self,
+        patience: Duration,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, Failed> {
+        let mut connection = self.line.connection.clone();
         let asked = connection.req_packed_commands(pipeline, 0, pipeline.len());
-        let values = match timeout(ATTEMPT, asked).await {
+        let values = match timeout(patience, asked).await {
             Ok(Ok(values)) => values,
             Ok(Err(error)) => return Err(Failed::of(&error)),
             Err(_) => return Err(Failed::Silent),
@@ -127,53 +121,20 @@ impl Live {
         self.silent.store(0, Ordering::Relaxed);
         for value in &values {
             if let Value::ServerError(error) = value {
-                return Err(Failed::said(error.clone()));
+                return Err(Failed::of(&RedisError::from(error.clone())));
             }
         }
         Ok(values)
     }
 }
 
-/// What came of an attempt.
-#[derive(Debug)]
-enum Failed {
-    /// No answer in time: done or not.
-    Silent,
-    /// The connection broke: done or not.
-    Broken(String),
-    /// The server does not know a script (any more).
-    NoScript,
-    /// The server refused, and would refuse again.
-    Refused(String),
-}
-
-impl Failed {
-    fn of(error: &RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
-            // Another server may be the master by now.
-            ErrorKind::Server(
-                ServerErrorKind::ReadOnly
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::BusyLoading,
-            )
-            | ErrorKind::Io => Self::Broken(error.to_string()),
-            _ if error.is_unrecoverable_error() => Self::Broken(error.to_string()),
-            _ => Self::Refused(error.to_string()),
-        }
-    }
-
-    fn said(error: ServerError) -> Self {
-        Self::of(&RedisError::from(error))
-    }
-}
-
 impl Connection {
     /// Starts to connect. `pushes` gets what the server sends by itself.
-    pub(super) fn start(address: Address, pushes: Option<Pushes>) -> Self {
+    pub(super) fn start(reach: Arc<Reach>, pushes: Option<Pushes>) -> Self {
         let (state, seen) = watch::channel(State::Making);
         let broken = watch::Sender::new(0);
-        let keeper = Keeper { address, pushes, state, broken: broken.clone() };
+        let dialer = Dialer::default();
+        let keeper = Keeper { reach, dialer, pushes, state, broken: broken.clone() };
         let keeper = tokio::spawn(keeper.run());
         Self { state: seen, broken, keeper }
     }
@@ -189,6 +150,8 @@ impl Connection {
             loop {
                 let live = self.live().await?;
                 match live.ask(&ask(&live)).await {
+                    // It may be the old master, which was answering late.
+                    Ok(_) if self.is_given_up(&live) => {}
                     Ok(values) => return Ok((live, values)),
                     Err(Failed::Silent) => {
                         if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT {
@@ -236,6 +199,10 @@ impl Connection {
         self.broken.subscribe()
     }
 
+    fn is_given_up(&self, live: &Live) -> bool {
+        *self.broken.borrow() >= live.number
+    }
+
     /// Has another connection made.
     pub(super) fn give_up(&self, live: &Live, why: &str) {
         let news = break_off(&self.broken, live.number);
@@ -261,28 +228,32 @@ fn break_off(broken: &watch::Sender<u64>, number: u64) -> bool {
 
 /// Keeps one connection.
 struct Keeper {
-    address: Address,
+    reach: Arc<Reach>,
+    dialer: Dialer,
     pushes: Option<Pushes>,
     state: watch::Sender<State>,
     broken: watch::Sender<u64>,
 }
 
 impl Keeper {
-    async fn run(self) {
+    async fn run(mut self) {
         let nonces = SystemNonces::new();
-        let mut broken = self.broken.subscribe();
+        let mut master = self.reach.master();
         let (shortest, longest) = PAUSES;
         let mut pause = shortest;
         let mut number = 0;
         loop {
             number += 1;
             let begun = Instant::now();
-            match timeout(CONNECT, self.open(number)).await {
-                Ok(Ok(live)) => {
-                    tracing::info!(run_id = %live.run_id, "redis: connected");
-                    self.state.send_replace(State::Up(Arc::new(live)));
-                    if broken.wait_for(|newest| *newest >= number).await.is_err() {
-                        return;
+            match self.open_in_time(number, &mut master).await {
+                Ok((address, live)) => {
+                    tracing::info!(%address, run_id = %live.run_id, "redis: connected");
+                    self.reach.connected();
+                    let live = Arc::new(live);
+                    self.state.send_replace(State::Up(Arc::clone(&live)));
+                    let why = self.watch_over(&live, &address, &mut master).await;
+                    if break_off(&self.broken, number) {
+                        tracing::info!(%address, why, "redis: the connection is given up");
                     }
                     self.state.send_replace(State::Making);
                     if begun.elapsed() > longest {
@@ -290,41 +261,144 @@ impl Keeper {
                         continue;
                     }
                 }
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "redis: no connection");
-                    self.state.send_replace(State::Away);
-                }
-                Err(_) => {
+                Err(error) => {
+                    self.reach.complain(&error);
                     self.state.send_replace(State::Away);
                 }
             }
             // Processes that lost it together do not come back together.
             let part = u32::try_from(nonces.nonce().0 % 512).unwrap_or_default();
-            sleep(pause / 2 + pause * part / 1024).await;
-            pause = (pause * 2).min(longest);
+            let pausing = sleep(pause / 2 + pause * part / 1024);
+            tokio::select! {
+                () = pausing => pause = (pause * 2).min(longest),
+                () = changes(&mut master) => pause = shortest,
+            }
         }
     }
 
-    async fn open(&self, number: u64) -> RedisResult<Live> {
+    async fn open_in_time(
+        &mut self,
+        number: u64,
+        master: &mut watch::Receiver<Whereabouts>,
+    ) -> Result<(Address, Live), NoConnection> {
+        let until = Instant::now() + CONNECT;
+        // The Sentinels may be about to say it.
+        let named = timeout_at(until, master.wait_for(Result::is_ok)).await;
+        drop(named);
+        let address = master.borrow_and_update().clone();
+        let address = address.map_err(|error| NoConnection::NoMaster(error.to_string()))?;
+        let Ok(opened) = timeout_at(until, self.open(number, &address, until)).await else {
+            return Err(NoConnection::TooSlow { address, within: CONNECT });
+        };
+        Ok((address, opened?))
+    }
+
+    async fn open(
+        &mut self,
+        number: u64,
+        address: &Address,
+        until: Instant,
+    ) -> Result<Live, NoConnection> {
         let pushes = Receiver { pushes: self.pushes.clone(), broken: self.broken.clone(), number };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(pushes);
-        let client = Client::open(self.address.0.clone())?;
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let settings = &self.reach.settings;
+        let line =
+            self.dialer.dial(address, &settings.access, settings.database, pushes, until).await?;
+        let said = |error| NoConnection::said(address, error);
+        let mut connection = line.connection.clone();
+        let told = Server::asked().query_async(&mut connection).await.map_err(said)?;
+        let server = Server::told(told).map_err(said)?;
+        if !server.is_master {
+            return Err(NoConnection::NotTheMaster(address.clone()));
+        }
+        let hashes = Script::load_all().query_async(&mut connection).await.map_err(said)?;
+        let silent = AtomicU32::new(0);
+        Ok(Live { line, run_id: Arc::from(server.run_id), hashes, number, silent })
+    }
+
+    /// Waits until this connection is of no use any more, and says why.
+    async fn watch_over(
+        &self,
+        live: &Live,
+        address: &Address,
+        master: &mut watch::Receiver<Whereabouts>,
+    ) -> &'static str {
+        let mut broken = self.broken.subscribe();
+        tokio::select! {
+            () = reaches(&mut broken, live.number) => "it broke",
+            () = moves(master, address) => "another server is the master",
+            why = turns_out_wrong(live) => why,
+        }
+    }
+}
+
+/// Waits until connections up to this number are of no use any more.
+pub(super) async fn reaches(newest: &mut watch::Receiver<u64>, number: u64) {
+    // Where nobody tells any more it is over as well.
+    let _ = newest.wait_for(|newest| *newest >= number).await;
+}
+
+/// Waits until another server is named.
+async fn moves(master: &mut watch::Receiver<Whereabouts>, from: &Address) {
+    let elsewhere = |named: &Whereabouts| named.as_ref().is_ok_and(|named| named != from);
+    let told = master.wait_for(elsewhere).await.is_ok();
+    if !told {
+        nothing_more().await;
+    }
+}
+
+/// Waits until anything is said about where the master is.
+async fn changes(master: &mut watch::Receiver<Whereabouts>) {
+    let told = master.changed().await.is_ok();
+    if !told {
+        nothing_more().await;
+    }
+}
+
+/// Where nobody will say anything any more.
+async fn nothing_more() {
+    std::future::pending().await
+}
+
+/// Asks now and then whether this is still the server that it was, until it is not.
+async fn turns_out_wrong(live: &Live) -> &'static str {
+    let mut check = interval(CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    check.reset();
+    loop {
+        check.tick().await;
+        let Ok(values) = live.ask_within(CHECK, &Server::asked()).await else {
+            return "it does not answer";
+        };
+        match Server::told(values) {
+            Ok(server) if !server.is_master => return "it is not the master any more",
+            Ok(server) if *server.run_id != *live.run_id => return "it is another server",
+            Ok(_) => {}
+            Err(_) => return "it does not say what it is",
+        }
+    }
+}
+
+/// What a server says about itself.
+struct Server {
+    is_master: bool,
+    run_id: String,
+}
+
+impl Server {
+    fn asked() -> Pipeline {
         let mut ask = redis::pipe();
         ask.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-        let (server, replication): (String, String) = ask.query_async(&mut connection).await?;
-        if line(&replication, "role:") != Some("master") {
-            return Err(RedisError::from((ErrorKind::Client, "it is not the master")));
-        }
-        let Some(run_id) = line(&server, "run_id:") else {
-            return Err(RedisError::from((ErrorKind::UnexpectedReturnType, "INFO has no run_id")));
+        ask
+    }
+
+    fn told(values: Vec<Value>) -> Result<Self, RedisError> {
+        let (server, replication): (String, String) =
+            redis::from_redis_value(Value::Array(values))?;
+        let Some(run_id) = line(&server, "run_id:").map(str::to_owned) else {
+            let missing = (redis::ErrorKind::UnexpectedReturnType, "INFO has no run_id");
+            return Err(missing.into());
         };
-        let hashes = Script::load_all().query_async(&mut connection).await?;
-        let silent = AtomicU32::new(0);
-        Ok(Live { connection, run_id: Arc::from(run_id), hashes, number, silent })
+        Ok(Self { is_master: line(&replication, "role:") == Some("master"), run_id })
     }
 }
 

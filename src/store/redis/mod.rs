@@ -7,12 +7,19 @@
 //!
 //! Every call ends within about a second, with [`Away`] where the server did not answer.
 
+mod access;
 mod bus;
 mod connection;
+mod dial;
+mod failed;
 mod keys;
 mod leadership;
 mod routes;
+mod reach;
 mod script;
+mod sentinel;
+mod settings;
+mod whereabouts;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,14 +28,18 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value};
 
+pub use self::access::{BadFile, Purpose, Unusable};
 use self::bus::Head;
 pub use self::bus::RedisBus;
-pub use self::connection::{Address, BadAddress};
 use self::connection::{Connection, Live};
 use self::keys::Keys;
 pub use self::leadership::RedisLeadership;
 use self::routes::{Route, Routes};
+use self::reach::Reach;
 use self::script::Script;
+pub use self::settings::{
+    Access, Address, BadAddress, BadSettings, Identity, Servers, Settings, Tls,
+};
 use self::wire::{Parts, Unintelligible, Written, epoch};
 use super::{
     ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unreadable, Verdict,
@@ -51,6 +62,7 @@ const MOST_EPOCHS: usize = 3;
 
 /// Commands, claims and streams in Redis.
 pub struct RedisStore {
+    reach: Arc<Reach>,
     connection: Connection,
     keys: Keys,
     limits: Limits,
@@ -66,10 +78,19 @@ pub struct RedisStore {
 impl RedisStore {
     /// A store of an installation. Must be called inside a tokio runtime; connects by itself, and
     /// is away until it is connected.
-    #[must_use]
-    pub fn start(address: Address, install: Install, limits: Limits) -> Self {
-        Self {
-            connection: Connection::start(address, None),
+    ///
+    /// # Errors
+    /// [`BadSettings`] says what can't be used of them. That a server is not there is no error: it
+    /// may come.
+    pub fn start(
+        settings: Settings,
+        install: Install,
+        limits: Limits,
+    ) -> Result<Self, BadSettings> {
+        let reach = Reach::start(settings)?;
+        Ok(Self {
+            connection: Connection::start(Arc::clone(&reach), None),
+            reach,
             keys: Keys::new(install),
             limits,
             nonces: SystemNonces::new(),
@@ -77,7 +98,7 @@ impl RedisStore {
             routes: Routes::default(),
             used: Mutex::default(),
             seen: Mutex::default(),
-        }
+        })
     }
 
     /// The store's time, as this process keeps it. It is learnt with each beat; until the first one
