@@ -78,6 +78,12 @@ impl Keys {
         format!("cp:{}:terms", self.install)
     }
 
+    /// What is written to see how far the replicas are.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        format!("cp:{}:mark", self.install)
+    }
+
     /// A hash: epoch, the run id of the server it belongs to, terms, and each tenant's numbers.
     #[must_use]
     pub fn head(&self, partition: Partition) -> String {

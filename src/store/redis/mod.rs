@@ -16,6 +16,7 @@ mod keys;
 mod leadership;
 mod routes;
 mod reach;
+mod replicas;
 mod script;
 mod sentinel;
 mod settings;
@@ -27,15 +28,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
+use tokio::time::Instant;
 
 pub use self::access::{BadFile, Purpose, Unusable};
 use self::bus::Head;
 pub use self::bus::RedisBus;
-use self::connection::{Connection, Live};
+use self::connection::{CALL, Connection, Live};
 use self::keys::Keys;
 pub use self::leadership::RedisLeadership;
 use self::routes::{Route, Routes};
 use self::reach::Reach;
+use self::replicas::Replicas;
 use self::script::Script;
 pub use self::settings::{
     Access, Address, BadAddress, BadSettings, Identity, Servers, Settings, Tls,
@@ -64,6 +67,8 @@ const MOST_EPOCHS: usize = 3;
 pub struct RedisStore {
     reach: Arc<Reach>,
     connection: Connection,
+    /// `None`: none is waited for.
+    replicas: Option<Replicas>,
     keys: Keys,
     limits: Limits,
     nonces: SystemNonces,
@@ -88,10 +93,15 @@ impl RedisStore {
         limits: Limits,
     ) -> Result<Self, BadSettings> {
         let reach = Reach::start(settings)?;
+        let keys = Keys::new(install);
+        let wanted = reach.settings.replicas;
+        let replicas =
+            (wanted > 0).then(|| Replicas::start(Arc::clone(&reach), wanted, keys.mark()));
         Ok(Self {
             connection: Connection::start(Arc::clone(&reach), None),
+            replicas,
             reach,
-            keys: Keys::new(install),
+            keys,
             limits,
             nonces: SystemNonces::new(),
             clock: Arc::new(StoreClock::new()),
@@ -190,11 +200,11 @@ impl RedisStore {
         &self,
         partition: Partition,
         ask: impl Fn(&Live) -> Pipeline + Send + Sync,
-    ) -> Result<Value, Away> {
+    ) -> Result<(Arc<Live>, Value), Away> {
         for _ in 0..MOST_EPOCHS {
-            let (_, answer) = self.answer(&ask).await?;
+            let (live, answer) = self.answer(&ask).await?;
             if !without_epoch(&answer) {
-                return Ok(answer);
+                return Ok((live, answer));
             }
             self.open_epoch(partition).await?;
         }
@@ -368,8 +378,10 @@ fn without_epoch(answer: &Value) -> bool {
 
 impl Store for RedisStore {
     async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
+        let until = Instant::now() + CALL;
         let told = u64::try_from(commit.notices.len()).unwrap_or_default();
         let (tenant, epoch) = (commit.record.key.tenant.clone(), commit.epoch.clone());
+        let replicas = self.replicas.as_ref().filter(|_| commit.durable);
         let partition = Partition::of(&tenant);
         let route = self.route(&commit, partition);
         let written = Written::of(commit, &self.keys, &self.limits).map_err(|e| away(&e))?;
@@ -379,11 +391,14 @@ impl Store for RedisStore {
             pipeline.add_command(written.command(live));
             pipeline
         };
-        let answer = self.answer_of_epoch(partition, ask).await?;
-        let verdict = written.verdict(answer, &self.keys).map_err(|error| away(&error))?;
-        if let Verdict::Applied { first_seq, .. } = &verdict {
+        let (live, answer) = self.answer_of_epoch(partition, ask).await?;
+        let mut verdict = written.verdict(answer, &self.keys).map_err(|error| away(&error))?;
+        if let Verdict::Applied { first_seq, durable, .. } = &mut verdict {
             self.routes.led(&route);
-            self.seen(&tenant, Position { epoch, seq: first_seq + told - 1 });
+            self.seen(&tenant, Position { epoch, seq: *first_seq + told - 1 });
+            if let Some(replicas) = replicas {
+                *durable = replicas.have(&live, until).await;
+            }
         }
         Ok(verdict)
     }
@@ -427,7 +442,7 @@ impl Store for RedisStore {
             read.arg(of.map_or("", SessionId::as_str));
             one(read)
         };
-        let answer = self.answer_of_epoch(partition, ask).await?;
+        let (_, answer) = self.answer_of_epoch(partition, ask).await?;
         let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
         match parts.next::<String>().map_err(|error| away(&error))?.as_str() {
             "PAGE" => {
@@ -478,7 +493,7 @@ impl Store for RedisStore {
             one(told)
         };
         let asked = self.clock.local();
-        let answer = self.answer_of_epoch(Partition::of(&TenantId::default()), ask).await?;
+        let (_, answer) = self.answer_of_epoch(Partition::of(&TenantId::default()), ask).await?;
         let pulse = wire::pulse(answer).map_err(|error| away(&error))?;
         self.clock.learn(asked, pulse.now);
         Ok(pulse)
