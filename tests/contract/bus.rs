@@ -14,10 +14,15 @@ use crate::DEADLINE;
 use crate::commits::{
     Bounds, KEEP, Memory, Pen, Stand, end, hold, key, key_of, nonce, ours, tenant,
 };
-use crate::redis::Redis;
+use crate::redis::{Encrypted, Plain, Redis};
 use crate::redis_server::is_here;
+use crate::redis_server::sentinels::Guarded;
 
-instances!(memory: Memory, redis: Redis where is_here => {
+instances!(
+    memory: Memory,
+    redis: Redis<Plain> where is_here,
+    redis_encrypted: Redis<Encrypted> where is_here,
+    redis_guarded: Redis<Guarded> where is_here => {
     a_listener_gets_what_was_committed
     a_listener_gets_what_was_committed_since_it_is_there
     every_listener_gets_everything

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::DEADLINE;
-use crate::redis::installation;
+use crate::redis::{Plain, Servers as _, installation};
 use crate::redis_server::{RedisServer, is_here};
 
 instances!(alone: Alone, lease: Leases, redis: RedisLeases where is_here => {
@@ -118,7 +118,7 @@ impl Stand for Leases {
 /// Processes that contend for leases in a Redis.
 struct RedisLeases {
     processes: Vec<Arc<RedisLeadership>>,
-    server: Arc<RedisServer>,
+    server: Arc<Plain>,
     install: Install,
 }
 
@@ -126,10 +126,11 @@ impl Stand for RedisLeases {
     type Leadership = RedisLeadership;
 
     async fn fresh() -> Self {
-        let (server, install) = installation().await;
+        let (server, install) = installation::<Plain>().await;
         let mut processes = Vec::new();
         for number in 0..3 {
-            let (store, _bus) = server.connect(install.clone(), Limits::default()).await;
+            let (store, _bus) =
+                connect(server.settings(), install.clone(), Limits::default()).await;
             let pod = PodId::new(&format!("pod-{number}"));
             processes.push(Arc::new(RedisLeadership::start(&store, &pod, &stacks())));
         }

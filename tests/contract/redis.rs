@@ -7,52 +7,120 @@ use std::time::Duration;
 use callplane::core::ids::Install;
 use callplane::core::time::StoreTime;
 use callplane::store::Limits;
-use callplane::store::redis::{RedisBus, RedisStore};
+use callplane::store::redis::{RedisBus, RedisStore, Settings};
 
 use crate::DEADLINE;
 use crate::commits::{Bounds, ENTRIES_FOR, Stand};
-use crate::redis_server::RedisServer;
+use crate::redis_server::certificates::Certificates;
+use crate::redis_server::sentinels::Guarded;
+use crate::redis_server::{RedisServer, connect};
 
-/// An installation of its own in a Redis that all tests share.
-pub struct Redis {
+/// Servers that all tests share.
+pub trait Servers: Sized + Send + Sync + 'static {
+    fn start() -> Self;
+
+    fn settings(&self) -> Settings;
+
+    /// Those that run for whoever needs them now; they end with the last of them.
+    fn running() -> &'static Mutex<Weak<Self>>;
+
+    fn shared() -> Arc<Self> {
+        let running = Self::running().lock();
+        let mut running = running.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(servers) = running.upgrade() {
+            return servers;
+        }
+        let servers = Arc::new(Self::start());
+        *running = Arc::downgrade(&servers);
+        servers
+    }
+}
+
+/// One server, reached as simply as can be.
+pub struct Plain(RedisServer);
+
+impl Servers for Plain {
+    fn start() -> Self {
+        Self(RedisServer::start())
+    }
+
+    fn settings(&self) -> Settings {
+        self.0.settings()
+    }
+
+    fn running() -> &'static Mutex<Weak<Self>> {
+        static RUNNING: Mutex<Weak<Plain>> = Mutex::new(Weak::new());
+        &RUNNING
+    }
+}
+
+/// One server that speaks TLS, with an authority of its own, to a user of few rights.
+pub struct Encrypted {
+    server: RedisServer,
+    _certificates: Certificates,
+}
+
+impl Servers for Encrypted {
+    fn start() -> Self {
+        let certificates = Certificates::made();
+        let server = RedisServer::start_encrypted(&certificates);
+        Self { server, _certificates: certificates }
+    }
+
+    fn settings(&self) -> Settings {
+        self.server.settings()
+    }
+
+    fn running() -> &'static Mutex<Weak<Self>> {
+        static RUNNING: Mutex<Weak<Encrypted>> = Mutex::new(Weak::new());
+        &RUNNING
+    }
+}
+
+/// A master with a replica, named by Sentinels.
+impl Servers for Guarded {
+    fn start() -> Self {
+        Self::start()
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { replicas: 1, ..self.settings() }
+    }
+
+    fn running() -> &'static Mutex<Weak<Self>> {
+        static RUNNING: Mutex<Weak<Guarded>> = Mutex::new(Weak::new());
+        &RUNNING
+    }
+}
+
+/// An installation of its own in servers that all tests share.
+pub struct Redis<S: Servers> {
     store: Arc<RedisStore>,
     bus: RedisBus,
-    _server: Arc<RedisServer>,
+    _servers: Arc<S>,
 }
 
-/// The server that runs for whoever needs one now; it ends with the last of them.
-fn server() -> Arc<RedisServer> {
-    static RUNNING: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
-    let mut running = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(server) = running.upgrade() {
-        return server;
-    }
-    let server = Arc::new(RedisServer::start());
-    *running = Arc::downgrade(&server);
-    server
-}
-
-/// A server, and the name of an installation that nobody else has in it.
-pub async fn installation() -> (Arc<RedisServer>, Install) {
+/// Servers, and the name of an installation that nobody else has in them.
+pub async fn installation<S: Servers>() -> (Arc<S>, Install) {
     static COUNTED: AtomicU64 = AtomicU64::new(1);
-    let server = tokio::task::spawn_blocking(server).await.unwrap();
+    let servers = tokio::task::spawn_blocking(S::shared).await.unwrap();
     let number = COUNTED.fetch_add(1, Ordering::SeqCst);
-    (server, Install::parse(&format!("t{number}")).unwrap())
+    (servers, Install::parse(&format!("t{number}")).unwrap())
 }
 
-impl Stand for Redis {
+impl<S: Servers> Stand for Redis<S> {
     type Store = RedisStore;
     type Bus = RedisBus;
 
     async fn fresh(bounds: Bounds) -> Self {
-        let (server, install) = installation().await;
+        let (servers, install) = installation::<S>().await;
         let limits = Limits {
             entries_for: ENTRIES_FOR,
             entries_bytes: bounds.entries_bytes,
             ended: bounds.ended,
         };
-        let (store, bus) = server.connect(install, limits).await;
-        Self { store, bus, _server: server }
+        let (store, bus) = connect(servers.settings(), install, limits).await;
+        Self { store, bus, _servers: servers }
     }
 
     fn store(&self) -> &RedisStore {

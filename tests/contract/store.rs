@@ -18,10 +18,15 @@ use crate::commits::{
     Bounds, ENTRIES_FOR, KEEP, Memory, Pen, Stand, WITHIN, attended, call, end, hold, key, key_of,
     nonce, ours, sip, stack, start, tenant,
 };
-use crate::redis::Redis;
+use crate::redis::{Encrypted, Plain, Redis};
 use crate::redis_server::is_here;
+use crate::redis_server::sentinels::Guarded;
 
-instances!(memory: Memory, redis: Redis where is_here => {
+instances!(
+    memory: Memory,
+    redis: Redis<Plain> where is_here,
+    redis_encrypted: Redis<Encrypted> where is_here,
+    redis_guarded: Redis<Guarded> where is_here => {
     a_beginning_commit_records_the_command
     a_command_that_never_began_is_not_found
     first_seq_is_where_the_first_notice_is_or_the_next_will_be

@@ -1,6 +1,7 @@
-//! A real Redis on a free loopback port, for tests.
+//! Real Redis servers on free loopback ports, for tests.
 //!
-//! Where `redis-server` is not installed, [`is_here`] says so by name and the test returns.
+//! It is `redis-server`, or what `REDIS_SERVER_BIN` names. Where that is not installed, [`is_here`]
+//! says so by name and the test returns.
 #![allow(
     dead_code,
     missing_docs,
@@ -11,28 +12,69 @@
     reason = "test code; every test binary uses a part of it"
 )]
 
+pub mod certificates;
+pub mod sentinels;
+
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use callplane::core::ids::Install;
 use callplane::store::Limits;
-use callplane::store::redis::{Address, RedisBus, RedisStore, Settings};
+use callplane::store::redis::{Access, Address, RedisBus, RedisStore, Servers, Settings};
 use tempfile::TempDir;
 
-const PROGRAM: &str = "redis-server";
+use certificates::Certificates;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Whether a Redis can be started; else says which test is skipped.
+/// The server, and what it says it is.
+static PROGRAM: LazyLock<(String, Option<String>)> = LazyLock::new(|| {
+    let program = std::env::var("REDIS_SERVER_BIN").unwrap_or_else(|_| "redis-server".to_owned());
+    let told = Command::new(&program).arg("--version").output().ok();
+    let told = told.map(|told| String::from_utf8_lossy(&told.stdout).trim().to_owned());
+    (program, told)
+});
+
+fn program() -> &'static str {
+    &PROGRAM.0
+}
+
+/// Whether a Redis can be started; says which one a test has, or that it is skipped.
 pub fn is_here(test: &str) -> bool {
-    let here = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !here {
-        println!("skipped: {test} ({PROGRAM} is not installed)");
+    match &*PROGRAM {
+        (program, Some(what)) => println!("{test}: {program}, {what}"),
+        (program, None) => println!("skipped: {test} ({program} is not installed)"),
     }
-    here
+    PROGRAM.1.is_some()
+}
+
+/// The ACL user that speaks TLS to an encrypted server, and its password.
+const USER: (&str, &str) = ("callplane", "hush-hush");
+
+/// What it needs, and not more.
+const RIGHTS: [&str; 5] = ["~cp:*", "&cp:*", "+@all", "-@admin", "-@dangerous"];
+
+/// How a server is started.
+#[derive(Default)]
+pub struct Setup {
+    /// The port of its master.
+    pub replica_of: Option<u16>,
+}
+
+/// The store and the bus of a process of this installation.
+pub async fn connect(
+    settings: Settings,
+    install: Install,
+    limits: Limits,
+) -> (Arc<RedisStore>, RedisBus) {
+    let store = Arc::new(RedisStore::start(settings, install, limits).unwrap());
+    let bus = RedisBus::start(Arc::clone(&store)).await;
+    (store, bus.expect("the bus subscribes"))
 }
 
 /// A running Redis that writes down what it does. Dropped, it is killed.
@@ -40,41 +82,89 @@ pub struct RedisServer {
     child: Child,
     port: u16,
     folder: TempDir,
+    arguments: Vec<String>,
+    settings: Settings,
 }
 
 impl RedisServer {
     pub fn start() -> Self {
+        Self::start_as(Setup::default())
+    }
+
+    pub fn start_as(setup: Setup) -> Self {
+        Self::start_by(
+            |_| {
+                setup
+                    .replica_of
+                    .iter()
+                    .flat_map(|master| {
+                        ["--replicaof".to_owned(), "127.0.0.1".to_owned(), master.to_string()]
+                    })
+                    .collect()
+            },
+            Settings::of,
+        )
+    }
+
+    /// One that speaks TLS and knows an ACL user. (Tests ask it without.)
+    pub fn start_encrypted(certificates: &Certificates) -> Self {
+        let password = certificates.folder().join("password");
+        std::fs::write(&password, format!("{}\n", USER.1)).unwrap();
+        let tls_port = std::cell::Cell::new(0);
+        let arguments = |_| {
+            tls_port.set(free_port());
+            let mut arguments = certificates.arguments(tls_port.get());
+            arguments.extend(["--user", USER.0, "on", &format!(">{}", USER.1)].map(str::to_owned));
+            arguments.extend(RIGHTS.into_iter().chain(["+info"]).map(str::to_owned));
+            arguments
+        };
+        let settings = |_| Settings {
+            servers: Servers::One(Address { host: "127.0.0.1".to_owned(), port: tls_port.get() }),
+            access: Access {
+                user: Some(USER.0.to_owned()),
+                password: Some(password.clone()),
+                tls: Some(certificates.tls()),
+            },
+            ..Settings::of(Address { host: "127.0.0.1".to_owned(), port: tls_port.get() })
+        };
+        Self::start_by(arguments, |address| settings(address))
+    }
+
+    /// Between finding a port and taking it somebody else may, so there are several tries.
+    fn start_by(
+        arguments: impl Fn(u16) -> Vec<String>,
+        settings: impl Fn(Address) -> Settings,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Between finding a port and taking it somebody else may.
         for _ in 0..20 {
             let port = free_port();
-            if let Some(child) = run(&folder, port) {
-                return Self { child, port, folder };
+            let arguments = server_arguments(&folder, port, arguments(port));
+            if let Some(child) = run(folder.path(), port, None, &arguments) {
+                let settings = settings(Address { host: "127.0.0.1".to_owned(), port });
+                return Self { child, port, folder, arguments, settings };
             }
         }
-        panic!("{PROGRAM} does not start");
+        panic!("{} does not start", program());
     }
 
     /// How it is reached.
     pub fn settings(&self) -> Settings {
-        Settings::of(Address { host: "127.0.0.1".to_owned(), port: self.port })
+        self.settings.clone()
     }
 
     /// The store and the bus of a process of this installation.
     pub async fn connect(&self, install: Install, limits: Limits) -> (Arc<RedisStore>, RedisBus) {
-        let store = Arc::new(RedisStore::start(self.settings(), install, limits).unwrap());
-        let bus = RedisBus::start(Arc::clone(&store)).await;
-        (store, bus.expect("the bus subscribes"))
+        connect(self.settings(), install, limits).await
     }
 
     /// Asks it in Redis' own protocol; the answer's first line.
     pub fn ask(&self, words: &[&str]) -> String {
-        ask(self.port, words).expect("it answers")
+        first_line(self.port, words).expect("it answers")
     }
 
     /// The same, all of the answer that comes at once.
     pub fn ask_all(&self, words: &[&str]) -> String {
-        answer(self.port, words).expect("it answers")
+        ask_of(self.port, None, words).expect("it answers")
     }
 
     pub fn kill(&mut self) {
@@ -84,7 +174,7 @@ impl RedisServer {
 
     /// Starts it again where it was, with what it had written down.
     pub fn restart(&mut self) {
-        let again = run(&self.folder, self.port);
+        let again = run(self.folder.path(), self.port, None, &self.arguments);
         self.child = again.expect("it starts again on the port that it had");
     }
 
@@ -126,19 +216,39 @@ fn free_port() -> u16 {
     }
 }
 
-/// `None`: it ended, as it does where the port is taken.
-///
 /// It writes before it answers, so that what was answered outlives a kill. (With `everysec` it puts
 /// a write off while the disk is busy.)
-fn run(folder: &TempDir, port: u16) -> Option<Child> {
-    let mut child = Command::new(PROGRAM)
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
-        .args(["--appendonly", "yes", "--appendfsync", "no", "--loglevel", "warning"])
-        .arg("--dir")
-        .arg(folder.path())
+fn server_arguments(folder: &TempDir, port: u16, more: Vec<String>) -> Vec<String> {
+    let port = port.to_string();
+    let folder = folder.path().display().to_string();
+    let mut arguments: Vec<String> = [
+        ["--bind", "127.0.0.1"],
+        ["--port", &port],
+        ["--save", ""],
+        ["--appendonly", "yes"],
+        ["--appendfsync", "no"],
+        ["--repl-diskless-sync-delay", "0"],
+        ["--dir", &folder],
+    ]
+    .concat()
+    .into_iter()
+    .map(str::to_owned)
+    .collect();
+    arguments.extend(more);
+    arguments
+}
+
+/// A user and its password.
+type Login = Option<(&'static str, &'static str)>;
+
+/// `None`: it ended, as it does where the port is taken.
+fn run(folder: &Path, port: u16, login: Login, arguments: &[String]) -> Option<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let mut child = Command::new(program())
+        .args(arguments)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
         .spawn()
         .unwrap();
     let deadline = Instant::now() + DEADLINE;
@@ -146,32 +256,39 @@ fn run(folder: &TempDir, port: u16) -> Option<Child> {
         if child.try_wait().unwrap().is_some() {
             return None;
         }
-        if ask(port, &["PING"]).is_some_and(|answer| answer == "+PONG") {
-            // It may be another's, on the port that ours did not get.
-            let ours = ask(port, &["CONFIG", "GET", "dir"]).is_some()
-                && child.try_wait().unwrap().is_none();
-            return ours.then_some(child);
+        let pong = || ask_of(port, login, &["PING"]).is_some_and(|answer| answer == "+PONG\r\n");
+        // It may be another's, on the port that ours did not get.
+        if pong() && pong() && child.try_wait().unwrap().is_none() {
+            return Some(child);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     let _ = child.kill();
     let _ = child.wait();
-    panic!("{PROGRAM} does not answer on port {port}");
+    let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+    panic!("{} does not answer on port {port}: {log}", program());
 }
 
-fn ask(port: u16, words: &[&str]) -> Option<String> {
-    Some(answer(port, words)?.lines().next()?.to_owned())
+fn first_line(port: u16, words: &[&str]) -> Option<String> {
+    Some(ask_of(port, None, words)?.lines().next()?.to_owned())
 }
 
-fn answer(port: u16, words: &[&str]) -> Option<String> {
+/// What a server answers, as far as it comes at once.
+fn ask_of(port: u16, login: Login, words: &[&str]) -> Option<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let mut request = format!("*{}\r\n", words.len());
-    for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    let mut ask = |words: &[&str]| {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = [0; 16_384];
+        let length = stream.read(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    if let Some((user, password)) = login {
+        ask(&["AUTH", user, password])?;
     }
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = [0; 16_384];
-    let length = stream.read(&mut answer).ok()?;
-    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+    ask(words)
 }

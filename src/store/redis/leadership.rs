@@ -169,7 +169,7 @@ impl Contender {
     /// Takes the lease or keeps it; `None`: somebody else has it.
     async fn lease(&self) -> Result<Option<Epoch>, Away> {
         let keys = [self.store.keys.lease(&self.stack), self.store.keys.epoch()];
-        let answer = self
+        let (_, answer) = self
             .store
             .answer_of_epoch(Partition::of(&TenantId::default()), |live| {
                 let mut lease = live.script(Script::Lease);

@@ -1,0 +1,165 @@
+//! A master with a replica, and three Sentinels that watch them.
+
+use std::fmt::Write as _;
+use std::process::Child;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use callplane::store::redis::{Access, Address, Servers, Settings};
+use tempfile::TempDir;
+
+use super::{DEADLINE, RedisServer, Setup, ask_of, free_port, run};
+
+/// What the Sentinels call the servers.
+pub const MASTER: &str = "calls";
+
+/// The Sentinels' own user and password.
+const WATCHER: (&str, &str) = ("watcher", "watchers-secret");
+
+/// Two servers and three Sentinels. Dropped, all are killed.
+pub struct Guarded {
+    servers: [Mutex<RedisServer>; 2],
+    sentinels: Vec<Sentinel>,
+    folder: TempDir,
+}
+
+struct Sentinel {
+    child: Child,
+    port: u16,
+}
+
+impl Guarded {
+    /// The first server is the master. Sentinels want to be given a password.
+    pub fn start() -> Self {
+        let master = RedisServer::start();
+        let replica = RedisServer::start_as(Setup { replica_of: Some(master.port) });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("password"), format!("{}\n", WATCHER.1)).unwrap();
+        let sentinels = sentinels(&folder, master.port, replica.port);
+        let servers = [Mutex::new(master), Mutex::new(replica)];
+        let guarded = Self { servers, sentinels, folder };
+        guarded.until("the replica to follow", |guarded| {
+            let told = guarded.server(0).ask_all(&["INFO", "replication"]);
+            told.contains("state=online")
+        });
+        guarded.until("the Sentinels to know each other", |guarded| {
+            guarded.sentinels.iter().all(|sentinel| {
+                let told = sentinel.ask(&["SENTINEL", "MASTER", MASTER]);
+                ["num-other-sentinels\r\n$1\r\n2\r\n", "num-slaves\r\n$1\r\n1\r\n"]
+                    .iter()
+                    .all(|known| told.contains(known))
+                    && told.contains("flags\r\n$6\r\nmaster\r\n")
+                    && sentinel.ask(&["SENTINEL", "CKQUORUM", MASTER]).starts_with("+OK 3")
+                    && sentinel.knows_the_replica()
+            })
+        });
+        guarded
+    }
+
+    /// How they are reached.
+    pub fn settings(&self) -> Settings {
+        let local = |port| Address { host: "127.0.0.1".to_owned(), port };
+        let of = self.sentinels.iter().map(|sentinel| local(sentinel.port)).collect();
+        Settings {
+            servers: Servers::Sentinels { of, master: MASTER.to_owned() },
+            sentinel_access: Some(Access {
+                user: Some(WATCHER.0.to_owned()),
+                password: Some(self.folder.path().join("password")),
+                tls: None,
+            }),
+            ..self.server(0).settings()
+        }
+    }
+
+    /// One of the two.
+    pub fn server(&self, number: usize) -> MutexGuard<'_, RedisServer> {
+        self.servers[number].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Has the masters changed, with the old one alive.
+    pub fn fail_over(&self) {
+        let told = self.sentinels[0].ask(&["SENTINEL", "FAILOVER", MASTER]);
+        assert!(told.starts_with("+OK"), "{told}");
+    }
+
+    /// Until the Sentinels name this server.
+    pub fn until_named(&self, number: usize) {
+        let port = self.server(number).port.to_string();
+        self.until("the Sentinels to name the other server", |guarded| {
+            guarded.sentinels.iter().all(|sentinel| {
+                sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]).contains(&port)
+            })
+        });
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !holds(self) {
+            assert!(begun.elapsed() < DEADLINE, "waited for {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Sentinel {
+    fn ask(&self, words: &[&str]) -> String {
+        ask_of(self.port, Some(WATCHER), words).unwrap_or_default()
+    }
+
+    fn knows_the_replica(&self) -> bool {
+        let told = self.ask(&["SENTINEL", "REPLICAS", MASTER]);
+        told.contains("master-link-status\r\n$2\r\nok\r\n")
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        for sentinel in &mut self.sentinels {
+            let _ = sentinel.child.kill();
+            let _ = sentinel.child.wait();
+        }
+    }
+}
+
+/// They are told of each other at once: to find it out takes seconds.
+fn sentinels(folder: &TempDir, master: u16, replica: u16) -> Vec<Sentinel> {
+    let ids = ['a', 'b', 'c'].map(|letter| letter.to_string().repeat(40));
+    for _ in 0..20 {
+        let ports = [free_port(), free_port(), free_port()];
+        let mut started: Vec<_> = (0..ports.len())
+            .filter_map(|who| {
+                let (user, password) = WATCHER;
+                let mut file = format!(
+                    "bind 127.0.0.1\nport {}\nsentinel myid {}\n\
+                     user default off\nuser {user} on >{password} allchannels +@all\n\
+                     sentinel sentinel-user {user}\nsentinel sentinel-pass {password}\n\
+                     sentinel monitor {MASTER} 127.0.0.1 {master} 2\n\
+                     sentinel down-after-milliseconds {MASTER} 1000\n\
+                     sentinel failover-timeout {MASTER} 5000\n\
+                     sentinel known-replica {MASTER} 127.0.0.1 {replica}\n",
+                    ports[who], ids[who]
+                );
+                for other in (0..ports.len()).filter(|other| *other != who) {
+                    let (port, id) = (ports[other], &ids[other]);
+                    writeln!(file, "sentinel known-sentinel {MASTER} 127.0.0.1 {port} {id}")
+                        .unwrap();
+                }
+                let place = folder.path().join(who.to_string());
+                std::fs::create_dir_all(&place).unwrap();
+                let path = place.join("sentinel.conf");
+                std::fs::write(&path, file).unwrap();
+                let arguments = [path.display().to_string(), "--sentinel".to_owned()];
+                let child = run(&place, ports[who], Some(WATCHER), &arguments)?;
+                Some(Sentinel { child, port: ports[who] })
+            })
+            .collect();
+        if started.len() == ports.len() {
+            return started;
+        }
+        for sentinel in &mut started {
+            let _ = sentinel.child.kill();
+            let _ = sentinel.child.wait();
+        }
+    }
+    panic!("no Sentinels start");
+}
