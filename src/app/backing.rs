@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::settings;
 use crate::bus::{Bus, Listener, MemoryBus};
 use crate::clock::{Clock, Nonces as _, SystemClock, SystemNonces};
 use crate::config::Config;
@@ -10,7 +11,7 @@ use crate::core::ids::{Epoch, PodId, SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
 use crate::leadership::{Leadership, Standalone};
 use crate::store::memory::{MemoryStore, Size};
-use crate::store::redis::{Address, RedisBus, RedisLeadership, RedisStore};
+use crate::store::redis::{BadSettings, RedisBus, RedisLeadership, RedisStore};
 use crate::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
 
 /// How long the store is waited for before this is said, again and again.
@@ -50,11 +51,19 @@ pub enum AnyLeadership {
 
 impl Backing {
     /// What the configuration asks for. Waits for a Redis that is not there yet.
-    pub async fn of(config: &Config, limits: Limits, pod: &PodId, stacks: &[StackId]) -> Self {
-        let Some(address) = address(config) else { return Self::alone(limits) };
-        let store = Arc::new(RedisStore::start(address.clone(), config.install.clone(), limits));
+    ///
+    /// # Errors
+    /// [`BadSettings`] when a file that is named for Redis can't be used.
+    pub async fn of(
+        config: &Config,
+        limits: Limits,
+        pod: &PodId,
+        stacks: &[StackId],
+    ) -> Result<Self, BadSettings> {
+        let Some(redis) = settings::redis(&config.redis) else { return Ok(Self::alone(limits)) };
+        let store = Arc::new(RedisStore::start(redis, config.install.clone(), limits)?);
         let bus = loop {
-            match RedisBus::start(address.clone(), Arc::clone(&store)).await {
+            match RedisBus::start(Arc::clone(&store)).await {
                 Ok(bus) => break bus,
                 Err(Away) => {
                     tracing::warn!(again_in = ?WAIT, "redis does not answer: waiting for it")
@@ -62,12 +71,12 @@ impl Backing {
             }
             tokio::time::sleep(WAIT).await;
         };
-        Self {
+        Ok(Self {
             clock: store.clock(),
             leadership: Arc::new(AnyLeadership::Redis(RedisLeadership::start(&store, pod, stacks))),
             store: Arc::new(AnyStore::Redis(store)),
             bus: AnyBus::Redis(bus),
-        }
+        })
     }
 
     fn alone(limits: Limits) -> Self {
@@ -100,11 +109,6 @@ impl Backing {
             }
         }
     }
-}
-
-fn address(config: &Config) -> Option<Address> {
-    let address = config.redis.address.as_ref()?;
-    Address::parse(&format!("redis://{address}/{}", config.redis.database)).ok()
 }
 
 impl AnyStore {

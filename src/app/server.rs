@@ -27,6 +27,7 @@ use crate::engine::{Engine, Parts};
 use crate::events::{self, Inbox};
 use crate::metrics::Metrics;
 use crate::stack::{Reports, Stacks as _};
+use crate::store::redis::BadSettings;
 use crate::telemetry::LogLevels;
 
 /// Connections that wait to be accepted. What `TcpListener::bind` asks for, too.
@@ -51,6 +52,9 @@ pub enum StartError {
     /// A stack's sockets could not be opened.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// Something that is named for Redis can't be used.
+    #[error("redis: {0}")]
+    Redis(#[from] BadSettings),
     /// It was told to stop before it served.
     #[error("stopped while waiting for redis")]
     Stopped,
@@ -113,7 +117,7 @@ impl Server {
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
         let backing = Backing::of(config, settings::store(config), &pod, &names);
         let backing = tokio::select! {
-            backing = backing => backing,
+            backing = backing => backing?,
             () = readiness.drained() => return Err(StartError::Stopped),
         };
         let Backing { store, clock, leadership, .. } = &backing;

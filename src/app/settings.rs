@@ -1,12 +1,14 @@
 //! From the configuration's words to each part's own settings.
 
+use std::path::PathBuf;
+
 use crate::client;
 use crate::client::origin::Origins;
-use crate::config::{Config, Stack};
+use crate::config::{self, Config, Stack};
 use crate::core::ids::{PodId, StackId};
 use crate::core::plan::Times;
 use crate::engine;
-use crate::store::Limits;
+use crate::store::{Limits, redis};
 
 /// What the engine is told.
 pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
@@ -47,6 +49,39 @@ pub fn store(config: &Config) -> Limits {
         entries_bytes: config.store.notices_bytes.bytes(),
         ..Limits::default()
     }
+}
+
+/// How Redis is reached; nothing where none is configured.
+pub fn redis(config: &config::Redis) -> Option<redis::Settings> {
+    let at = |address: &config::HostPort| redis::Address {
+        host: address.host().to_owned(),
+        port: address.port(),
+    };
+    let servers = match (&config.address, config.sentinels.as_slice()) {
+        (Some(address), _) => redis::Servers::One(at(address)),
+        (None, []) => return None,
+        (None, sentinels) => redis::Servers::Sentinels {
+            of: sentinels.iter().map(at).collect(),
+            master: config.master.clone(),
+        },
+    };
+    let path = |file: &String| PathBuf::from(file);
+    let identity = config.tls_cert_file.as_ref().zip(config.tls_key_file.as_ref());
+    let identity = identity.map(|(certificate, key)| redis::Identity {
+        certificate: path(certificate),
+        key: path(key),
+    });
+    Some(redis::Settings {
+        servers,
+        database: u32::from(config.database),
+        access: redis::Access {
+            user: config.username.clone(),
+            password: config.password_file.as_ref().map(path),
+            tls: config.tls_ca_file.as_ref().map(|ca| redis::Tls { ca: path(ca), identity }),
+        },
+        sentinel_access: None,
+        replicas: config.replicas,
+    })
 }
 
 /// What the client port allows.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::DEADLINE;
 use crate::redis::{Plain, Servers as _, installation};
-use crate::redis_server::{RedisServer, is_here};
+use crate::redis_server::{RedisServer, connect, is_here};
 
 instances!(alone: Alone, lease: Leases, redis: RedisLeases where is_here => {
     every_stack_comes_to_be_led
@@ -146,7 +146,7 @@ impl Stand for RedisLeases {
         let leader = self.processes.iter().position(leads).expect("somebody leads");
         let next = format!("pod-{}", (leader + 1) % self.processes.len());
         let lease = format!("cp:{}:lease:{stack}", self.install);
-        self.server.ask(&["SET", &lease, &next, "PX", "3000"]);
+        self.server.0.ask(&["SET", &lease, &next, "PX", "3000"]);
     }
 }
 

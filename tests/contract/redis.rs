@@ -37,7 +37,7 @@ pub trait Servers: Sized + Send + Sync + 'static {
 }
 
 /// One server, reached as simply as can be.
-pub struct Plain(RedisServer);
+pub struct Plain(pub RedisServer);
 
 impl Servers for Plain {
     fn start() -> Self {

@@ -14,9 +14,9 @@ mod dial;
 mod failed;
 mod keys;
 mod leadership;
-mod routes;
 mod reach;
 mod replicas;
+mod routes;
 mod script;
 mod sentinel;
 mod settings;
@@ -36,9 +36,9 @@ pub use self::bus::RedisBus;
 use self::connection::{CALL, Connection, Live};
 use self::keys::Keys;
 pub use self::leadership::RedisLeadership;
-use self::routes::{Route, Routes};
 use self::reach::Reach;
 use self::replicas::Replicas;
+use self::routes::{Route, Routes};
 use self::script::Script;
 pub use self::settings::{
     Access, Address, BadAddress, BadSettings, Identity, Servers, Settings, Tls,
