@@ -1,5 +1,7 @@
 //! Time and randomness, injected: the engine has no hidden source of either.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,22 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
 
 /// A longer way to the store and back makes its time too uncertain.
 const WORTH_IT: Duration = Duration::from_millis(20);
+
+/// Lets time pass. The application gives it tokio's, a simulator its own.
+pub trait Timer: Send + Sync + 'static {
+    /// Ready after this long.
+    fn sleep(&self, how_long: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// tokio's time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokioTimer;
+
+impl Timer for TokioTimer {
+    fn sleep(&self, how_long: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(tokio::time::sleep(how_long))
+    }
+}
 
 /// Draws randomness.
 pub trait Nonces: Send + Sync + 'static {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callplane::bus::MemoryBus;
-use callplane::clock::{Clock, Nonces as _, SystemClock, SystemNonces};
+use callplane::clock::{Clock, Nonces as _, SystemClock, SystemNonces, TokioTimer};
 use callplane::core::act::{DialogState, Op, Reply};
 use callplane::core::failure::{Outcome, Up};
 use callplane::core::ids::{
@@ -177,7 +177,8 @@ fn place(leads: bool) -> Place {
     let clock: Arc<dyn Clock> = clock;
     let (inbox, outlet) = inbox(&[name()], Arc::clone(&clock));
     let stop = CancellationToken::new();
-    let applying = run(Arc::clone(&engine), Arc::clone(&told), clock, outlet, stop.clone());
+    let timer = Arc::new(TokioTimer);
+    let applying = run(Arc::clone(&engine), Arc::clone(&told), clock, timer, outlet, stop.clone());
     let running = tokio::spawn(applying);
     Place { engine, stacks, told, host, inbox, stop, running }
 }

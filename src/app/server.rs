@@ -20,7 +20,7 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::client::console::{self, Hints};
 use crate::client::feed::Feed;
 use crate::client::{self, Client};
-use crate::clock::{Nonces, SystemNonces};
+use crate::clock::{Nonces, SystemNonces, TokioTimer};
 use crate::config::{Config, Listen};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId};
 use crate::engine::{Engine, Parts};
@@ -144,6 +144,7 @@ impl Server {
             Arc::clone(&engine),
             Arc::clone(leadership),
             Arc::clone(clock),
+            Arc::new(TokioTimer),
             outlet,
             stop_rest.clone(),
         ));

@@ -11,20 +11,20 @@
 mod inbox;
 mod ring;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::OptionFuture;
+use futures_util::future::{OptionFuture, select};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::inbox::{Came, Gap};
 pub use self::inbox::{Inbox, Outlet, inbox};
 use self::ring::Ring;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timer};
 use crate::core::ids::{StackId, Term};
 use crate::engine::Engine;
 use crate::engine::happened::Heard;
@@ -50,6 +50,7 @@ pub async fn run<S: Store, K: Stacks, L: Leadership>(
     engine: Arc<Engine<S, K>>,
     leadership: Arc<L>,
     clock: Arc<dyn Clock>,
+    timer: Arc<dyn Timer>,
     outlet: Outlet,
     stop: CancellationToken,
 ) {
@@ -58,6 +59,7 @@ pub async fn run<S: Store, K: Stacks, L: Leadership>(
             engine: Arc::clone(&engine),
             leadership: Arc::clone(&leadership),
             clock: Arc::clone(&clock),
+            timer: Arc::clone(&timer),
             stack,
             gap,
             ring: Ring::default(),
@@ -65,8 +67,9 @@ pub async fn run<S: Store, K: Stacks, L: Leadership>(
         applying.run(reports)
     });
     tokio::select! {
-        _ = futures_util::future::join_all(queues) => {}
+        biased;
         () = stop.cancelled() => {}
+        _ = futures_util::future::join_all(queues) => {}
     }
 }
 
@@ -75,6 +78,7 @@ struct Applying<S, K, L> {
     engine: Arc<Engine<S, K>>,
     leadership: Arc<L>,
     clock: Arc<dyn Clock>,
+    timer: Arc<dyn Timer>,
     stack: StackId,
     gap: Arc<Gap>,
     ring: Ring,
@@ -83,6 +87,7 @@ struct Applying<S, K, L> {
 impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
     async fn run(mut self, mut reports: Receiver<Came>) {
         let (leadership, engine) = (Arc::clone(&self.leadership), Arc::clone(&self.engine));
+        let timer = Arc::clone(&self.timer);
         let stack = self.stack.clone();
         let mut term = leadership.term(&stack);
         // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
@@ -90,8 +95,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
         let hurry = Notify::new();
         let mut listing = None;
         let mut once_more = false;
-        let mut idle = interval(IDLE);
-        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = timer.sleep(IDLE);
         let mut came = Vec::with_capacity(AT_ONCE);
         loop {
             let mut wanted = false;
@@ -107,7 +111,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                         tracing::info!(%stack, term = term.0, left = left.len(), "leading the stack's events");
                         self.apply(&left, term).await;
                         // What else happened before is only known from a list.
-                        listing = Some(Box::pin(list(&engine, &stack, term, &hurry)));
+                        listing = Some(Box::pin(list(&engine, &*timer, &stack, term, &hurry)));
                     } else {
                         tracing::info!(%stack, "no longer leading the stack's events");
                     }
@@ -116,7 +120,8 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                     listing = None;
                     wanted = std::mem::take(&mut once_more);
                 }
-                _ = idle.tick() => {
+                () = &mut idle => {
+                    idle = timer.sleep(IDLE);
                     let now = self.clock.now();
                     if term.is_some() && reports.is_empty() {
                         engine.has_applied(&stack, now);
@@ -149,7 +154,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
             }
             match (wanted, &listing, term) {
                 (true, None, Some(term)) => {
-                    listing = Some(Box::pin(list(&engine, &stack, term, &hurry)));
+                    listing = Some(Box::pin(list(&engine, &*timer, &stack, term, &hurry)));
                 }
                 (true, Some(_), _) => {
                     once_more = true;
@@ -167,7 +172,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                 if self.leadership.term(&self.stack) != Some(term) {
                     return;
                 }
-                tokio::time::sleep(STORE_AGAIN).await;
+                self.timer.sleep(STORE_AGAIN).await;
             }
             if let Some(last) = some.last() {
                 self.engine.has_applied(&self.stack, last.at);
@@ -180,6 +185,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
 /// for the next try.
 async fn list<S: Store, K: Stacks>(
     engine: &Arc<Engine<S, K>>,
+    timer: &dyn Timer,
     stack: &StackId,
     term: Term,
     hurry: &Notify,
@@ -187,7 +193,7 @@ async fn list<S: Store, K: Stacks>(
     let mut again = AGAIN;
     while let Err(why) = engine.joined(stack, Some(term)).await {
         tracing::warn!(%stack, %why, again_in = ?again, "running commands were not checked");
-        let _ = tokio::time::timeout(again, hurry.notified()).await;
+        select(pin!(hurry.notified()), timer.sleep(again)).await;
         again = (again * 2).min(AGAIN_AT_MOST);
     }
 }

@@ -127,7 +127,7 @@ impl RedisServer {
             },
             ..Settings::of(Address { host: "127.0.0.1".to_owned(), port: tls_port.get() })
         };
-        Self::start_by(arguments, |address| settings(address))
+        Self::start_by(arguments, settings)
     }
 
     /// Between finding a port and taking it somebody else may, so there are several tries.

@@ -1,8 +1,7 @@
 //! The one door to a stack's Management Interface: deadlines, the breaker, and the limit of
 //! requests under way.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,26 +11,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::meter::{BreakerState, Meter, MiResult};
 use super::settings::StackSettings;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timer};
 use crate::core::act::{Act, NotSent, Op};
 use crate::core::time::StoreTime;
 use crate::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
-
-/// Lets time pass. The application gives it tokio's, a simulator its own.
-pub trait Timer: Send + Sync + 'static {
-    /// Ready after this long.
-    fn sleep(&self, how_long: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-}
-
-/// tokio's time.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TokioTimer;
-
-impl Timer for TokioTimer {
-    fn sleep(&self, how_long: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(tokio::time::sleep(how_long))
-    }
-}
 
 /// A request that waits for a phone gives its place back after this: OpenSIPS has taken it from its
 /// socket by then, and a phone may take a minute.

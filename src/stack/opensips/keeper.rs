@@ -5,11 +5,13 @@
 //! are verified and refreshed at a third of their life, and whenever events may have been missed
 //! everybody is told to look again ([`StackReport::Joined`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{DIALOG_EVENT, EVENTS, Meaning, OWN_EVENT, label};
@@ -59,15 +61,17 @@ pub async fn keep<M: Mi, L: Mi>(
                 // It was not asked.
                 Err(Away::NoRoom) => {}
             }
-            sleep(stack.settings().events.check).await;
+            stack.gate.timer.sleep(stack.settings().events.check).await;
         }
     };
     tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            let goodbye = pin!(subscribe(&stack, &socket, 0));
+            select(goodbye, stack.gate.timer.sleep(GOODBYE)).await;
+        }
         () = understanding => {}
         () = subscribing => {}
-        () = stop.cancelled() => {
-            let _ = timeout(GOODBYE, subscribe(&stack, &socket, 0)).await;
-        }
     }
 }
 
@@ -108,13 +112,10 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
     }
 
     let refresh_every = events.expiry / 3;
-    let mut refresh_at = Instant::now() + refresh_every;
+    let mut refresh_at = stack.gate.now().after(refresh_every);
     loop {
-        let check_at = (Instant::now() + events.check).min(refresh_at);
-        tokio::select! {
-            () = sleep_until(check_at) => {}
-            () = gaps.noticed.notified() => {}
-        }
+        let wait = events.check.min(stack.gate.now().until(refresh_at));
+        select(pin!(gaps.noticed.notified()), stack.gate.timer.sleep(wait)).await;
         match stack.check().await {
             Ok(boot) if boot == connected.boot => {}
             Ok(_) => return Ok(()),
@@ -136,7 +137,7 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
         if lost > 0 {
             tracing::warn!(stack = %id, lost, "events were lost: the queue was full");
         }
-        if Instant::now() >= refresh_at {
+        if stack.gate.now() >= refresh_at {
             let refreshed = async {
                 let was_there = subscribed && still_subscribed(stack, socket).await?;
                 let taken = subscribe(stack, socket, seconds(events.expiry)).await?;
@@ -152,10 +153,10 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
                         look_again = false;
                         joined(stack, reports);
                     }
-                    Instant::now() + refresh_every
+                    stack.gate.now().after(refresh_every)
                 }
                 // Two thirds of its life are left to try again in.
-                Err(Away::NoRoom) => Instant::now() + events.check,
+                Err(Away::NoRoom) => stack.gate.now().after(events.check),
                 Err(away @ (Away::Unreachable | Away::Incomplete)) => return Err(away),
             };
         }
@@ -174,7 +175,7 @@ fn joined<M: Mi, L: Mi>(stack: &OpenSips<M, L>, reports: &dyn Reports) {
 
 async fn wait_for<M: Mi, L: Mi>(stack: &OpenSips<M, L>, every: Duration) {
     while stack.check().await.is_err() {
-        sleep(every).await;
+        stack.gate.timer.sleep(every).await;
     }
 }
 

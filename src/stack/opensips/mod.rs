@@ -46,7 +46,6 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::gate::{Answer, Failed, Gate, Limits};
-pub use self::gate::{Timer, TokioTimer};
 use self::http::{HttpMi, ListMi};
 use self::lists::Lists;
 use self::meter::Meter;
@@ -57,6 +56,7 @@ use self::udp::UdpMi;
 use super::mi::{Mi, MiAnswer, MiEvent, MiRequest};
 use super::{Away, SipStack, Snapshot};
 use crate::clock::Clock;
+pub use crate::clock::{Timer, TokioTimer};
 use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
 use crate::core::plan::Capabilities;

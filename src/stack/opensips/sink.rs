@@ -43,7 +43,8 @@ pub struct Sink {
     socket: String,
     local: SocketAddr,
     buffer: Option<usize>,
-    reader: JoinHandle<()>,
+    /// Nobody reads for a sink that is fed by hand.
+    reader: Option<JoinHandle<()>>,
 }
 
 /// What has been missed.
@@ -115,7 +116,7 @@ impl Sink {
         };
         let told = settings.advertise.clone().unwrap_or_else(|| reached.to_string());
         let socket = format!("{scheme}:{told}");
-        Ok(Self { events, gaps, socket, local, buffer, reader })
+        Ok(Self { events, gaps, socket, local, buffer, reader: Some(reader) })
     }
 
     /// A sink that is fed by hand: the simulated stack in the same process. `socket` is what the
@@ -126,8 +127,7 @@ impl Sink {
         let gaps = Arc::new(Gaps::default());
         let feed = HandFeed { queue, gaps: Arc::clone(&gaps) };
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let reader = tokio::spawn(std::future::pending());
-        (Self { events, gaps, socket: socket.into(), local, buffer: None, reader }, feed)
+        (Self { events, gaps, socket: socket.into(), local, buffer: None, reader: None }, feed)
     }
 
     /// What the stack is told to send to, as it writes it: `udp:10.0.0.5:9000`.
@@ -151,7 +151,9 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.reader.abort();
+        if let Some(reader) = &self.reader {
+            reader.abort();
+        }
     }
 }
 

@@ -294,6 +294,7 @@ impl World {
             .map_or(Party::Nobody, Party::Phone);
         let tag = self.random.hex(8);
         let busy = self.busy(party);
+        self.saw_invite(key, party);
         let devices_answer = self.two_devices_answer(key, party);
         let Some(call) = self.calls.get_mut(key) else { return };
         call.ruri = contact.to_owned();
@@ -501,6 +502,7 @@ impl World {
         call.caller.offered = answer;
         let (destination, by_uac) = (call.ruri.clone(), call.uac.is_some());
         let replaces = call.replaces.clone();
+        self.saw_up(key);
         self.reply_passes(key, 200);
         self.set_state(key, State::Answered);
         self.finish_watched(key, Fate::Answered, &destination);
@@ -629,6 +631,7 @@ impl World {
 
     /// The proxy ends or sees the end of an answered call.
     pub(super) fn end_call(&mut self, key: CallKey, by: EndedBy) {
+        self.saw_end(key, by);
         self.set_state(key, State::Deleted);
         self.bye_passes(key, by);
         let hop = self.hop();

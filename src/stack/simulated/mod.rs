@@ -33,6 +33,7 @@ mod time;
 mod transfer;
 mod uac;
 mod wire;
+pub mod witness;
 mod world;
 
 pub use commands::{Asker, Channel};

@@ -131,7 +131,10 @@ impl World {
     pub(super) fn refer_arrives(&mut self, refer: Box<Refer>) {
         let Some(call) = self.calls.get(refer.key) else { return self.refer_unanswered(&refer) };
         let end = call.end(refer.side);
-        let over = end.leg == Leg::Over;
+        let (over, party) = (end.leg == Leg::Over, end.party);
+        self.saw_refer(refer.key, party, &refer.refer_to);
+        let Some(call) = self.calls.get(refer.key) else { return self.refer_unanswered(&refer) };
+        let end = call.end(refer.side);
         let (answer, wait) = match (self.party_phone(end.party), end.party) {
             (Some(_), _) if over => (481, Duration::ZERO),
             (Some(p), _) => (p.behaviour.refer, Duration::from_millis(p.behaviour.refer_ms)),

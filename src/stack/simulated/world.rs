@@ -159,6 +159,7 @@ pub struct World {
     timeouts: BTreeSet<(Duration, CallKey)>,
     faults: Faults,
     outputs: VecDeque<Output>,
+    pub(super) witness: Option<Vec<super::witness::Saw>>,
     /// The part of `t_uac_dlg` tags that is the same for the life of the process.
     pub(super) uac_tag: String,
     pub(super) domain: Arc<str>,
@@ -238,6 +239,7 @@ impl World {
             timeouts: BTreeSet::new(),
             faults: Faults::default(),
             outputs: VecDeque::new(),
+            witness: None,
             uac_tag,
         };
         world.fill_cache();
