@@ -1,0 +1,134 @@
+//! What goes wrong, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::client::Client;
+use super::executor::WORLD;
+use super::history::{Fault, What};
+use super::network::{Place, Way};
+use super::pod::stack_id;
+use super::random::Random;
+use super::run::CALM;
+use super::site::{PODS, Site};
+
+/// Faults of a schedule, but for one in ten that has none.
+const LEAST: u64 = 5;
+const MOST: u64 = 9;
+
+/// They begin within this.
+const BEGIN: (u64, u64) = (1500, 16_000);
+
+pub fn plan(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random) {
+    if random.percent(10) {
+        return;
+    }
+    for _ in 0..LEAST + random.below(MOST - LEAST + 1) {
+        let at = random.millis(BEGIN.0, BEGIN.1);
+        let lasts = random.millis(300, 4000);
+        let (site, clients, mut random) = (Arc::clone(site), clients.to_vec(), random.fork());
+        site.executor.clone().at(at, WORLD, move || strike(&site, &clients, &mut random, lasts));
+    }
+}
+
+fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts: Duration) {
+    let pod = random.index(PODS);
+    let stack = random.index(2);
+    let at = site.executor.now();
+    let until = (at + lasts).min(CALM);
+    match random.below(11) {
+        0 | 1 => crash(site, clients, pod, until),
+        2 => pause(site, pod, until),
+        3 => cut(site, Fault::Store, Place::Pod(pod), Place::Store, until),
+        4 => {
+            note(site, Fault::Store, until);
+            site.server.freeze(until);
+        }
+        5 => {
+            let lost = u32::try_from(random.below(400_000)).unwrap();
+            let doubled = u32::try_from(random.below(300_000)).unwrap();
+            let most = 2_000 + random.below(600_000);
+            let worse = move |way: &mut Way| (way.lost, way.doubled, way.most) = (lost, doubled, most);
+            weather(site, Fault::Store, Place::Pod(pod), Place::Store, until, worse);
+        }
+        6 => {
+            let lost = u32::try_from(random.below(500_000)).unwrap();
+            let most = 2_000 + random.below(1_500_000);
+            for pod in 0..PODS {
+                let worse = move |way: &mut Way| (way.lost, way.most, way.doubled) = (lost, most, lost);
+                weather(site, Fault::Bus, Place::Bus, Place::Pod(pod), until, worse);
+            }
+        }
+        7 => cut(site, Fault::Stack { stack }, Place::Pod(pod), Place::Stack(stack), until),
+        8 => {
+            let lost = u32::try_from(random.below(400_000)).unwrap();
+            let most = 2_000 + random.below(800_000);
+            for pod in 0..PODS {
+                let to = Place::Stack(stack);
+                let out = move |way: &mut Way| (way.lost, way.most) = (lost, most);
+                // Events may come twice; requests do not (a management network that doubles
+                // datagrams is ruled out).
+                let back = move |way: &mut Way| {
+                    (way.lost, way.most, way.doubled) = (lost, most, lost / 2);
+                };
+                let kind = Fault::Stack { stack };
+                one_way(site, Place::Pod(pod), to, until, out);
+                one_way(site, to, Place::Pod(pod), until, back);
+                note(site, kind, until);
+            }
+        }
+        9 => site.proxies[stack].restart(random.millis(0, 2500).min(until.saturating_sub(at))),
+        _ => {
+            note(site, Fault::Lease, until);
+            site.leases.take_away(&stack_id(stack), at);
+        }
+    }
+}
+
+fn note(site: &Site, kind: Fault, until: Duration) {
+    let until = u64::try_from(until.as_millis()).unwrap();
+    site.recorder.note(What::Fault { kind, until });
+}
+
+fn crash(site: &Arc<Site>, clients: &[Arc<Client>], pod: usize, until: Duration) {
+    let Some(running) = site.kill(pod) else { return };
+    note(site, Fault::Crash, until);
+    for client in clients {
+        client.process_died(pod, running.life);
+    }
+    let site = Arc::clone(site);
+    site.executor.clone().at(until, WORLD, move || site.start(pod));
+}
+
+fn pause(site: &Arc<Site>, pod: usize, until: Duration) {
+    let Some(running) = site.running(pod) else { return };
+    note(site, Fault::Pause, until);
+    site.executor.pause(running.group);
+    let site = Arc::clone(site);
+    site.executor.clone().at(until, WORLD, move || site.executor.go_on(running.group));
+}
+
+fn cut(site: &Arc<Site>, kind: Fault, one: Place, other: Place, until: Duration) {
+    weather(site, kind, one, other, until, |way| way.cut = true);
+}
+
+fn weather(
+    site: &Arc<Site>,
+    kind: Fault,
+    one: Place,
+    other: Place,
+    until: Duration,
+    worse: impl Fn(&mut Way) + Clone,
+) {
+    note(site, kind, until);
+    one_way(site, one, other, until, worse.clone());
+    one_way(site, other, one, until, worse);
+}
+
+fn one_way(site: &Arc<Site>, from: Place, to: Place, until: Duration, worse: impl Fn(&mut Way)) {
+    site.network.change(from, to, worse);
+    let site = Arc::clone(site);
+    site.executor.clone().at(until, WORLD, move || {
+        site.network.change(from, to, |way| *way = Way::default());
+    });
+}

@@ -1,0 +1,122 @@
+//! One schedule: what a seed makes of clients, phones, faults and order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bug::Bug;
+use super::client::Client;
+use super::executor::WORLD;
+use super::faults;
+use super::history::{History, What};
+use super::random::Random;
+use super::site::{PODS, Site};
+
+/// Clients of the first tenant, and of the other.
+const CLIENTS: [usize; 2] = [3, 1];
+
+/// What clients do of their own, all together.
+const ACTS: u64 = 28;
+
+/// Within this they do it.
+const BUSY: u64 = 14_000;
+
+/// Faults end by then.
+pub const CALM: Duration = Duration::from_secs(20);
+
+/// When all has ended for the clients, this much longer is waited for legs to be gone.
+const AFTER: Duration = Duration::from_secs(20);
+
+/// Longest wait for the end of everything.
+const LONGEST: Duration = Duration::from_secs(240);
+
+/// Plays a seed.
+pub fn run(seed: u64, bug: Option<Bug>) -> History {
+    let mut random = Random::new(seed);
+    let site = Site::new(&mut random, bug);
+    for pod in 0..PODS {
+        site.start(pod);
+    }
+    let clients = clients(&site, &mut random);
+    faults::plan(&site, &clients, &mut random);
+    let mut end = CALM + LONGEST;
+    let mut settled = None;
+    watch(&site, &clients);
+    loop {
+        site.executor.settle();
+        let now = site.executor.now();
+        if settled.is_none() && now >= CALM && clients.iter().all(|client| client.is_settled()) {
+            settled = Some(now);
+            end = now + AFTER;
+        }
+        let due = site.proxies.iter().filter_map(|proxy| proxy.due());
+        let next = due.chain(site.executor.due()).min();
+        let Some(next) = next.filter(|next| *next <= end) else { break };
+        site.executor.advance(next);
+        for proxy in &site.proxies {
+            if proxy.due().is_some_and(|due| due <= next) {
+                proxy.advance();
+            }
+        }
+        site.executor.fire();
+    }
+    note_what_is_left(&site);
+    let mut history = site.recorder.take();
+    history.calm = u64::try_from(CALM.as_millis()).unwrap();
+    history.end = u64::try_from(site.executor.now().as_millis()).unwrap();
+    // Whatever still runs must not come back when its parts are dropped.
+    for pod in 0..PODS {
+        site.kill(pod);
+    }
+    history
+}
+
+fn clients(site: &Arc<Site>, random: &mut Random) -> Vec<Arc<Client>> {
+    let mut clients = Vec::new();
+    for (tenant, count) in CLIENTS.into_iter().enumerate() {
+        let mut calls = Vec::new();
+        for number in 0..3 {
+            let stack = random.index(2);
+            let (number, from) = (tenant * 10 + number, random.index(10));
+            let to = (from + 1 + random.index(9)) % 10;
+            calls.push((stack, site.place_call(stack, number, from, to)));
+        }
+        for _ in 0..count {
+            let tenant = site.tenants[tenant].clone();
+            clients.push(Client::new(site, clients.len(), tenant, calls.clone()));
+        }
+    }
+    for client in &clients {
+        let connecting = Arc::clone(client);
+        site.executor.at(random.millis(300, 1500), WORLD, move || connecting.connect());
+    }
+    for _ in 0..ACTS {
+        let acting = Arc::clone(random.pick(&clients));
+        site.executor.at(random.millis(1500, 1500 + BUSY), WORLD, move || acting.act());
+    }
+    clients
+}
+
+/// Clients ask after what they may have missed, every second.
+fn watch(site: &Arc<Site>, clients: &[Arc<Client>]) {
+    let (again, watched) = (Arc::clone(site), clients.to_vec());
+    site.executor.after(Duration::from_secs(1), WORLD, move || {
+        for client in &watched {
+            client.ask_after();
+        }
+        watch(&again, &watched);
+    });
+}
+
+fn note_what_is_left(site: &Site) {
+    for proxy in &site.proxies {
+        let calls = proxy.with(|world, _| (world.calls(), world.phones()));
+        let (calls, phones) = calls;
+        for call in calls {
+            let rings = phones.iter().any(|phone| phone.calls.contains(&call.callid));
+            if rings {
+                let setup = call.callid.starts_with("cp-");
+                site.recorder.note(What::Left { stack: proxy.number, call: call.callid, setup });
+            }
+        }
+    }
+}
