@@ -35,7 +35,14 @@ pub enum What {
     /// The connection is gone; the close code, if one came.
     Closed { connection: usize, code: Option<u16> },
     /// An INVITE reached a phone. `from` and `asked` carry the command's mark.
-    Invite { stack: usize, call: String, phone: String, from: String, asked: String, by_proxy: bool },
+    Invite {
+        stack: usize,
+        call: String,
+        phone: String,
+        from: String,
+        asked: String,
+        by_proxy: bool,
+    },
     /// A REFER reached a phone.
     Refer { stack: usize, call: String, phone: String, to: String },
     /// A call was answered.
@@ -149,7 +156,7 @@ pub fn judge(history: &History) -> Vec<Broken> {
     for client in &clients {
         ends::judge(history, client, &mut broken);
         stream::judge(history, client, &mut broken);
-        identity::judge_answers(client, &mut broken);
+        identity::judge_answers(history, client, &mut broken);
         truth::judge(history, client, &mut broken);
     }
     identity::judge_phones(history, &clients, &mut broken);

@@ -62,6 +62,7 @@ enum Stage {
     Running,
     /// Its end may have been missed.
     Unsure,
+    Refused,
     Over,
 }
 
@@ -216,9 +217,7 @@ impl Client {
                 let wait = site.network.late(Place::Pod(pod), Place::Client(client.number));
                 *last = (site.executor.now() + wait).max(*last + Duration::from_micros(1));
                 let client = Arc::clone(&client);
-                site.executor.at(*last, WORLD, {
-                    move || client.received(connection, text)
-                });
+                site.executor.at(*last, WORLD, { move || client.received(connection, text) });
             }
         })
     }
@@ -318,7 +317,7 @@ impl Client {
                 let over = told.outcome.is_some();
                 state.commands[at].stage = match state.commands[at].stage {
                     _ if over => Stage::Over,
-                    Stage::Asked | Stage::Running => Stage::Running,
+                    Stage::Asked | Stage::Running | Stage::Refused => Stage::Running,
                     Stage::Unsure => Stage::Unsure,
                     Stage::Over => Stage::Over,
                 };
@@ -359,7 +358,7 @@ impl Client {
             }
             Asked::Command(at) => {
                 if state.commands[at].stage == Stage::Asked {
-                    state.commands[at].stage = Stage::Over;
+                    state.commands[at].stage = Stage::Refused;
                 }
             }
             Asked::Get(at) => {
@@ -431,7 +430,11 @@ impl Client {
     /// Whether nothing is under way any more.
     pub fn is_settled(&self) -> bool {
         let state = self.state.lock().unwrap();
-        state.ready && state.commands.iter().all(|command| command.stage == Stage::Over)
+        state.ready
+            && state.commands.iter().all(|command| match command.stage {
+                Stage::Refused | Stage::Over => true,
+                Stage::Asked | Stage::Running | Stage::Unsure => false,
+            })
     }
 
     /// Asks after what it may have missed.
@@ -527,9 +530,12 @@ impl Client {
                 if other == call {
                     return self.start(state);
                 }
-                self.ask_for(state, "CallAttendedTransfer", stack, |_| {
-                    json!({"callidA": call, "legA": leg, "callidB": other, "legB": "callee"})
-                });
+                self.ask_for(
+                    state,
+                    "CallAttendedTransfer",
+                    stack,
+                    |_| json!({"callidA": call, "legA": leg, "callidB": other, "legB": "callee"}),
+                );
             }
         }
     }
@@ -552,7 +558,7 @@ impl Client {
         let at = state.random.index(state.commands.len());
         let Command { method, params, stage, .. } = &state.commands[at];
         // What was never answered might begin with the other params.
-        if other && *stage == Stage::Asked {
+        if other && matches!(stage, Stage::Asked | Stage::Refused) {
             return;
         }
         let (method, mut params) = (*method, params.clone());

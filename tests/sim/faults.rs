@@ -48,14 +48,16 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
             let lost = u32::try_from(random.below(400_000)).unwrap();
             let doubled = u32::try_from(random.below(300_000)).unwrap();
             let most = 2_000 + random.below(600_000);
-            let worse = move |way: &mut Way| (way.lost, way.doubled, way.most) = (lost, doubled, most);
+            let worse =
+                move |way: &mut Way| (way.lost, way.doubled, way.most) = (lost, doubled, most);
             weather(site, Fault::Store, Place::Pod(pod), Place::Store, until, worse);
         }
         6 => {
             let lost = u32::try_from(random.below(500_000)).unwrap();
             let most = 2_000 + random.below(1_500_000);
             for pod in 0..PODS {
-                let worse = move |way: &mut Way| (way.lost, way.most, way.doubled) = (lost, most, lost);
+                let worse =
+                    move |way: &mut Way| (way.lost, way.most, way.doubled) = (lost, most, lost);
                 weather(site, Fault::Bus, Place::Bus, Place::Pod(pod), until, worse);
             }
         }

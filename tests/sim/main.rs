@@ -27,12 +27,45 @@ mod site;
 mod socket;
 mod store;
 
+/// Plays many seeds, and says which fail and how.
+fn play(
+    seeds: impl Iterator<Item = u64>,
+    bug: Option<bug::Bug>,
+) -> Vec<(u64, Vec<history::Broken>)> {
+    seeds
+        .filter_map(|seed| {
+            let broken = history::judge(&run::run(seed, bug));
+            (!broken.is_empty()).then_some((seed, broken))
+        })
+        .collect()
+}
+
 #[test]
 fn try_one() {
-    let seed = std::env::var("SEED").map_or(1, |seed| seed.parse().unwrap());
-    let history = run::run(seed, None);
+    let Ok(seed) = std::env::var("SEED") else { return };
+    let history = run::run(seed.parse().unwrap(), None);
     println!("{}", history.text());
     for broken in history::judge(&history) {
         println!("BROKEN {broken}");
+    }
+}
+
+#[test]
+fn many() {
+    let count = std::env::var("SCHEDULES").map_or(100, |count| count.parse().unwrap());
+    let began = std::time::Instant::now();
+    let failed = play(0..count, None);
+    println!("{count} schedules in {:?}", began.elapsed());
+    for (seed, broken) in &failed {
+        println!("seed {seed}: {}", broken[0]);
+    }
+    println!("{} failed", failed.len());
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    for seed in 0..20 {
+        let (one, other) = (run::run(seed, None), run::run(seed, None));
+        assert_eq!(one.text(), other.text());
     }
 }

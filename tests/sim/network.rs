@@ -81,8 +81,8 @@ impl Network {
             || Duration::from_micros(way.least + random.below(way.most - way.least + 1));
         let first = Some(delay());
         let double = random.ppm(way.doubled).then_some(());
-        let double = double
-            .map(|()| Duration::from_micros(way.least + random.below(way.most * 20 + 1)));
+        let double =
+            double.map(|()| Duration::from_micros(way.least + random.below(way.most * 20 + 1)));
         Fate { first, double }
     }
 

@@ -150,8 +150,7 @@ impl Proxy {
         if !state.world.is_up() {
             self.hand_on(&mut state);
             drop(state);
-            if let Some(wait) =
-                self.network.send(Place::Stack(self.number), Place::Pod(pod)).first
+            if let Some(wait) = self.network.send(Place::Stack(self.number), Place::Pod(pod)).first
             {
                 let refused = Err(MiFailure::NotSent { reason: "refused" });
                 self.executor.after(wait, WORLD, move || answer.give(refused));

@@ -57,8 +57,7 @@ impl Site {
         let network = Arc::new(Network::new(random.fork()));
         let recorder = Recorder::new(executor.clone());
         let publisher = Publisher::new(executor.clone(), Arc::clone(&network));
-        let stream =
-            Stream { recorder: Arc::clone(&recorder), publisher: Arc::clone(&publisher) };
+        let stream = Stream { recorder: Arc::clone(&recorder), publisher: Arc::clone(&publisher) };
         let epoch = Epoch::derive(Nonce(u128::from(random.next()) << 64));
         let server = Server::new(executor.clone(), stream, epoch, bug);
         let proxies = (0..2)

@@ -65,12 +65,7 @@ fn word(notice: &Notice) -> &'static str {
 }
 
 impl Server {
-    pub fn new(
-        executor: Executor,
-        stream: Stream,
-        epoch: Epoch,
-        bug: Option<Bug>,
-    ) -> Arc<Self> {
+    pub fn new(executor: Executor, stream: Stream, epoch: Epoch, bug: Option<Bug>) -> Arc<Self> {
         let clock = Watch::new(executor.clone(), 0);
         let recorder = Arc::clone(&stream.recorder);
         let memory = MemoryStore::new(clock, Arc::new(stream), epoch, Limits::default());
