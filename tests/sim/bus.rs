@@ -155,7 +155,7 @@ impl Ear {
 
     async fn read_one(&self, tenant: &TenantId, mut told: Position) -> Result<(), Away> {
         loop {
-            match self.store.read(tenant, &told, PAGE).await {
+            match self.store.read(tenant, &told, PAGE, None).await {
                 Ok(page) => {
                     let Some(last) = page.entries.last() else { return Ok(()) };
                     told.seq = last.seq;
@@ -166,9 +166,15 @@ impl Ear {
                     }
                 }
                 Err(Unreadable::Away(Away)) => return Err(Away),
-                Err(Unreadable::EpochChanged | Unreadable::Trimmed | Unreadable::Ahead) => {
+                Err(Unreadable::EpochChanged | Unreadable::Ahead) => {
+                    told = self.store.base(tenant).await?;
+                    self.state.lock().unwrap().told.insert(tenant.clone(), told.clone());
+                    self.listener.skipped(tenant, &told);
+                }
+                Err(Unreadable::Trimmed) => {
                     told = self.store.head(tenant).await?;
                     self.state.lock().unwrap().told.insert(tenant.clone(), told.clone());
+                    self.listener.skipped(tenant, &told);
                 }
             }
         }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use callplane::core::ids::{Epoch, Nonce};
+
 use super::client::Client;
 use super::executor::WORLD;
 use super::history::{Fault, What};
@@ -36,7 +38,7 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
     let stack = random.index(2);
     let at = site.executor.now();
     let until = (at + lasts).min(CALM);
-    match random.below(11) {
+    match random.below(14) {
         0 | 1 => crash(site, clients, pod, until),
         2 => pause(site, pod, until),
         3 => cut(site, Fault::Store, Place::Pod(pod), Place::Store, until),
@@ -80,9 +82,14 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
             }
         }
         9 => site.proxies[stack].restart(random.millis(0, 2500).min(until.saturating_sub(at))),
+        10 | 11 => lose_tail(site, random),
+        12 => {
+            note(site, Fault::Store, until);
+            site.server.leave_alone(until);
+        }
         _ => {
             note(site, Fault::Lease, until);
-            site.leases.take_away(&stack_id(stack), at);
+            site.server.take_lease(&stack_id(stack));
         }
     }
 }
@@ -108,6 +115,18 @@ fn pause(site: &Arc<Site>, pod: usize, until: Duration) {
     site.executor.pause(running.group);
     let site = Arc::clone(site);
     site.executor.clone().at(until, WORLD, move || site.executor.go_on(running.group));
+}
+
+/// What the store acknowledges from now on is lost a little later, or everything is.
+fn lose_tail(site: &Arc<Site>, random: &mut Random) {
+    let memory = (!random.percent(20)).then(|| site.server.remember());
+    let (wait, epoch) =
+        (random.millis(1, 1500), Epoch::derive(Nonce(u128::from(random.next()) << 64)));
+    let site = Arc::clone(site);
+    site.executor.clone().after(wait, WORLD, move || {
+        note(&site, Fault::StoreLost, site.executor.now());
+        site.server.forget_since(memory, epoch);
+    });
 }
 
 fn cut(site: &Arc<Site>, kind: Fault, one: Place, other: Place, until: Duration) {

@@ -1,159 +1,67 @@
-//! Who leads: a lease for each stack, taken and kept over the network.
+//! Who leads: a lease for each stack in the store, taken and kept as the product's lease in Redis is.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use callplane::core::ids::{StackId, Term};
+use callplane::core::ids::{Epoch, StackId, Term};
 use callplane::leadership::Leadership;
+use callplane::store::Store as _;
+use futures_util::future::{Either, select};
 
-use super::executor::{Answer, Executor, WORLD};
-use super::network::{Network, Place};
+use super::executor::Executor;
+use super::store::Client;
 
 /// How long a lease holds.
-const HOLDS: Duration = Duration::from_secs(3);
+pub const LEASE: Duration = Duration::from_secs(3);
 
-/// How often it is asked for.
-const EVERY: Duration = Duration::from_millis(800);
+/// Without a renewal for this long a leader gives its lead up.
+const TRUSTED: Duration = Duration::from_millis(2_500);
 
-/// Who holds what, on one clock.
+/// How often a leader renews.
+const RENEW: Duration = Duration::from_millis(700);
+
+/// How often the others try.
+const TRY: Duration = Duration::from_millis(250);
+
+/// What one process knows of its leads.
 #[derive(Default)]
-pub struct Leases {
-    held: Mutex<BTreeMap<StackId, Lease>>,
-}
-
-struct Lease {
-    holder: u64,
-    until: Duration,
-    term: Term,
-}
-
-impl Leases {
-    /// Takes or keeps a lease, for a process's life; the term, if it has it.
-    fn ask(&self, stack: &StackId, life: u64, now: Duration) -> Option<Term> {
-        let mut held = self.held.lock().unwrap();
-        match held.get_mut(stack) {
-            Some(lease) if lease.holder == life || lease.until <= now => {
-                if lease.holder != life {
-                    lease.holder = life;
-                    lease.term = Term(lease.term.0 + 1);
-                }
-                lease.until = now + HOLDS;
-                Some(lease.term)
-            }
-            Some(_) => None,
-            None => {
-                let lease = Lease { holder: life, until: now + HOLDS, term: Term(1) };
-                held.insert(stack.clone(), lease);
-                Some(Term(1))
-            }
-        }
-    }
-
-    /// Whoever holds it has lost it, and does not know.
-    pub fn take_away(&self, stack: &StackId, now: Duration) {
-        if let Some(lease) = self.held.lock().unwrap().get_mut(stack) {
-            lease.holder = 0;
-            lease.until = now;
-        }
-    }
-}
-
-/// What one process knows of its leases.
 pub struct Leading {
-    executor: Executor,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    terms: BTreeMap<StackId, (Term, Duration)>,
+    terms: BTreeMap<StackId, Term>,
     wakers: BTreeMap<StackId, Waker>,
 }
 
 impl Leading {
-    pub fn new(executor: Executor) -> Arc<Self> {
-        Arc::new(Self { executor, state: Mutex::default() })
-    }
-
-    /// Asks again and again; never ends.
-    pub async fn keep(
-        self: Arc<Self>,
-        leases: Arc<Leases>,
-        network: Arc<Network>,
-        pod: usize,
-        life: u64,
-        stack: StackId,
-    ) {
-        loop {
-            let asked_at = self.executor.now();
-            let answer = Answer::new();
-            if let Some(wait) = network.send(Place::Pod(pod), Place::Lease).first {
-                let (leases, network, executor) =
-                    (Arc::clone(&leases), Arc::clone(&network), self.executor.clone());
-                let (stack, answer) = (stack.clone(), answer.clone());
-                self.executor.after(wait, WORLD, move || {
-                    let term = leases.ask(&stack, life, executor.now());
-                    if let Some(wait) = network.send(Place::Lease, Place::Pod(pod)).first {
-                        executor.after(wait, WORLD, move || answer.give(term));
-                    }
-                });
-            }
-            let mut patience = self.executor.sleep(EVERY);
-            let answered = std::future::poll_fn(|context| {
-                if let Poll::Ready(term) = answer.poll_take(context) {
-                    return Poll::Ready(Some(term));
-                }
-                std::pin::Pin::new(&mut patience).poll(context).map(|()| None)
-            });
-            match answered.await {
-                Some(Some(term)) => {
-                    self.set(&stack, Some((term, asked_at + HOLDS)));
-                    patience.await;
-                }
-                Some(None) => {
-                    self.set(&stack, None);
-                    patience.await;
-                }
-                // It leads on as long as it knows that nobody else can.
-                None => self.expire(&stack),
-            }
-        }
-    }
-
-    fn expire(&self, stack: &StackId) {
-        let over = self.state.lock().unwrap().terms.get(stack).map(|(_, until)| *until);
-        if over.is_some_and(|until| until <= self.executor.now()) {
-            self.set(stack, None);
-        }
-    }
-
-    fn set(&self, stack: &StackId, term: Option<(Term, Duration)>) {
+    fn set(&self, stack: &StackId, term: Option<Term>) {
         let mut state = self.state.lock().unwrap();
         let before = match term {
             Some(term) => state.terms.insert(stack.clone(), term),
             None => state.terms.remove(stack),
         };
-        if before.map(|(term, _)| term) != term.map(|(term, _)| term) {
-            let waker = state.wakers.remove(stack);
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        let waker = (before != term).then(|| state.wakers.remove(stack)).flatten();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }
 
 impl Leadership for Leading {
     fn term(&self, stack: &StackId) -> Option<Term> {
-        self.state.lock().unwrap().terms.get(stack).map(|(term, _)| *term)
+        self.state.lock().unwrap().terms.get(stack).copied()
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
         std::future::poll_fn(|context| {
             let mut state = self.state.lock().unwrap();
-            let term = state.terms.get(stack).map(|(term, _)| *term);
+            let term = state.terms.get(stack).copied();
             if term != from {
                 return Poll::Ready(term);
             }
@@ -161,5 +69,76 @@ impl Leadership for Leading {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// One process and the lease of one stack.
+pub struct Contender {
+    pub executor: Executor,
+    pub store: Client,
+    pub leading: Arc<Leading>,
+    pub stack: StackId,
+    /// The life of the process.
+    pub holder: u64,
+    pub held: Option<Held>,
+}
+
+/// A lease that is held.
+pub struct Held {
+    epoch: Epoch,
+    renewed: Duration,
+}
+
+impl Contender {
+    /// Contends; never ends.
+    pub async fn run(mut self) {
+        loop {
+            let asked = self.executor.now();
+            let until = self.held.as_ref().map_or(asked + LEASE, |held| held.renewed + TRUSTED);
+            let left = until.saturating_sub(asked);
+            let answer = {
+                let lease = pin!(self.store.lease(&self.stack, self.holder));
+                match select(lease, self.executor.sleep(left)).await {
+                    Either::Left((answer, _)) => answer.ok(),
+                    Either::Right(((), _)) => None,
+                }
+            };
+            let kept = match answer {
+                Some((epoch, true)) => self.lead(epoch, asked).await,
+                Some((_, false)) => {
+                    self.step_down();
+                    false
+                }
+                None => false,
+            };
+            let now = self.executor.now();
+            if self.held.as_ref().is_some_and(|held| now - held.renewed >= TRUSTED) {
+                self.step_down();
+            }
+            self.executor.sleep(if kept { RENEW } else { TRY }).await;
+        }
+    }
+
+    async fn lead(&mut self, epoch: Epoch, asked: Duration) -> bool {
+        if let Some(held) = &mut self.held
+            && held.epoch == epoch
+        {
+            held.renewed = asked;
+            return true;
+        }
+        match self.store.lead(&self.stack).await {
+            Ok(term) if self.executor.now() - asked < TRUSTED => {
+                self.held = Some(Held { epoch, renewed: asked });
+                self.leading.set(&self.stack, Some(term));
+                true
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    fn step_down(&mut self) {
+        if self.held.take().is_some() {
+            self.leading.set(&self.stack, None);
+        }
     }
 }

@@ -13,7 +13,6 @@ pub enum Place {
     Store,
     Bus,
     Stack(usize),
-    Lease,
     Client(usize),
 }
 

@@ -17,7 +17,7 @@ use callplane::core::plan::{Capabilities, Times};
 use callplane::core::request::Method;
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
-use callplane::events::{self, Outlet};
+use callplane::events;
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::sink::Sink;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::bug::Bug;
 use super::bus::Ear;
 use super::executor::{Executor, Group};
-use super::lease::Leading;
+use super::lease::{Contender, Leading};
 use super::proxy::Line;
 use super::record::{Dice, Watch};
 use super::site::{Site, domain};
@@ -165,10 +165,11 @@ impl Running {
             network: Arc::clone(&site.network),
             server: Arc::clone(&site.server),
             pod,
+            clock: Arc::clone(&clock),
         };
         let mut proxies = Proxies { names: Vec::new(), ways: Vec::new() };
         let names: Vec<StackId> = (0..site.proxies.len()).map(stack_id).collect();
-        let (inbox, outlet) = events::inbox(&names);
+        let (inbox, outlet) = events::inbox(&names, Arc::clone(&clock) as Arc<dyn Clock>);
         let reports: Arc<dyn Reports> = Arc::new(inbox);
         let mut sockets = Vec::new();
         for (number, proxy) in site.proxies.iter().enumerate() {
@@ -207,7 +208,7 @@ impl Running {
             },
             engine_settings(id, &names),
         );
-        executor.spawn(group, drive(Arc::clone(&engine), host, clock));
+        executor.spawn(group, drive(Arc::clone(&engine), host, Arc::clone(&clock)));
         let running = Arc::new(Self {
             group,
             life,
@@ -216,7 +217,22 @@ impl Running {
             feed: std::sync::OnceLock::new(),
             sockets,
         });
-        lead(site, pod, life, group, engine, outlet, &names);
+        let leading = Arc::new(Leading::default());
+        for name in &names {
+            let contender = Contender {
+                executor: executor.clone(),
+                store: store.clone(),
+                leading: Arc::clone(&leading),
+                stack: name.clone(),
+                // Each life of each process has a number of its own.
+                holder: life * 100 + pod as u64,
+                held: None,
+            };
+            executor.spawn(group, contender.run());
+        }
+        let (timer, stop) = (Arc::new(executor.clone()), CancellationToken::new());
+        let clock: Arc<dyn Clock> = clock;
+        executor.spawn(group, events::run(engine, leading, clock, timer, outlet, stop));
         executor.spawn(group, serve(Arc::clone(site), Arc::clone(&running), store));
         running
     }
@@ -257,33 +273,11 @@ fn engine_settings(pod: PodId, names: &[StackId]) -> Settings {
     }
 }
 
-fn lead(
-    site: &Arc<Site>,
-    pod: usize,
-    life: u64,
-    group: Group,
-    engine: Arc<Engine<Client, Proxies>>,
-    outlet: Outlet,
-    names: &[StackId],
-) {
-    let executor = &site.executor;
-    let leading = Leading::new(executor.clone());
-    // A life of any process has a number of its own.
-    let holder = life * 100 + pod as u64 + 1;
-    for name in names {
-        let (leases, network) = (Arc::clone(&site.leases), Arc::clone(&site.network));
-        let keeping = Arc::clone(&leading).keep(leases, network, pod, holder, name.clone());
-        executor.spawn(group, keeping);
-    }
-    let timer = Arc::new(executor.clone());
-    let stop = CancellationToken::new();
-    executor.spawn(group, events::run(engine, leading, timer, outlet, stop));
-}
-
 /// Fires what is due, as the product's host does.
 async fn drive(engine: Arc<Engine<Client, Proxies>>, host: Arc<Hosting>, clock: Arc<Watch>) {
     let mut next_sweep = clock.now().after(LONGEST);
-    let sweeping = Arc::new(AtomicBool::new(false));
+    let mut next_beat = clock.now();
+    let (sweeping, beating) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     loop {
         host.wanted.store(u64::MAX, Ordering::SeqCst);
         let due = engine.fire();
@@ -293,6 +287,14 @@ async fn drive(engine: Arc<Engine<Client, Proxies>>, host: Arc<Hosting>, clock: 
             let (engine, over) = (Arc::clone(&engine), Arc::clone(&sweeping));
             host.executor.spawn(host.group, async move {
                 engine.sweep().await;
+                over.store(false, Ordering::SeqCst);
+            });
+        }
+        if now >= next_beat && !beating.swap(true, Ordering::SeqCst) {
+            next_beat = now.after(LONGEST);
+            let (engine, over) = (Arc::clone(&engine), Arc::clone(&beating));
+            host.executor.spawn(host.group, async move {
+                let _ = engine.beat().await;
                 over.store(false, Ordering::SeqCst);
             });
         }
@@ -309,7 +311,7 @@ async fn serve(site: Arc<Site>, running: Arc<Running>, store: Client) {
             executor.sleep(Duration::from_millis(300)).await;
             continue;
         };
-        let feed = Feed::new(callplane::core::record::Position { seq: 0, ..head });
+        let feed = Feed::new(head);
         let listener = Arc::new(FeedListener(Arc::clone(&feed)));
         let open = Ear::open(
             executor.clone(),

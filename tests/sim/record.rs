@@ -1,6 +1,6 @@
 //! The history that is being made, and the clocks that its parts read.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use callplane::clock::{Clock, Nonces};
@@ -40,11 +40,34 @@ impl Recorder {
 pub struct Watch {
     executor: Executor,
     wrong: AtomicI64,
+    told: AtomicBool,
+    latest: AtomicU64,
 }
 
 impl Watch {
     pub fn new(executor: Executor, wrong: i64) -> Arc<Self> {
-        Arc::new(Self { executor, wrong: AtomicI64::new(wrong) })
+        Arc::new(Self {
+            executor,
+            wrong: AtomicI64::new(wrong),
+            told: AtomicBool::new(false),
+            latest: AtomicU64::new(0),
+        })
+    }
+}
+
+impl Watch {
+    /// Takes what the store said that it is, as the product's clock does: what was long under way
+    /// says little.
+    pub fn learn(&self, asked: std::time::Duration, said: StoreTime) {
+        let passed = self.executor.now() - asked;
+        if passed > std::time::Duration::from_millis(20) && self.told.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        self.told.store(true, Ordering::Relaxed);
+        let half_way = u64::try_from((asked + passed / 2).as_millis()).unwrap();
+        let wrong = said.0.cast_signed() - (BEGINNING * 1000 + half_way).cast_signed();
+        self.wrong.store(wrong, Ordering::Relaxed);
     }
 }
 
@@ -52,7 +75,9 @@ impl Clock for Watch {
     fn now(&self) -> StoreTime {
         let passed = u64::try_from(self.executor.now().as_millis()).unwrap();
         let now = BEGINNING * 1000 + passed;
-        StoreTime(now.saturating_add_signed(self.wrong.load(Ordering::Relaxed)))
+        let now = now.saturating_add_signed(self.wrong.load(Ordering::Relaxed));
+        // It never goes back.
+        StoreTime(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
     }
 }
 

@@ -12,7 +12,6 @@ use super::bug::Bug;
 use super::bus::Publisher;
 use super::executor::Executor;
 use super::history::What;
-use super::lease::Leases;
 use super::network::Network;
 use super::pod::Running;
 use super::proxy::Proxy;
@@ -38,7 +37,6 @@ pub struct Site {
     pub recorder: Arc<Recorder>,
     pub server: Arc<Server>,
     pub publisher: Arc<Publisher>,
-    pub leases: Arc<Leases>,
     pub proxies: Vec<Arc<Proxy>>,
     pub tenants: Vec<TenantId>,
     pub bug: Option<Bug>,
@@ -57,7 +55,11 @@ impl Site {
         let network = Arc::new(Network::new(random.fork()));
         let recorder = Recorder::new(executor.clone());
         let publisher = Publisher::new(executor.clone(), Arc::clone(&network));
-        let stream = Stream { recorder: Arc::clone(&recorder), publisher: Arc::clone(&publisher) };
+        let stream = Stream {
+            recorder: Arc::clone(&recorder),
+            publisher: Arc::clone(&publisher),
+            skipped: Arc::default(),
+        };
         let epoch = Epoch::derive(Nonce(u128::from(random.next()) << 64));
         let server = Server::new(executor.clone(), stream, epoch, bug);
         let proxies = (0..2)
@@ -76,7 +78,6 @@ impl Site {
             recorder,
             server,
             publisher,
-            leases: Arc::default(),
             proxies,
             tenants: tenants.iter().map(|name| tenant(name)).collect(),
             bug,

@@ -158,6 +158,11 @@ impl<C: Commands> Socket<C> {
                 Taken::Entry(epoch, entry) => {
                     self.with_turn(|session, turn| session.live(&epoch, &entry, turn));
                 }
+                Taken::Skipped(to) => {
+                    if let Some(close) = self.session.skipped(*to) {
+                        return Turned::Over(Some(close));
+                    }
+                }
                 Taken::Overflowed => match self.session.overflowed() {
                     Loss::CatchUp => {}
                     Loss::Close => return Turned::Over(Some(Close::Slow)),

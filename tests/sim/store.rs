@@ -3,21 +3,23 @@
 //! The server is the product's store in memory. Between it and a process, requests and answers are
 //! late, lost, doubled and out of order; the server stands still, and loses what it acknowledged.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callplane::bus::Listener;
-use callplane::core::ids::{Epoch, PodId, TenantId};
+use callplane::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
 use callplane::core::notice::Notice;
 use callplane::core::record::{Entry, Position, Record};
-use callplane::store::memory::MemoryStore;
-use callplane::store::{Away, Commit, Find, Limits, Page, Store, Unreadable, Verdict};
+use callplane::store::memory::{Memory, MemoryStore};
+use callplane::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
 use futures_util::FutureExt as _;
 
 use super::bug::Bug;
 use super::bus::Publisher;
 use super::executor::{Answer, Executor, WORLD};
 use super::history::What;
+use super::lease::LEASE;
 use super::network::{Network, Place};
 use super::record::{Recorder, Watch};
 
@@ -30,14 +32,27 @@ pub struct Server {
     memory: MemoryStore<Arc<Watch>>,
     recorder: Arc<Recorder>,
     bug: Option<Bug>,
+    skipped: Arc<Mutex<Vec<(TenantId, Position)>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     /// It stands still until then.
-    frozen: Mutex<Duration>,
+    frozen: Duration,
+    /// Its replica does not keep up until then.
+    alone: Duration,
+    /// Where the epoch began, by tenant.
+    bases: BTreeMap<TenantId, u64>,
+    leases: BTreeMap<StackId, (u64, Duration)>,
 }
 
 /// What the store tells inside a commit.
 pub struct Stream {
     pub recorder: Arc<Recorder>,
     pub publisher: Arc<Publisher>,
+    /// Where epochs began.
+    pub skipped: Arc<Mutex<Vec<(TenantId, Position)>>>,
 }
 
 impl Listener for Stream {
@@ -52,6 +67,10 @@ impl Listener for Stream {
             });
         }
         self.publisher.publish(tenant, epoch, entries);
+    }
+
+    fn skipped(&self, tenant: &TenantId, to: &Position) {
+        self.skipped.lock().unwrap().push((tenant.clone(), to.clone()));
     }
 }
 
@@ -68,17 +87,18 @@ impl Server {
     pub fn new(executor: Executor, stream: Stream, epoch: Epoch, bug: Option<Bug>) -> Arc<Self> {
         let clock = Watch::new(executor.clone(), 0);
         let recorder = Arc::clone(&stream.recorder);
+        let skipped = Arc::clone(&stream.skipped);
         let memory = MemoryStore::new(clock, Arc::new(stream), epoch, Limits::default());
-        Arc::new(Self { executor, memory, recorder, bug, frozen: Mutex::default() })
+        Arc::new(Self { executor, memory, recorder, bug, skipped, state: Mutex::default() })
     }
 
     pub fn freeze(&self, until: Duration) {
-        let mut frozen = self.frozen.lock().unwrap();
-        *frozen = until.max(*frozen);
+        let mut state = self.state.lock().unwrap();
+        state.frozen = until.max(state.frozen);
     }
 
     fn frozen(&self) -> Option<Duration> {
-        let frozen = *self.frozen.lock().unwrap();
+        let frozen = self.state.lock().unwrap().frozen;
         (frozen > self.executor.now()).then_some(frozen)
     }
 
@@ -100,8 +120,12 @@ impl Server {
             Some(_) | None => {}
         }
         let stack = commit.record.state.plan.stack.clone();
+        let alone = commit.durable && self.state.lock().unwrap().alone > self.executor.now();
         let epoch = commit.epoch.clone();
-        let verdict = self.memory.commit(commit).now_or_never().unwrap();
+        let mut verdict = self.memory.commit(commit).now_or_never().unwrap();
+        if let Ok(Verdict::Applied { durable, .. }) = &mut verdict {
+            *durable = !alone;
+        }
         if let (Some(term), Ok(Verdict::Applied { .. })) = (term, &verdict) {
             self.recorder.note(What::Applied {
                 stack: stack.to_string(),
@@ -110,6 +134,59 @@ impl Server {
             });
         }
         verdict
+    }
+
+    /// Its replica does not acknowledge what is committed until then.
+    pub fn leave_alone(&self, until: Duration) {
+        let mut state = self.state.lock().unwrap();
+        state.alone = until.max(state.alone);
+    }
+
+    pub fn remember(&self) -> Memory {
+        self.memory.remember()
+    }
+
+    /// It has lost what came after that, or everything, and begins another epoch.
+    pub fn forget_since(&self, then: Option<Memory>, epoch: Epoch) {
+        let flushed = then.is_none();
+        let mut state = self.state.lock().unwrap();
+        if flushed {
+            state.leases.clear();
+        }
+        state.bases.clear();
+        drop(state);
+        self.memory.forget_since(then, epoch);
+        let began = std::mem::take(&mut *self.skipped.lock().unwrap());
+        let bases = began.into_iter().map(|(tenant, to)| (tenant, to.seq));
+        self.state.lock().unwrap().bases.extend(bases);
+    }
+
+    /// Whoever has this lease has it no more, and does not know.
+    pub fn take_lease(&self, stack: &StackId) {
+        self.state.lock().unwrap().leases.remove(stack);
+    }
+
+    fn lease(&self, stack: &StackId, holder: u64) -> (Epoch, bool) {
+        let now = self.executor.now();
+        let mut state = self.state.lock().unwrap();
+        let lease = state.leases.entry(stack.clone()).or_insert((holder, now));
+        let mine = lease.0 == holder || lease.1 <= now;
+        if mine {
+            *lease = (holder, now + LEASE);
+        }
+        drop(state);
+        (self.head(&TenantId::default()).epoch, mine)
+    }
+
+    fn head(&self, tenant: &TenantId) -> Position {
+        self.memory.head(tenant).now_or_never().unwrap().unwrap()
+    }
+
+    /// The epoch, and where in a tenant's stream it began.
+    fn base(&self, tenant: &TenantId) -> Position {
+        let epoch = self.head(tenant).epoch;
+        let seq = self.state.lock().unwrap().bases.get(tenant).copied().unwrap_or_default();
+        Position { epoch, seq }
     }
 
     fn stored(&self, record: &Record) -> Option<Arc<Record>> {
@@ -124,6 +201,7 @@ pub struct Client {
     pub network: Arc<Network>,
     pub server: Arc<Server>,
     pub pod: usize,
+    pub clock: Arc<Watch>,
 }
 
 impl Client {
@@ -146,6 +224,18 @@ impl Client {
             std::pin::Pin::new(&mut patience).poll(context).map(|()| Err(Away))
         })
         .await
+    }
+
+    /// The epoch, and whether this life of a process has the lease of a stack now.
+    pub async fn lease(&self, stack: &StackId, holder: u64) -> Result<(Epoch, bool), Away> {
+        let stack = stack.clone();
+        self.ask(move |server| server.lease(&stack, holder)).await
+    }
+
+    /// Where the epoch began.
+    pub async fn base(&self, tenant: &TenantId) -> Result<Position, Away> {
+        let tenant = tenant.clone();
+        self.ask(move |server| server.base(&tenant)).await
     }
 
     fn deliver<T: Send + 'static>(
@@ -183,19 +273,31 @@ impl Store for Client {
         tenant: &TenantId,
         after: &Position,
         max: usize,
+        of: Option<&SessionId>,
     ) -> Result<Page, Unreadable> {
-        let (tenant, after) = (tenant.clone(), after.clone());
-        self.ask(move |server| server.memory.read(&tenant, &after, max).now_or_never().unwrap())
-            .await?
+        let (tenant, after, of) = (tenant.clone(), after.clone(), of.cloned());
+        self.ask(move |server| {
+            server.memory.read(&tenant, &after, max, of.as_ref()).now_or_never().unwrap()
+        })
+        .await?
     }
 
     async fn head(&self, tenant: &TenantId) -> Result<Position, Away> {
         let tenant = tenant.clone();
-        self.ask(move |server| server.memory.head(&tenant).now_or_never().unwrap()).await?
+        self.ask(move |server| server.head(&tenant)).await
     }
 
-    async fn beat(&self, pod: &PodId) -> Result<(), Away> {
-        let pod = pod.clone();
-        self.ask(move |server| server.memory.beat(&pod).now_or_never().unwrap()).await?
+    async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        let beat = beat.clone();
+        let asked = self.executor.now();
+        let pulse =
+            self.ask(move |server| server.memory.beat(&beat).now_or_never().unwrap()).await??;
+        self.clock.learn(asked, pulse.now);
+        Ok(pulse)
+    }
+
+    async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        let stack = stack.clone();
+        self.ask(move |server| server.memory.lead(&stack).now_or_never().unwrap()).await?
     }
 }
