@@ -46,7 +46,7 @@ impl Feed {
                 continue;
             };
             if let Some(inboxes) = shard.get(&entry.session) {
-                for inbox in inboxes {
+                for inbox in inboxes.iter().filter(|inbox| inbox.tenant == entry.key.tenant) {
                     inbox.push(epoch, entry);
                 }
             }
@@ -74,7 +74,8 @@ impl Feed {
     pub fn skip(&self, tenant: &TenantId, to: &Position) {
         lock(&self.heads).insert(tenant.clone(), to.clone());
         for shard in &self.shards {
-            for inbox in lock(shard).values().flatten() {
+            let shard = lock(shard);
+            for inbox in shard.values().flatten().filter(|inbox| inbox.tenant == *tenant) {
                 inbox.skip(to);
             }
         }
@@ -86,10 +87,15 @@ impl Feed {
         lock(&self.heads).get(tenant).cloned().unwrap_or_else(|| self.start.clone())
     }
 
-    /// From now on a session's entries go to this inbox too, until the attachment is dropped.
+    /// From now on a session's entries in this tenant's stream go to this inbox too, until the
+    /// attachment is dropped.
     #[must_use]
-    pub fn attach(self: &Arc<Self>, session: &SessionId) -> Attachment {
-        let inbox = Arc::new(Inbox::default());
+    pub fn attach(self: &Arc<Self>, tenant: &TenantId, session: &SessionId) -> Attachment {
+        let inbox = Arc::new(Inbox {
+            tenant: tenant.clone(),
+            queue: Mutex::default(),
+            waker: AtomicWaker::new(),
+        });
         if let Some(mut shard) = self.shard(session) {
             shard.entry(session.clone()).or_default().push(Arc::clone(&inbox));
         }
@@ -148,8 +154,10 @@ impl Drop for Attachment {
 }
 
 /// What waits for one socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inbox {
+    /// Whose stream it takes from.
+    tenant: TenantId,
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
@@ -227,5 +235,48 @@ impl Inbox {
         }
         self.waker.register(context.waker());
         self.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::{CommandId, Nonce, Scope};
+    use crate::core::notice::Notice;
+    use crate::core::record::Key;
+    use crate::core::request::Method;
+
+    fn tenant(name: &str) -> TenantId {
+        serde_json::from_value(name.into()).unwrap()
+    }
+
+    #[test]
+    fn a_tenants_stream_is_nothing_to_the_others() {
+        let (mine, other) = (tenant("mine"), tenant("other"));
+        let session = SessionId::derive(Nonce(1));
+        let epoch = Epoch::derive(Nonce(2));
+        let feed = Feed::new(Position { epoch: epoch.clone(), seq: 0 });
+        let attachment = feed.attach(&mine, &session);
+        feed.skip(&other, &Position { epoch: epoch.clone(), seq: 40 });
+        let entry = |tenant: &TenantId| {
+            Arc::new(Entry {
+                seq: 7,
+                session: session.clone(),
+                key: Key {
+                    tenant: tenant.clone(),
+                    scope: Scope::Session(session.clone()),
+                    id: CommandId::derive(Nonce(3)),
+                },
+                method: Method::CallEnd,
+                external_id: None,
+                notice: Notice::Started { deadline_ms: 1 },
+            })
+        };
+        feed.deliver(&epoch, &[entry(&other)]);
+        assert!(attachment.inbox().take().is_none());
+        feed.skip(&mine, &Position { epoch: epoch.clone(), seq: 6 });
+        feed.deliver(&epoch, &[entry(&mine)]);
+        assert!(matches!(attachment.inbox().take(), Some(Taken::Skipped(to)) if to.seq == 6));
+        assert!(matches!(attachment.inbox().take(), Some(Taken::Entry(..))));
     }
 }

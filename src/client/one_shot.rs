@@ -184,7 +184,7 @@ async fn command<C: Commands>(
     let id = cmd_id.unwrap_or_else(|| CommandId::derive((client.nonce)()));
     let session = wish.session.clone().unwrap_or_else(|| SessionId::derive((client.nonce)()));
     let key = key(wish, id.clone());
-    let attachment = client.feed.attach(&session);
+    let attachment = client.feed.attach(&key.tenant, &session);
     let begin = Begin {
         key: key.clone(),
         session: session.clone(),
@@ -237,7 +237,7 @@ async fn repeated<C: Commands>(
         return Ok(out);
     }
     // First attach, then read: what is in neither has not happened yet.
-    let attachment = client.feed.attach(&summary.session);
+    let attachment = client.feed.attach(&TenantId::default(), &summary.session);
     let mut follow = Follow::new(attachment, summary.id.clone());
     let session = summary.session.clone();
     follow.read_back(client, &summary).await;

@@ -136,7 +136,7 @@ where
     fn open(client: Arc<Client<C>>, stream: WebSocketStream<S>) -> Self {
         let tenant = TenantId::default();
         let id = SessionId::derive((client.nonce)());
-        let attachment = client.feed.attach(&id);
+        let attachment = client.feed.attach(&tenant, &id);
         let head = client.feed.head(&tenant);
         let session = Session::new(tenant.clone(), id, head, client.settings.limits());
         let heard = Instant::now();
@@ -296,7 +296,7 @@ where
             let client = Arc::clone(&self.client);
             let asking: Asking = match ask {
                 Ask::Attach(id) => {
-                    self.attachment = client.feed.attach(&id);
+                    self.attachment = client.feed.attach(&self.tenant, &id);
                     self.session.attached(client.feed.head(&self.tenant));
                     continue;
                 }
