@@ -23,7 +23,7 @@ fn broken(promise: &'static str, how: String) -> Broken {
 pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     let mut readings: BTreeMap<usize, Reading> = BTreeMap::new();
     let mut begun = BTreeSet::new();
-    let mut ended: BTreeSet<(usize, &str)> = BTreeSet::new();
+    let mut ended: BTreeSet<(usize, &str, &str)> = BTreeSet::new();
     let mut received: BTreeMap<(&str, u64), (&str, &str)> = BTreeMap::new();
     // What a client was told that it can't have.
     let mut excused: Vec<(String, u64)> = Vec::new();
@@ -59,7 +59,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
                 }
                 if told.event == "Started" {
                     begun.insert(id);
-                } else if !begun.contains(id) {
+                } else if !begun.contains(id) && excused.is_empty() {
                     found.push(broken("P2", format!("{id}: {} before Started", told.event)));
                 }
                 let Some((epoch, seq)) = told.position() else { continue };
@@ -77,11 +77,11 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
                     found.push(broken("P2", how));
                 }
                 let again = reading.replayed.contains(id);
-                if ended.contains(&(said.connection, id)) && !again {
+                if ended.contains(&(said.connection, epoch, id)) && !again {
                     found.push(broken("P2", format!("{id}: {} after Ended", told.event)));
                 }
                 if told.event == "Ended" {
-                    ended.insert((said.connection, id));
+                    ended.insert((said.connection, epoch, id));
                 }
             }
             Line::Connected | Line::Asked(_) | Line::Refused { .. } | Line::Closed => {}

@@ -106,7 +106,7 @@ enum Turned {
 
 impl<C: Commands> Socket<C> {
     pub fn open(served: Served<C>, id: SessionId) -> Self {
-        let attachment = served.feed.attach(&id);
+        let attachment = served.feed.attach(&served.tenant, &id);
         let head = served.feed.head(&served.tenant);
         let limits = Limits { batch: 16, commands: 64 };
         let session = Session::new(served.tenant.clone(), id, head, limits);
@@ -206,7 +206,7 @@ impl<C: Commands> Socket<C> {
             let commands = Arc::clone(&self.served.commands);
             let asking: Asking = match ask {
                 Ask::Attach(id) => {
-                    self.attachment = self.served.feed.attach(&id);
+                    self.attachment = self.served.feed.attach(&self.served.tenant, &id);
                     self.session.attached(self.served.feed.head(&self.served.tenant));
                     continue;
                 }
