@@ -267,7 +267,13 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(self.drain.timeout.mul_f32(0.7), answered).await.is_ok()
+        let answered =
+            tokio::time::timeout(self.drain.timeout.mul_f32(0.7), answered).await.is_ok();
+        if !answered {
+            let under_way = self.engine.performing();
+            tracing::warn!(under_way, "stacks have not answered: others will look what came of it");
+        }
+        answered
     }
 
     fn running(&self) -> usize {

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::close::Close;
-use super::commands::Commands;
+use super::commands::{Commands, Page, Unreadable, Wanted};
 use super::feed::{Attachment, Taken};
 use super::outbox::Outbox;
 use super::session::{Answer, Ask, Loss, Session, Turn};
@@ -39,6 +39,9 @@ const EAGER: usize = 16 * 1024;
 
 /// How often a session with running commands or unread messages looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long the news of another epoch may take to a process that has just been told of it.
+const NEWS: Duration = Duration::from_secs(2);
 
 /// How long a closed socket may take to say goodbye.
 const LINGER: Duration = Duration::from_secs(2);
@@ -87,6 +90,24 @@ struct Socket<S, C: Commands> {
     blocked: Option<Blocked>,
     ticking: bool,
     timer: Pin<Box<Sleep>>,
+}
+
+/// Reads a page. That the epoch is over is told once this process has heard of the next one: there
+/// the session goes on.
+async fn page<C: Commands>(
+    client: &Client<C>,
+    tenant: &TenantId,
+    wanted: Wanted,
+) -> Result<Page, Unreadable> {
+    let epoch = wanted.after.epoch.clone();
+    let page = client.commands.read(wanted).await;
+    if matches!(page, Err(Unreadable::Restarted)) {
+        let until = Instant::now() + NEWS;
+        while client.feed.head(tenant).epoch == epoch && Instant::now() < until {
+            tokio::time::sleep(NEWS / 100).await;
+        }
+    }
+    page
 }
 
 /// Holds one conversation until its end, on a stream whose opening handshake is done. `early` is
@@ -209,7 +230,8 @@ where
                 && let Some(wanted) = self.session.next_page()
             {
                 let client = Arc::clone(&self.client);
-                let page = async move { Answer::Page(client.commands.read(wanted).await) };
+                let tenant = self.tenant.clone();
+                let page = async move { Answer::Page(page(&client, &tenant, wanted).await) };
                 return self.start(page.boxed(), cx);
             }
             return Turned::Quiet;
@@ -282,6 +304,10 @@ where
     }
 
     fn answered(&mut self, answer: Answer) -> Turned {
+        if let Answer::Page(Err(_)) = &answer {
+            // It goes on from where the stream is by now.
+            self.session.attached(self.client.feed.head(&self.tenant));
+        }
         let mut close = None;
         self.with_turn(|session, turn| close = session.answer(answer, turn));
         match close {

@@ -318,7 +318,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             | Method::CallHold
             | Method::CallUnhold => Some(Quota { running: self.settings.running }),
         };
-        let (nonce, not_after) = (now.nonce, now.at.after(COMMIT_WITHIN));
+        // What it opens must be sent soon. Applied later than that it would open it in vain.
+        let ours = record.state.open().iter().filter(|op| op.by == self.settings.pod);
+        let soon = ours.map(|op| op.send_before).filter(|at| *at > now.at).min();
+        let latest = now.at.after(COMMIT_WITHIN);
+        let (nonce, not_after) = (now.nonce, soon.map_or(latest, |soon| soon.min(latest)));
         let epoch = lock(&self.epoch).clone().unwrap_or_else(|| record.born.clone());
         let durable = record.state.open().iter().any(|op| {
             let once = op.act.repeat(&record.state.plan.capabilities) == Repeat::Once;

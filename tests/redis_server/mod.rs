@@ -157,6 +157,10 @@ impl RedisServer {
         connect(self.settings(), install, limits).await
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Asks it in Redis' own protocol; the answer's first line.
     pub fn ask(&self, words: &[&str]) -> String {
         first_line(self.port, words).expect("it answers")

@@ -189,6 +189,7 @@ impl Carrier {
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut broken = self.connection.breaks();
+        let mut epoch = self.store.epoch.subscribe();
         let mut pings = 0_u32;
         loop {
             tokio::select! {
@@ -198,6 +199,8 @@ impl Carrier {
                     None => return,
                 },
                 () = reaches(&mut broken, live.number) => return,
+                // Whoever waits for something that is lost should not wait for the next message.
+                Ok(()) = epoch.changed() => self.behind = self.sweep().await.is_err(),
                 _ = ping.tick() => {
                     if live.ping().await.is_err() {
                         self.connection.give_up(live, "no answer to a ping");

@@ -255,7 +255,9 @@ impl Keeper {
                     if break_off(&self.broken, number) {
                         tracing::info!(%address, why, "redis: the connection is given up");
                     }
-                    self.state.send_replace(State::Making);
+                    // One that says nothing is not made anew at once, and nobody is to wait for it.
+                    let silent = live.silent.load(Ordering::Relaxed) >= SILENT;
+                    self.state.send_replace(if silent { State::Away } else { State::Making });
                     if begun.elapsed() > longest {
                         pause = shortest;
                         continue;

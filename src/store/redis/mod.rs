@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use self::access::{BadFile, Purpose, Unusable};
@@ -78,6 +79,8 @@ pub struct RedisStore {
     used: Mutex<BTreeSet<Partition>>,
     /// The newest position of each tenant that this process has come to know.
     seen: Mutex<HashMap<TenantId, Position>>,
+    /// The epoch, as this process heard of it last.
+    epoch: watch::Sender<Option<Epoch>>,
 }
 
 impl RedisStore {
@@ -108,6 +111,7 @@ impl RedisStore {
             routes: Routes::default(),
             used: Mutex::default(),
             seen: Mutex::default(),
+            epoch: watch::Sender::new(None),
         })
     }
 
@@ -125,6 +129,17 @@ impl RedisStore {
     pub async fn now(&self) -> Result<StoreTime, Away> {
         let (seconds, micros): (u64, u64) = self.ask(|_| one(redis::cmd("TIME"))).await?;
         Ok(StoreTime(seconds * 1000 + micros / 1000))
+    }
+
+    /// The store's epoch is this one.
+    fn heard_epoch(&self, epoch: &Epoch) {
+        self.epoch.send_if_modified(|known| {
+            let news = known.as_ref() != Some(epoch);
+            if news {
+                *known = Some(epoch.clone());
+            }
+            news
+        });
     }
 
     /// The newest position of a tenant that this process has come to know.
@@ -393,6 +408,9 @@ impl Store for RedisStore {
         };
         let (live, answer) = self.answer_of_epoch(partition, ask).await?;
         let mut verdict = written.verdict(answer, &self.keys).map_err(|error| away(&error))?;
+        if let Verdict::EpochChanged(epoch) = &verdict {
+            self.heard_epoch(epoch);
+        }
         if let Verdict::Applied { first_seq, durable, .. } = &mut verdict {
             self.routes.led(&route);
             self.seen(&tenant, Position { epoch, seq: *first_seq + told - 1 });
@@ -453,7 +471,12 @@ impl Store for RedisStore {
                 self.seen(tenant, head.clone());
                 Ok(Page { entries, through, head })
             }
-            "EPOCH" => Err(Unreadable::EpochChanged),
+            "EPOCH" => {
+                // The bus is to know as well: whoever asked goes on from where that is.
+                let told: String = parts.next().map_err(|error| away(&error))?;
+                self.heard_epoch(&epoch(&told).map_err(|error| away(&error))?);
+                Err(Unreadable::EpochChanged)
+            }
             "AHEAD" => Err(Unreadable::Ahead),
             "TRIMMED" => Err(Unreadable::Trimmed),
             word => Err(away(&Unintelligible::Key(word.to_owned())).into()),
@@ -495,6 +518,7 @@ impl Store for RedisStore {
         let asked = self.clock.local();
         let (_, answer) = self.answer_of_epoch(Partition::of(&TenantId::default()), ask).await?;
         let pulse = wire::pulse(answer).map_err(|error| away(&error))?;
+        self.heard_epoch(&pulse.epoch);
         self.clock.learn(asked, pulse.now);
         Ok(pulse)
     }

@@ -10,7 +10,7 @@ local LOOK_AT = 4096
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
 if not h[2] or h[1] ~= ARGV[1] then return { 'HEAD' } end
-if h[2] ~= ARGV[2] then return { 'EPOCH' } end
+if h[2] ~= ARGV[2] then return { 'EPOCH', h[2] } end
 local seq, after, most, only = tonumber(h[3] or 0), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
 if after > seq then return { 'AHEAD' } end
 local page = { 'PAGE', tostring(seq), ARGV[4] }
