@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use callplane::client::Intake;
 use callplane::client::close::Close;
-use callplane::client::commands::{Begun, Page, Summary};
+use callplane::client::commands::{Begun, Page, Summary, Unreadable};
 use callplane::client::outbox::Outbox;
 use callplane::client::session::{Answer, Ask, Limits, Loss, Session, Ticket, Turn};
 use callplane::core::failure::Outcome;
@@ -404,4 +404,98 @@ fn a_draining_process_takes_no_new_commands() {
         desk.send(&end);
         assert_eq!(desk.asks.len(), taken, "{intake:?}");
     }
+}
+
+fn summary_of(id: &str, epoch: Epoch, seq: u64) -> Summary {
+    Summary {
+        id: CommandId::parse(id).unwrap(),
+        method: Method::CallHold,
+        session: session_id(),
+        external_id: None,
+        first: Position { epoch, seq },
+        deadline_ms: 1_000,
+        ended: None,
+    }
+}
+
+impl Desk {
+    /// Its session is taken up, at position 1.
+    fn resume(&mut self) {
+        self.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e1","seq":1}}));
+        self.asks.clear();
+        self.session.attached(Position { epoch: epoch(), seq: 1 });
+        assert!(self.session.next_page().is_some());
+        let page = Page { entries: Vec::new(), through: 1, more: false };
+        self.answer(Answer::Page(Ok(page)));
+        self.written();
+    }
+
+    /// Repeats a hold that began elsewhere, and gets what was told of it so far.
+    fn repeat(&mut self, id: u64, summary: Summary, entries: Vec<Arc<Entry>>) {
+        self.send(&hold(id, summary.id.as_str()));
+        let (ticket, _) = self.begins().pop().unwrap();
+        self.answer(Answer::Begun(ticket, Ok(Begun::Repeated(summary))));
+        if let Some(Ask::Replay(ticket, _)) = self.asks.pop() {
+            let through = entries.last().map_or(0, |entry| entry.seq);
+            self.answer(Answer::Replayed(ticket, Ok(Page { entries, through, more: false })));
+        }
+    }
+}
+
+#[test]
+fn what_a_repeat_told_of_a_later_epoch_is_not_told_again_when_the_stream_gets_there() {
+    let mut desk = Desk::new();
+    desk.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e0","seq":1}}));
+    desk.asks.clear();
+    desk.session.attached(Position { epoch: epoch(), seq: 9 });
+    assert!(desk.session.next_page().is_some());
+    desk.answer(Answer::Page(Err(Unreadable::Restarted)));
+    let next = Epoch::parse("e2").unwrap();
+    let told = vec![entry(1, "a", started()), entry(2, "a", holding())];
+    // The store is in another epoch already, and this process has not heard of it.
+    desk.repeat(2, summary_of("a", next.clone(), 1), told);
+    desk.written();
+    for (seq, notice) in [(1, started()), (2, holding()), (3, ended())] {
+        desk.with(|session, turn| session.live(&next, &entry(seq, "a", notice), turn));
+    }
+    assert_eq!(sketch(&desk.written()), ["a:Ended 3"]);
+}
+
+#[test]
+fn a_command_that_a_repeat_takes_up_is_asked_after_and_its_stream_is_not_skipped_in_silence() {
+    let mut desk = Desk::new();
+    desk.resume();
+    let elsewhere = Epoch::parse("e2").unwrap();
+    desk.repeat(2, summary_of("a", elsewhere.clone(), 1), vec![entry(1, "a", started())]);
+    assert!(!desk.session.is_idle());
+    desk.now = 6_000;
+    desk.with(Session::overdue);
+    assert!(matches!(desk.asks.pop(), Some(Ask::Get(..))));
+    desk.with(|session, turn| session.live(&elsewhere, &entry(2, "a", ended()), turn));
+    assert!(!desk.session.has_running());
+}
+
+#[test]
+fn a_session_that_was_taken_up_does_not_skip_entries_in_silence() {
+    let mut desk = Desk::new();
+    desk.resume();
+    // A command that began before may run, though this connection has heard nothing of it.
+    let to = Position { epoch: Epoch::parse("e2").unwrap(), seq: 0 };
+    assert_eq!(desk.session.skipped(to), Some(Close::StreamLost));
+}
+
+#[test]
+fn a_late_started_does_not_answer_a_request_with_other_params() {
+    let mut desk = Desk::new();
+    // It began, and the answer was lost; its `Started` is still under way to this process.
+    desk.repeat(1, summary_of("a", epoch(), 5), Vec::new());
+    assert_eq!(desk.written()[0]["result"]["repeated"], true);
+    let other = json!({"callid": "other", "cmd_id": "a"});
+    desk.send(&json!({"jsonrpc": "2.0", "id": 2, "method": "CallHold", "params": other}));
+    let (ticket, _) = desk.begins().pop().unwrap();
+    desk.live(5, "a", started());
+    desk.answer(Answer::Begun(ticket, Err(Refusal::new(Kind::IdConflict))));
+    let written = desk.written();
+    assert_eq!(written[0]["params"]["event"], "Started");
+    assert_eq!((&written[1]["id"], &written[1]["error"]["code"]), (&json!(2), &json!(-32002)));
 }

@@ -9,6 +9,7 @@ use crate::core::failure::{Code, Failure, Outcome, Up};
 use crate::core::ids::CommandId;
 use crate::core::notice::{Notice, Remarks};
 use crate::core::record::Entry;
+use crate::core::request::Method;
 use crate::rpc::error::Refusal;
 use crate::rpc::wire;
 
@@ -20,14 +21,19 @@ impl Session {
     pub(super) fn count(&mut self, entry: &Entry, now: u64) {
         match &entry.notice {
             Notice::Started { deadline_ms } => {
-                let due = now.saturating_add(*deadline_ms).saturating_add(PAST_DUE);
-                self.running.insert(entry.key.id.clone(), (entry.method, due));
+                self.runs(&entry.key.id, entry.method, *deadline_ms, now);
             }
             Notice::Ended { .. } => {
                 self.running.remove(&entry.key.id);
             }
             Notice::Progress { .. } | Notice::Error(_) => {}
         }
+    }
+
+    /// A command of the session runs: it is asked after when it has not ended in time.
+    pub(super) fn runs(&mut self, command: &CommandId, method: Method, deadline_ms: u64, now: u64) {
+        let due = now.saturating_add(deadline_ms).saturating_add(PAST_DUE);
+        self.running.entry(command.clone()).or_insert((method, due));
     }
 
     /// Asks after commands whose stated deadline passed a while ago without an `Ended`.

@@ -141,7 +141,14 @@ pub struct Session {
     running: BTreeMap<CommandId, (Commanded, u64)>,
     batches: Vec<Batch>,
     held: VecDeque<Taken>,
-    replayed: BTreeSet<CommandId>,
+    /// Older commands that were told again, each up to this position.
+    replayed: BTreeMap<CommandId, Position>,
+    /// Commands that a request found begun before, and whose `Started` is still to come: it answers
+    /// nobody.
+    begun_before: BTreeSet<CommandId>,
+    /// The session was taken up from another connection, so commands may run that this one has
+    /// not heard of.
+    resumed: bool,
     /// Ends of calls that went straight to the stack. Their records, if there are any, tell nothing.
     straight: BTreeSet<CommandId>,
     resuming: Option<Box<Resuming>>,
@@ -215,7 +222,9 @@ impl Session {
             running: BTreeMap::new(),
             batches: Vec::new(),
             held: VecDeque::new(),
-            replayed: BTreeSet::new(),
+            replayed: BTreeMap::new(),
+            begun_before: BTreeSet::new(),
+            resumed: false,
             straight: BTreeSet::new(),
             resuming: None,
             fresh: false,
@@ -277,8 +286,11 @@ impl Session {
         let taken =
             Taken { arrival: self.arrivals, epoch: epoch.clone(), entry: Arc::clone(entry) };
         self.count(entry, turn.now);
+        if self.was_replayed(epoch, entry) {
+            return;
+        }
         if matches!(entry.notice, Notice::Started { .. })
-            && let Some(ticket) = self.waits_for(&entry.key.id)
+            && let Some(ticket) = self.answered_by(entry)
             && let Some(Waiter { id: Some(_), place: Place::Within { .. }, .. }) =
                 self.waiting.get(&ticket)
         {
@@ -297,7 +309,7 @@ impl Session {
         let Taken { epoch, entry, .. } = taken;
         self.told = entry.seq;
         if let Notice::Started { deadline_ms } = entry.notice
-            && let Some(ticket) = self.waits_for(&entry.key.id)
+            && let Some(ticket) = self.answered_by(entry)
         {
             let waiter = self.waiting.remove(&ticket);
             self.undefer(ticket, turn);
@@ -315,6 +327,9 @@ impl Session {
                 }
                 return;
             }
+        }
+        if matches!(entry.notice, Notice::Started { .. }) {
+            self.begun_before.remove(&entry.key.id);
         }
         turn.out.write(|out| wire::notification(out, epoch, entry));
     }
@@ -356,6 +371,12 @@ impl Session {
             .iter()
             .find(|(_, w)| matches!(&w.want, Want::Started { command, .. } if command == id))
             .map(|(ticket, _)| *ticket)
+    }
+
+    /// The request that this `Started` answers.
+    fn answered_by(&self, entry: &Entry) -> Option<Ticket> {
+        let before = self.begun_before.contains(&entry.key.id);
+        if before { None } else { self.waits_for(&entry.key.id) }
     }
 
     /// Writes a result, alone or into its batch. A notification gets none.

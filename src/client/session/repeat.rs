@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Ask, PAGE, Session, Ticket, Turn, Waiter, Want};
 use crate::client::commands::{Page, Summary, Unreadable, Wanted};
+use crate::core::ids::Epoch;
 use crate::core::notice::Notice;
 use crate::core::record::{Entry, Position};
 use crate::rpc::frame::Id;
@@ -33,6 +34,9 @@ impl Session {
 
     pub(super) fn repeated(&mut self, ticket: Ticket, summary: Summary, turn: &mut Turn<'_>) {
         if self.has_told(&summary) {
+            if summary.first.epoch != self.epoch || summary.first.seq > self.taken {
+                self.begun_before.insert(summary.id.clone());
+            }
             self.tell_repeated(ticket, &summary, None, turn);
             return;
         }
@@ -54,7 +58,7 @@ impl Session {
 
     /// Whether this connection has written the command's entries, or will without being asked.
     fn has_told(&self, summary: &Summary) -> bool {
-        if self.replayed.contains(&summary.id) {
+        if self.replayed.contains_key(&summary.id) {
             return true;
         }
         summary.session == self.id
@@ -63,6 +67,13 @@ impl Session {
             } else {
                 self.older_told
             }
+    }
+
+    /// Whether an entry that comes by the inbox was told by a replay already. The inbox may be
+    /// behind, and in another epoch still.
+    pub(super) fn was_replayed(&self, epoch: &Epoch, entry: &Entry) -> bool {
+        let until = self.replayed.get(&entry.key.id);
+        until.is_some_and(|until| until.epoch == *epoch && entry.seq <= until.seq)
     }
 
     pub(super) fn replay(
@@ -115,6 +126,12 @@ impl Session {
             return;
         };
         self.introduced = true;
+        let mut replayed = entries.iter().flatten();
+        let is_over = summary.ended.is_some()
+            || replayed.any(|entry| matches!(entry.notice, Notice::Ended { .. }));
+        if !is_over && summary.session == self.id {
+            self.runs(&summary.id, summary.method, summary.deadline_ms, turn.now);
+        }
         let whole = entries
             .as_ref()
             .map(|entries| entries.first().is_some_and(|first| first.seq == summary.first.seq));
@@ -134,7 +151,10 @@ impl Session {
         let id = id.as_deref().and_then(Id::of);
         self.reply(id, place, turn, |out| wire::started(out, &started));
         if whole == Some(true) {
-            self.replayed.insert(summary.id.clone());
+            if let Some(last) = entries.iter().flatten().last() {
+                let until = Position { epoch: summary.first.epoch.clone(), seq: last.seq };
+                self.replayed.insert(summary.id.clone(), until);
+            }
             // The first entry is what the response says.
             for entry in entries.iter().flatten().skip(usize::from(id.is_some())) {
                 self.message(place, turn, |out| {

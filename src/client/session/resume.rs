@@ -36,6 +36,7 @@ impl Session {
         } else {
             let Resume { session, epoch, seq } = resume;
             self.commanded = true;
+            self.resumed = true;
             self.introduced = true;
             self.id = session.clone();
             self.resuming = Some(Box::new(Resuming {
@@ -124,7 +125,8 @@ impl Session {
     /// The stream goes on behind this position. Who waits for something that may have stood before
     /// it is told by a close; to resume says whether anything is missing.
     pub fn skipped(&mut self, to: Position) -> Option<Close> {
-        if !self.is_idle() {
+        // Of a session that was taken up it is not known what runs.
+        if self.resumed || !self.is_idle() {
             return Some(Close::StreamLost);
         }
         if self.epoch != to.epoch {
