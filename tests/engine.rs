@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use callplane::bus::MemoryBus;
 use callplane::clock::{Clock, Nonces};
-use callplane::core::act::{Act, DialogState, Facts, Op, Reply};
+use callplane::core::act::{Act, DialogState, Facts, NotSent, Op, Reply};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, OpId, PodId, Scope,
@@ -613,6 +613,29 @@ fn a_once_only_act_of_an_older_epoch_is_looked_at_and_not_sent() {
     world.happened(event, Some(Term(1)));
     world.pass(Duration::from_millis(300));
     assert_eq!(refers(&world), 0, "{:?}", world.asked());
+}
+
+#[test]
+fn what_a_forgetful_store_shows_as_unsent_may_have_been_sent() {
+    let world = World::new();
+    world.begin("s", start()).unwrap();
+    let invite = world.last_asked();
+    // Another store took over, which knows the command's first version only. Its process asks when
+    // it is too late for the INVITE that it sent long ago.
+    *world.store.newer.lock().unwrap() = Some(Epoch::derive(Nonce(99)));
+    world.reply(&invite, Reply::NotSent(NotSent::TooLate));
+    let record = world.record("s");
+    assert_ne!(record.state.outcome(), Some(&Outcome::NotStarted));
+    assert!(record.state.outcome().is_none(), "it is looked for: {record:?}");
+    // Nothing of it is there any more.
+    for _ in 0..400 {
+        world.pass(Duration::from_millis(500));
+        if world.record("s").state.outcome().is_some() {
+            break;
+        }
+    }
+    let outcome = world.record("s").state.outcome().copied();
+    assert!(matches!(outcome, Some(Outcome::Unknown { .. })), "{outcome:?}");
 }
 
 #[test]

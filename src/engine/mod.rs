@@ -21,6 +21,7 @@ pub mod routes;
 pub mod straight;
 pub mod timers;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -237,13 +238,34 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             // Each step has a nonce of its own: the ids that it makes derive from it.
             let now = self.now();
             let state = folded.as_ref().map_or(&record.state, |(step, _)| &step.state);
-            if let Some(Step { state, notices }) = state.step(input, &now) {
+            let input = self.doubted(record, input);
+            let step = state.step(&input, &now);
+            let step = if self.has_forgotten(record) { step.map(Step::in_doubt) } else { step };
+            if let Some(Step { state, notices }) = step {
                 let mut told = folded.map_or_else(Vec::new, |(step, _)| step.notices);
                 told.extend(notices);
                 folded = Some((Step { state, notices: told }, now));
             }
         }
         folded
+    }
+
+    /// That its turn came too late says that an operation was not sent now. Where the store lost what
+    /// came after this version, it may have been sent before.
+    fn doubted<'i>(&self, record: &Record, input: &'i Input) -> Cow<'i, Input> {
+        match input {
+            Input::Replied { op, reply: Reply::NotSent(NotSent::TooLate) }
+                if self.has_forgotten(record) =>
+            {
+                Cow::Owned(Input::Replied { op: op.clone(), reply: Reply::Silent })
+            }
+            input => Cow::Borrowed(input),
+        }
+    }
+
+    /// Whether the store may lack what came after this version, as far as is known here.
+    fn has_forgotten(&self, record: &Record) -> bool {
+        lock(&self.epoch).as_ref().is_some_and(|epoch| *epoch != record.born)
     }
 
     /// A commit is in the store.
@@ -379,7 +401,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     async fn ask_stack(&self, record: &Record, op: &Op) -> Reply {
         let began = self.clock.now();
-        let forgotten = lock(&self.epoch).as_ref().is_some_and(|epoch| *epoch != record.born);
+        let forgotten = self.has_forgotten(record);
         let once = op.act.repeat(&record.state.plan.capabilities) == Repeat::Once;
         let reply = match self.stacks.get(&op.stack) {
             // The store lost what came after this version, so it may have been sent before.

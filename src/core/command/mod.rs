@@ -112,6 +112,36 @@ pub struct Step {
     pub notices: Vec<Notice>,
 }
 
+impl Step {
+    /// The same, where the store may have lost what the command did before: that its call failed, or
+    /// that nothing was sent, is then not known.
+    #[must_use]
+    pub fn in_doubt(mut self) -> Self {
+        let places_calls = self.state.method.places_calls();
+        let Progress::Over(ending) = &mut self.state.progress else { return self };
+        match ending.outcome {
+            Outcome::Failed | Outcome::NotStarted if places_calls => {}
+            Outcome::Failed
+            | Outcome::NotStarted
+            | Outcome::Success
+            | Outcome::Cancelled
+            | Outcome::Unknown { .. } => return self,
+        }
+        ending.outcome = Outcome::Unknown { up: Up::Unknown };
+        if let Some(error) = &mut ending.error {
+            error.up = Up::Unknown;
+        }
+        for notice in &mut self.notices {
+            match notice {
+                Notice::Error(error) => error.up = Up::Unknown,
+                Notice::Ended { outcome, .. } => *outcome = ending.outcome,
+                Notice::Started { .. } | Notice::Progress { .. } => {}
+            }
+        }
+        self
+    }
+}
+
 /// Something that only one running command may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Claim {
