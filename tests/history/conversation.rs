@@ -86,6 +86,7 @@ pub struct Body {
 pub struct Failure {
     pub code: String,
     pub message: String,
+    pub up: String,
 }
 
 impl Body {

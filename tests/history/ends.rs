@@ -46,8 +46,12 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
             Line::Told(told) => (told, false),
             Line::Answered { to, result } if !to.cmd_id.is_empty() => (result, true),
             Line::Refused { to, kind } if kind == "unknown_command" => {
-                let ending = endings.entry(&to.cmd_id).or_default();
-                ending.gone.get_or_insert(said.at);
+                // Before it began it was rightly unknown.
+                let command = client.commands.get(&to.cmd_id);
+                let started = command.and_then(|command| command.started);
+                if started.is_some_and(|(started, _)| started <= to.at) {
+                    endings.entry(&to.cmd_id).or_default().gone.get_or_insert(said.at);
+                }
                 continue;
             }
             Line::Asked(_) | Line::Answered { .. } | Line::Refused { .. } | Line::Closed => {

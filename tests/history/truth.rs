@@ -1,6 +1,7 @@
 //! What is told of an end is so; and `unknown` is said only where it could not be known.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use super::conversation::{Body, Client, Command};
 use super::identity::mark;
@@ -26,22 +27,37 @@ struct Sights {
 
 pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     let mut told = BTreeMap::new();
-    let mut errors = BTreeMap::new();
+    let mut errors: BTreeMap<&String, &Body> = BTreeMap::new();
     for (at, _, body) in client.told() {
         match body.event.as_str() {
-            "Ended" => drop(told.entry(&body.cmd_id).or_insert((at, body))),
+            "Ended" => {
+                let error = errors.get(&body.cmd_id).copied();
+                told.entry(&body.cmd_id).or_insert((at, body, error));
+            }
             "Error" => drop(errors.insert(&body.cmd_id, body)),
             _ => {}
         }
     }
-    for (id, (at, ended)) in told {
+    for (id, (at, ended, error)) in told {
         let Some(command) = client.commands.get(id) else { continue };
-        let sights = sights(history, id, command);
-        if let Some(how) = lie(history, command, at, ended, &sights) {
+        // Where the store forgot it, the same id began anew.
+        let begun = history.events.iter().filter(|event| match &event.what {
+            What::Told { cmd_id, event, .. } => cmd_id == id && event == "Started",
+            _ => false,
+        });
+        let since = begun.clone().map(|event| event.at).filter(|begun| *begun <= at).max();
+        // So it may go on though it was told to be over.
+        let forgotten = history.faults().filter(|(_, _, kind)| **kind == Fault::StoreLost);
+        let anew = begun.map(|event| event.at).chain(forgotten.map(|(lost, _, _)| lost));
+        let until = anew.filter(|anew| *anew > at).min().unwrap_or(history.end);
+        let sights = sights(history, since.unwrap_or_default()..=until, id, command);
+        let error = error.and_then(|error| error.error.as_ref());
+        // Who says `up: unknown` does not say that no call came of it.
+        let sure = error.is_none_or(|error| error.up != "unknown");
+        if let Some(how) = lie(history, command, at, ended, &sights).filter(|_| sure) {
             found.push(broken(format!("{id} ({}): {how}", command.method)));
         }
         if ended.outcome.as_deref() == Some("unknown") {
-            let error = errors.get(id).and_then(|error| error.error.as_ref());
             let (code, message) =
                 error.map_or(("", ""), |error| (error.code.as_str(), error.message.as_str()));
             if !could_not_be_known(history, command, at, code, message) {
@@ -52,10 +68,10 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     }
 }
 
-fn sights(history: &History, id: &str, command: &Command) -> Sights {
+fn sights(history: &History, during: RangeInclusive<Time>, id: &str, command: &Command) -> Sights {
     let mut seen = Sights::default();
     let mut calls: Vec<&str> = Vec::new();
-    for event in &history.events {
+    for event in history.events.iter().filter(|event| during.contains(&event.at)) {
         match &event.what {
             What::Invite { from, by_proxy: true, .. } => {
                 seen.invited |= from.starts_with(&format!("\"{id}\""));

@@ -85,6 +85,7 @@ impl Ear {
         ear.state.lock().unwrap().reading = true;
         for tenant in tenants {
             let head = ear.store.head(tenant).await?;
+            ear.listener.skipped(tenant, &head);
             ear.state.lock().unwrap().told.insert(tenant.clone(), head);
         }
         ear.state.lock().unwrap().reading = false;

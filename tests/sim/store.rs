@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callplane::bus::Listener;
+use callplane::clock::Clock as _;
 use callplane::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
 use callplane::core::notice::Notice;
 use callplane::core::record::{Entry, Position, Record};
@@ -29,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The store's process.
 pub struct Server {
     executor: Executor,
+    clock: Arc<Watch>,
     memory: MemoryStore<Arc<Watch>>,
     recorder: Arc<Recorder>,
     bug: Option<Bug>,
@@ -86,10 +88,19 @@ fn word(notice: &Notice) -> &'static str {
 impl Server {
     pub fn new(executor: Executor, stream: Stream, epoch: Epoch, bug: Option<Bug>) -> Arc<Self> {
         let clock = Watch::new(executor.clone(), 0);
+        let own = Arc::clone(&clock);
         let recorder = Arc::clone(&stream.recorder);
         let skipped = Arc::clone(&stream.skipped);
         let memory = MemoryStore::new(clock, Arc::new(stream), epoch, Limits::default());
-        Arc::new(Self { executor, memory, recorder, bug, skipped, state: Mutex::default() })
+        Arc::new(Self {
+            executor,
+            clock: own,
+            memory,
+            recorder,
+            bug,
+            skipped,
+            state: Mutex::default(),
+        })
     }
 
     pub fn freeze(&self, until: Duration) {
@@ -126,7 +137,11 @@ impl Server {
         if let Ok(Verdict::Applied { durable, .. }) = &mut verdict {
             *durable = !alone;
         }
-        if let (Some(term), Ok(Verdict::Applied { .. })) = (term, &verdict) {
+        // A repeat is answered as it was the first time.
+        let now = self.clock.now();
+        if let (Some(term), Ok(Verdict::Applied { now: at, .. })) = (term, &verdict)
+            && *at == now
+        {
             self.recorder.note(What::Applied {
                 stack: stack.to_string(),
                 epoch: epoch.to_string(),
