@@ -211,10 +211,14 @@ pub struct Pen<S> {
 
 impl<S: Stand> Pen<S> {
     pub async fn fresh(bounds: Bounds) -> Self {
-        let stand = Arc::new(S::fresh(bounds).await);
+        Self::of(S::fresh(bounds).await, bounds).await
+    }
+
+    /// One against a stand that is there.
+    pub async fn of(stand: S, bounds: Bounds) -> Self {
         let epoch = stand.store().head(&ours()).await.unwrap().epoch;
         let quota = Quota { running: bounds.running };
-        Self { stand, epoch, pod: PodId::new("p"), quota }
+        Self { stand: Arc::new(stand), epoch, pod: PodId::new("p"), quota }
     }
 
     async fn now(&self) -> Now {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use callplane::store::redis::{Access, Address, Servers, Settings};
 use tempfile::TempDir;
 
-use super::{DEADLINE, RedisServer, Setup, ask_of, free_port, run};
+use super::certificates::Certificates;
+use super::{DEADLINE, RedisServer, Setup, USER, ask_of, free_port, run};
 
 /// What the Sentinels call the servers.
 pub const MASTER: &str = "calls";
@@ -21,11 +22,6 @@ pub struct Guarded {
     servers: [Mutex<RedisServer>; 2],
     sentinels: Vec<Sentinel>,
     folder: TempDir,
-}
-
-struct Sentinel {
-    child: Child,
-    port: u16,
 }
 
 impl Guarded {
@@ -82,14 +78,13 @@ impl Guarded {
         assert!(told.starts_with("+OK"), "{told}");
     }
 
-    /// Until the Sentinels name this server.
-    pub fn until_named(&self, number: usize) {
-        let port = self.server(number).port.to_string();
-        self.until("the Sentinels to name the other server", |guarded| {
-            guarded.sentinels.iter().all(|sentinel| {
-                sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]).contains(&port)
-            })
-        });
+    /// Has the first server watched by another name as well.
+    pub fn watch(&self, name: &str) {
+        let port = self.server(0).port.to_string();
+        for sentinel in &self.sentinels {
+            let told = sentinel.ask(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, "2"]);
+            assert!(told.starts_with("+OK"), "{told}");
+        }
     }
 
     fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -99,6 +94,41 @@ impl Guarded {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// A Sentinel that runs.
+pub struct Sentinel {
+    child: Child,
+    port: u16,
+}
+
+/// One that watches a server started by [`RedisServer::start_encrypted`], and is spoken to as that is.
+pub fn encrypted(certificates: &Certificates, server: u16) -> (Sentinel, Address) {
+    let folder = certificates.folder();
+    for _ in 0..20 {
+        let (port, tls_port) = (free_port(), free_port());
+        let (user, password) = USER;
+        let mut file = format!(
+            "bind 127.0.0.1\nport {port}\ntls-replication yes\n\
+             user {user} on >{password} allchannels +@all\n\
+             sentinel monitor {MASTER} 127.0.0.1 {server} 1\n\
+             sentinel auth-user {MASTER} {user}\nsentinel auth-pass {MASTER} {password}\n"
+        );
+        for argument in certificates.arguments(tls_port) {
+            match argument.strip_prefix("--") {
+                Some(option) => write!(file, "{option} ").unwrap(),
+                None => writeln!(file, "{argument}").unwrap(),
+            }
+        }
+        let path = folder.join("sentinel.conf");
+        std::fs::write(&path, file).unwrap();
+        let arguments = [path.display().to_string(), "--sentinel".to_owned()];
+        if let Some(child) = run(folder, port, None, &arguments) {
+            let address = Address { host: "127.0.0.1".to_owned(), port: tls_port };
+            return (Sentinel { child, port }, address);
+        }
+    }
+    panic!("no Sentinel starts");
 }
 
 impl Sentinel {
@@ -112,12 +142,10 @@ impl Sentinel {
     }
 }
 
-impl Drop for Guarded {
+impl Drop for Sentinel {
     fn drop(&mut self) {
-        for sentinel in &mut self.sentinels {
-            let _ = sentinel.child.kill();
-            let _ = sentinel.child.wait();
-        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -126,7 +154,7 @@ fn sentinels(folder: &TempDir, master: u16, replica: u16) -> Vec<Sentinel> {
     let ids = ['a', 'b', 'c'].map(|letter| letter.to_string().repeat(40));
     for _ in 0..20 {
         let ports = [free_port(), free_port(), free_port()];
-        let mut started: Vec<_> = (0..ports.len())
+        let started: Vec<_> = (0..ports.len())
             .filter_map(|who| {
                 let (user, password) = WATCHER;
                 let mut file = format!(
@@ -155,10 +183,6 @@ fn sentinels(folder: &TempDir, master: u16, replica: u16) -> Vec<Sentinel> {
             .collect();
         if started.len() == ports.len() {
             return started;
-        }
-        for sentinel in &mut started {
-            let _ = sentinel.child.kill();
-            let _ = sentinel.child.wait();
         }
     }
     panic!("no Sentinels start");

@@ -51,7 +51,7 @@ pub(super) enum NoConnection {
     Broken { address: Address, error: RedisError },
     #[error("{0} is not the master")]
     NotTheMaster(Address),
-    #[error("no connection to {address} within {} ms", within.as_millis())]
+    #[error("{address} does not answer within {} ms", within.as_millis())]
     TooSlow { address: Address, within: Duration },
 }
 
@@ -81,7 +81,6 @@ impl Dialer {
         until: Instant,
     ) -> Result<Line, NoConnection> {
         let credentials = read(access).await?;
-        let stream = self.connect(address, until).await?;
         let Credentials { user, password, tls } = credentials;
         let mut hello = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
@@ -98,13 +97,14 @@ impl Dialer {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(pushes);
+        let stream = self.connect(address, until).await?;
         match tls {
             None => introduce(address, &hello, stream, config).await,
             Some(tls) => {
                 let failed = |error| NoConnection::Tls { address: address.clone(), error };
                 let name = ServerName::try_from(address.host.clone());
                 let name = name.map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
-                let stream = tls.connect(name, stream).await.map_err(failed)?;
+                let stream = in_time(until, tls.connect(name, stream)).await.map_err(failed)?;
                 introduce(address, &hello, stream, config).await
             }
         }
@@ -125,13 +125,12 @@ impl Dialer {
             // One that does not answer leaves time for the others.
             let share = until.saturating_duration_since(Instant::now()) / left.max(1);
             left = left.saturating_sub(1);
-            match timeout_at(Instant::now() + share, TcpStream::connect(place)).await {
-                Ok(Ok(stream)) => {
+            match in_time(Instant::now() + share, TcpStream::connect(place)).await {
+                Ok(stream) => {
                     stream.set_nodelay(true).map_err(failed)?;
                     return Ok(stream);
                 }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
+                Err(error) => last = error,
             }
         }
         Err(failed(last))
@@ -157,6 +156,11 @@ impl Dialer {
         self.lookup = None;
         found.unwrap_or_else(|gone| Err(io::Error::other(gone)))
     }
+}
+
+/// What is not there by then has failed, and it is known what.
+async fn in_time<T>(until: Instant, does: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout_at(until, does).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Reads the files where it may take as long as it likes.

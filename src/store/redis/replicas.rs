@@ -39,7 +39,16 @@ pub(super) struct Replicas {
 /// Someone who wants to know of all that this server has written until now.
 struct Ask {
     run_id: Arc<str>,
-    answer: oneshot::Sender<bool>,
+    answer: oneshot::Sender<Answer>,
+}
+
+enum Answer {
+    /// Enough have it.
+    Kept,
+    /// Too few have it as yet, or it is not known.
+    NotYet,
+    /// Too few have had anything for a while: no need to wait.
+    Lacking,
 }
 
 impl Replicas {
@@ -62,9 +71,9 @@ impl Replicas {
                     return false;
                 }
                 match is_there.await {
-                    Ok(true) => return true,
-                    Ok(false) => sleep(PAUSE).await,
-                    Err(_) => return false,
+                    Ok(Answer::Kept) => return true,
+                    Ok(Answer::NotYet) => sleep(PAUSE).await,
+                    Ok(Answer::Lacking) | Err(_) => return false,
                 }
             }
         };
@@ -91,8 +100,13 @@ impl Worker {
                 Err(Away) => (None, 0),
             };
             for Ask { run_id: of, answer } in waiting.drain(..) {
+                let told = match (run_id == Some(&of), have >= self.wanted) {
+                    (true, true) => Answer::Kept,
+                    (true, false) if self.lacking => Answer::Lacking,
+                    (_, _) => Answer::NotYet,
+                };
                 // Whoever asked may have given up.
-                let _ = answer.send(run_id == Some(&of) && have >= self.wanted);
+                let _ = answer.send(told);
             }
             if run_id.is_some() {
                 self.tell(have);
