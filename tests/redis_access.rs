@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use callplane::core::ids::{Install, TenantId};
+use callplane::core::ids::{Install, StackId, TenantId};
 use callplane::core::record::Position;
 use callplane::store::redis::{
     Access, Address, BadFile, BadSettings, Purpose, RedisBus, RedisStore, Servers, Settings, Tls,
@@ -245,6 +245,37 @@ async fn files_that_can_not_be_used_are_refused_at_the_start() {
         let bad = BadFile { purpose, path: gone.clone(), why };
         assert_eq!(refused.err(), Some(BadSettings::File(bad)));
     }
+}
+
+#[tokio::test]
+async fn a_master_that_is_made_a_replica_is_left_until_it_is_none_any_more() {
+    if !is_here("a_master_that_is_made_a_replica_is_left_until_it_is_none_any_more") {
+        return;
+    }
+    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let Servers::One(at) = other.settings().servers else { panic!("one server") };
+    let log = Log::default();
+    let _kept = log.keep();
+    let (writes, reads) = (started(server.settings()), started(server.settings()));
+    let before = back(&writes).await;
+    assert_eq!(back(&reads).await, before);
+    server.ask(&["REPLICAOF", "127.0.0.1", &at.port.to_string()]);
+    // One learns it by a write that is refused, the other one asks.
+    let refused = within(IN_TIME, "a write", writes.lead(&StackId::new("s"))).await;
+    assert_eq!(refused, Err(Away));
+    let noticed = async {
+        while head(&reads).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(Duration::from_millis(2500), "to notice", noticed).await;
+    away(&writes).await;
+    let told = log.lines("is not the master");
+    assert_eq!(told.len(), 2, "one line each: {told:#?}");
+    server.ask(&["REPLICAOF", "NO", "ONE"]);
+    let after = back(&writes).await;
+    assert_ne!(after.epoch, before.epoch, "it has the other one's memory");
+    assert_eq!(back(&reads).await, after);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use callplane::store::redis::{RedisBus, RedisStore, Settings};
 use callplane::store::{Away, Commit, Find, Limits, Store as _, Unreadable, Verdict};
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
-use redis_server::{RedisServer, is_here};
+use redis_server::{RedisServer, Setup, connect, is_here};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -93,6 +93,16 @@ impl Stand for Site {
     async fn pass(&self, _time: Duration) {
         unreachable!("time passes by itself")
     }
+}
+
+/// A process that waits for a replica, and that replica.
+async fn with_a_replica() -> (Pen<Site>, RedisServer) {
+    let server = RedisServer::start();
+    let replica = RedisServer::start_as(Setup { replica_of: Some(server.port()) });
+    let settings = Settings { replicas: 1, ..server.settings() };
+    let (store, bus) = connect(settings, Install::default(), Limits::default()).await;
+    let site = Site { server: Mutex::new(server), store, bus };
+    (Pen::of(site, Bounds::default()).await, replica)
 }
 
 /// `None`: there is no Redis here, and the test is skipped by name.
@@ -337,6 +347,49 @@ async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
     assert!(bus.is_err(), "subscribed to nothing");
     server.restart();
     assert_eq!(head_again(&store).await.seq, 0);
+}
+
+/// Must outlive its server.
+async fn kept(pen: &Pen<Site>, id: &str) -> bool {
+    let beginning = pen.beginning(key(id), hold(id)).await;
+    let commit = for_long(Commit { durable: true, ..beginning });
+    let verdict = within(IN_TIME, id, pen.commit(commit)).await;
+    let Verdict::Applied { durable, .. } = verdict else { panic!("{verdict:?}") };
+    durable
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_replica_does_not_take_is_applied_in_time_and_said_not_to_be_kept() {
+    if !is_here("what_the_replica_does_not_take_is_applied_in_time_and_said_not_to_be_kept") {
+        return;
+    }
+    let (pen, replica) = with_a_replica().await;
+    let begun = Instant::now();
+    for n in 0.. {
+        if kept(&pen, &format!("follows-{n}")).await {
+            break;
+        }
+        assert!(begun.elapsed() < DEADLINE, "the replica does not follow");
+    }
+    replica.pause();
+    let pen = Arc::new(pen);
+    let all = (0..100).map(|n| {
+        let pen = Arc::clone(&pen);
+        tokio::spawn(async move { kept(&pen, &format!("stopped-{n}")).await })
+    });
+    for one in all.collect::<Vec<_>>() {
+        assert!(!one.await.unwrap(), "the replica stands still");
+    }
+    // Who needs no replica waits for none.
+    within(AT_ONCE, "another commit", pen.begin("plain", hold("plain"))).await;
+    replica.go_on();
+    let begun = Instant::now();
+    for n in 0.. {
+        if kept(&pen, &format!("goes-on-{n}")).await {
+            break;
+        }
+        assert!(begun.elapsed() < DEADLINE, "the replica does not take it");
+    }
 }
 
 #[derive(Default)]

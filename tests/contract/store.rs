@@ -35,6 +35,7 @@ instances!(
     applied_tells_the_stores_time
     a_repeated_beginning_is_applied_once
     a_repeated_step_gets_its_first_verdict_whatever_came_after
+    what_must_outlive_its_server_is_said_to_be_kept
     a_repeat_of_a_command_that_is_kept_for_less_is_recognised
     an_id_is_taken_as_long_as_its_command_runs_or_is_kept
     an_ended_command_is_forgotten_after_its_time
@@ -238,6 +239,18 @@ async fn a_repeated_step_gets_its_first_verdict_whatever_came_after<S: Stand>() 
     };
     assert_eq!((place, newest), (first_seq + 2, record));
     assert_eq!(seen(&pen, &["a", "b", "c"]).await, before);
+}
+
+async fn what_must_outlive_its_server_is_said_to_be_kept<S: Stand>() {
+    let pen = pen::<S>().await;
+    let beginning = pen.beginning(key("a"), hold("A")).await;
+    let commit = Commit { durable: true, ..beginning };
+    for _ in 0..2 {
+        let Verdict::Applied { durable, .. } = pen.commit(commit.clone()).await else {
+            panic!("not applied");
+        };
+        assert!(durable);
+    }
 }
 
 async fn a_repeat_of_a_command_that_is_kept_for_less_is_recognised<S: Stand>() {
