@@ -172,6 +172,10 @@ impl RedisServer {
         ask_of(self.port, None, words).expect("it answers")
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

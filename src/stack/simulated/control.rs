@@ -12,6 +12,7 @@
 //! | `POST /calls/<Call-ID>/hang_up` `{"phone":"bob"}` | a phone hangs up, refuses or gives up |
 //! | `POST /calls/<Call-ID>/reinvite` `{"phone":"bob","direction":"inactive"}` | a phone's own re-INVITE |
 //! | `POST /calls/<Call-ID>/forge_transfer` `{"forger":"dave","target":"bob"}` | somebody else's INVITE with this call's `osid` |
+//! | `GET /seen` | what phones saw since it was asked last; from the first time on it is noted |
 //! | `GET /faults`, `PATCH /faults` `{"lose_events":{"next":3}}` | what goes wrong on the network |
 //! | `POST /restart` `{"down_ms":500}` | the process restarts |
 //!
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::phones::Behaviour;
 use super::server::Ask;
 use super::sip_text::Direction;
+use super::witness::{Saw, Seen};
 use super::world::World;
 
 type Asks = mpsc::Sender<Ask>;
@@ -49,6 +51,7 @@ pub(super) async fn serve(listener: Option<TcpListener>, asks: Asks) {
         .route("/calls/{callid}/hang_up", post(hang_up))
         .route("/calls/{callid}/reinvite", post(reinvite))
         .route("/calls/{callid}/forge_transfer", post(forge))
+        .route("/seen", get(seen))
         .route("/faults", get(faults).patch(change_faults))
         .route("/restart", post(restart))
         .with_state(asks);
@@ -120,6 +123,33 @@ async fn phones(State(asks): State<Asks>) -> Answer {
 
 async fn calls(State(asks): State<Asks>) -> Answer {
     shown(&with(&asks, |world, _| world.calls()).await?)
+}
+
+async fn seen(State(asks): State<Asks>) -> Answer {
+    let seen = with(&asks, |world, now| {
+        world.note_what_phones_see();
+        let ago =
+            |saw: &Saw| u64::try_from(now.saturating_sub(saw.at).as_millis()).unwrap_or(u64::MAX);
+        let seen = world.take_seen();
+        seen.into_iter().map(|saw| (ago(&saw), saw)).collect::<Vec<_>>()
+    });
+    let shown = seen.await?.into_iter().map(|(ago, Saw { call, what, .. })| {
+        let mut shown = match what {
+            Seen::Invite { phone, from, asked, by_proxy } => json!({
+                "what": "invite", "phone": phone, "from": from, "asked": asked, "by_proxy": by_proxy,
+            }),
+            Seen::Refer { phone, to } => json!({"what": "refer", "phone": phone, "to": to}),
+            Seen::Up => json!({"what": "up"}),
+            Seen::EndedByProxy => json!({"what": "ended_by_proxy"}),
+            Seen::EndedByPhone => json!({"what": "ended_by_phone"}),
+        };
+        if let Some(members) = shown.as_object_mut() {
+            members.insert("call".to_owned(), call.into());
+            members.insert("ms_ago".to_owned(), ago.into());
+        }
+        shown
+    });
+    Ok(Json(shown.collect()))
 }
 
 async fn behave(

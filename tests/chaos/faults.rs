@@ -1,0 +1,212 @@
+//! What goes wrong, and when.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::history::{Fault, Time, What};
+use super::link::Way;
+use super::pods::{PODS, Pods};
+use super::random::Random;
+use super::record::Recorder;
+use super::redis_server::RedisServer;
+
+/// Which kinds of faults there are beside kills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A process stands still for a while.
+    Pause,
+    /// The way of a process to Redis is stalled or cut.
+    Link,
+    /// Redis dies and comes back with all it acknowledged.
+    Redis,
+    /// Every process is told to stop and started again, one after the other.
+    Rolling,
+    /// Redis forgets everything.
+    Flush,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::Pause, Self::Link, Self::Redis, Self::Rolling, Self::Flush];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Link => "link",
+            Self::Redis => "redis",
+            Self::Rolling => "rolling",
+            Self::Flush => "flush",
+        }
+    }
+
+    /// The kinds that a text like `pause,link` names.
+    pub fn named(text: &str) -> Vec<Self> {
+        let named = text.split(',').filter(|name| !name.is_empty());
+        let named = named.map(|name| {
+            let kind = Self::ALL.into_iter().find(|kind| kind.name() == name);
+            kind.unwrap_or_else(|| panic!("no such fault: {name}"))
+        });
+        named.collect()
+    }
+}
+
+/// What was done to a process.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub at: Time,
+    pub until: Time,
+    /// `None`: to all.
+    pub pod: Option<usize>,
+    pub what: &'static str,
+}
+
+pub struct Faults {
+    pub pods: Arc<Pods>,
+    pub redis: Arc<Mutex<RedisServer>>,
+    pub recorder: Arc<Recorder>,
+    pub done: Mutex<Vec<Done>>,
+    /// Kills of a process that led a stack: when, which, and the stacks.
+    pub kills: Mutex<Vec<(Time, usize, Vec<usize>)>>,
+}
+
+impl Faults {
+    fn now(&self) -> Time {
+        self.recorder.now()
+    }
+
+    fn done(&self, at: Time, pod: Option<usize>, what: &'static str) {
+        let until = self.now();
+        self.done.lock().unwrap().push(Done { at, until, pod, what });
+    }
+
+    /// So many kills, and other faults of these kinds between them. All is well again at the end.
+    pub async fn play(self: &Arc<Self>, kills: usize, kinds: &[Kind], random: &mut Random) {
+        let mut under_way = JoinSet::new();
+        for number in 1..=kills {
+            sleep(random.millis(900, 2300)).await;
+            let victim = self.victim(random);
+            let back = random.millis(50, 1400);
+            let faults = Arc::clone(self);
+            under_way.spawn(async move { faults.kill(victim, back).await });
+            let Some(kind) = self.beside(number, kinds, random) else { continue };
+            let (faults, mut own) = (Arc::clone(self), random.fork());
+            let start = random.millis(0, 1500);
+            under_way.spawn(async move {
+                sleep(start).await;
+                faults.one(kind, &mut own).await;
+            });
+            while let Some(ended) = under_way.try_join_next() {
+                ended.unwrap();
+            }
+        }
+        while let Some(ended) = under_way.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    /// What goes wrong beside this kill. Flushes are rare: they make everybody forget.
+    fn beside(&self, number: usize, kinds: &[Kind], random: &mut Random) -> Option<Kind> {
+        let drawn = match number % 50 {
+            12 => Kind::Redis,
+            21 => Kind::Rolling,
+            32 => Kind::Redis,
+            40 => Kind::Flush,
+            _ if number.is_multiple_of(3) => *random.pick(&[Kind::Pause, Kind::Link]),
+            _ => return None,
+        };
+        kinds.contains(&drawn).then_some(drawn)
+    }
+
+    /// A leader, or any.
+    fn victim(&self, random: &mut Random) -> usize {
+        let any = random.index(PODS);
+        let stack = random.index(2);
+        let leader = if random.percent(40) { self.pods.leader(stack) } else { None };
+        let serving = |pod: &usize| self.pods.is_serving(*pod);
+        let others = (0..PODS).map(|step| (any + step) % PODS);
+        leader.into_iter().chain(others).find(serving).unwrap_or(any)
+    }
+
+    async fn kill(&self, pod: usize, back: Duration) {
+        if !self.pods.is_serving(pod) {
+            return;
+        }
+        let led = (0..2).filter(|stack| self.pods.leader(*stack) == Some(pod)).collect();
+        let at = self.now();
+        self.pods.kill(pod).await;
+        self.kills.lock().unwrap().push((at, pod, led));
+        sleep(back).await;
+        self.pods.come_back(pod, at).await;
+        self.done(at, Some(pod), "killed");
+    }
+
+    async fn one(&self, kind: Kind, random: &mut Random) {
+        match kind {
+            Kind::Pause => self.pause(random).await,
+            Kind::Link => self.link(random).await,
+            Kind::Redis => self.redis(random).await,
+            Kind::Rolling => self.rolling().await,
+            Kind::Flush => self.flush(),
+        }
+    }
+
+    async fn pause(&self, random: &mut Random) {
+        let pod = random.index(PODS);
+        let at = self.now();
+        self.pods.signal(pod, "-STOP").await;
+        sleep(random.millis(1000, 8000)).await;
+        self.pods.signal(pod, "-CONT").await;
+        let until = self.now();
+        self.recorder.note_at(at, What::Fault { kind: Fault::Pause, until });
+        self.done(at, Some(pod), "paused");
+    }
+
+    async fn link(&self, random: &mut Random) {
+        let pod = random.index(PODS);
+        let at = self.now();
+        let (way, what) = *random
+            .pick(&[(Way::Stalled, "link to redis stalled"), (Way::Refused, "link to redis cut")]);
+        self.pods.link(pod).set(way);
+        sleep(random.millis(200, 5000)).await;
+        self.pods.link(pod).set(Way::Open);
+        let until = self.now();
+        self.recorder.note_at(at, What::Fault { kind: Fault::Store, until });
+        self.done(at, Some(pod), what);
+    }
+
+    async fn redis(&self, random: &mut Random) {
+        let at = self.now();
+        let down = random.millis(100, 2500);
+        tokio::task::block_in_place(|| self.redis.lock().unwrap().kill());
+        sleep(down).await;
+        tokio::task::block_in_place(|| self.redis.lock().unwrap().restart());
+        let until = self.now();
+        self.recorder.note_at(at, What::Fault { kind: Fault::Store, until });
+        self.done(at, None, "redis restarted");
+    }
+
+    async fn rolling(&self) {
+        let at = self.now();
+        for pod in 0..PODS {
+            if !self.pods.is_serving(pod) {
+                continue;
+            }
+            let stopped = self.now();
+            self.pods.stop(pod).await;
+            self.pods.run(pod);
+            self.pods.serves(pod).await;
+            self.done(stopped, Some(pod), "told to stop");
+        }
+        self.done(at, None, "rolling restart");
+    }
+
+    fn flush(&self) {
+        let at = self.now();
+        let flushed = tokio::task::block_in_place(|| self.redis.lock().unwrap().ask(&["FLUSHALL"]));
+        assert_eq!(flushed, "+OK");
+        self.recorder.note_at(at, What::Fault { kind: Fault::StoreLost, until: self.now() });
+        self.done(at, None, "redis forgot everything");
+    }
+}

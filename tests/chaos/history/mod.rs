@@ -1,0 +1,166 @@
+//! What happened between clients, callplane, stacks and phones, and whether the promises were kept.
+//!
+//! A [`History`] is what can be seen from outside: frames of clients, what phones saw, which faults
+//! there were. What the store told is in it only where somebody could look. [`judge`] is written from
+//! the promises P1 to P6, and knows nothing of how they are kept.
+
+mod calls;
+mod conversation;
+mod ends;
+mod identity;
+mod stream;
+mod truth;
+
+use std::fmt::{self, Write as _};
+
+/// Milliseconds since the beginning.
+pub type Time = u64;
+
+/// One thing that was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub at: Time,
+    pub what: What,
+}
+
+/// What is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A client has a new connection.
+    Connected { client: usize, connection: usize },
+    /// It sent a frame.
+    Sent { connection: usize, text: String },
+    /// It received one.
+    Received { connection: usize, text: String },
+    /// The connection is gone; the close code, if one came.
+    Closed { connection: usize, code: Option<u16> },
+    /// An INVITE reached a phone. `from` and `asked` carry the command's mark.
+    Invite {
+        stack: usize,
+        call: String,
+        phone: String,
+        from: String,
+        asked: String,
+        by_proxy: bool,
+    },
+    /// A REFER reached a phone.
+    Refer { stack: usize, call: String, phone: String, to: String },
+    /// A call was answered.
+    Up { stack: usize, call: String },
+    /// The proxy ended a call because it was told to.
+    EndedByProxy { stack: usize, call: String },
+    /// A phone ended a call.
+    EndedByPhone { stack: usize, call: String },
+    /// A call that clients know of from elsewhere.
+    Given { stack: usize, call: String },
+    /// At the end this call is up at a phone, or rings there.
+    Left { stack: usize, call: String, setup: bool },
+    /// The store committed an entry.
+    Told { tenant: String, cmd_id: String, epoch: String, seq: u64, event: String },
+    /// The store applied what a leader of this term reported.
+    Applied { stack: String, epoch: String, term: u64 },
+    /// Something went wrong from now until then.
+    Fault { kind: Fault, until: Time },
+}
+
+/// What can go wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A process died.
+    Crash,
+    /// A process stood still.
+    Pause,
+    /// Messages between callplane and the store are lost, or the store does not answer.
+    Store,
+    /// The store lost what it had acknowledged.
+    StoreLost,
+    /// Published entries get lost, doubled, or out of order.
+    Bus,
+    /// Messages between callplane and a stack are lost or late.
+    Stack { stack: usize },
+    /// A stack restarted.
+    Restart { stack: usize },
+    /// A client's connection broke.
+    Client,
+    /// A process's clock is wrong.
+    Clock,
+    /// The leader was taken its lease.
+    Lease,
+}
+
+impl Fault {
+    /// Whether no process or no store was there: time that does not count.
+    fn stops_time(&self) -> bool {
+        match self {
+            Self::Crash | Self::Pause | Self::Store | Self::StoreLost | Self::Clock => true,
+            Self::Bus | Self::Stack { .. } | Self::Restart { .. } | Self::Client | Self::Lease => {
+                false
+            }
+        }
+    }
+}
+
+/// All that was seen, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    pub events: Vec<Event>,
+    /// From then on nothing goes wrong any more.
+    pub calm: Time,
+    /// Until then it was watched.
+    pub end: Time,
+    /// Whether [`What::Told`] is in it.
+    pub told: bool,
+}
+
+impl History {
+    pub fn note(&mut self, at: Time, what: What) {
+        self.events.push(Event { at, what });
+    }
+
+    fn faults(&self) -> impl Iterator<Item = (Time, Time, &Fault)> {
+        self.events.iter().filter_map(|event| match &event.what {
+            What::Fault { kind, until } => Some((event.at, *until, kind)),
+            _ => None,
+        })
+    }
+
+    /// The same history is the same text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for event in &self.events {
+            writeln!(text, "{:>7} {:?}", event.at, event.what).unwrap();
+        }
+        text
+    }
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which: P1 to P6.
+    pub promise: &'static str,
+    /// How.
+    pub how: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.how)
+    }
+}
+
+/// Every broken promise of a history.
+pub fn judge(history: &History) -> Vec<Broken> {
+    let clients = conversation::of(history);
+    let mut broken = Vec::new();
+    for client in &clients {
+        ends::judge(history, client, &mut broken);
+        stream::judge(history, client, &mut broken);
+        identity::judge_answers(history, client, &mut broken);
+        truth::judge(history, client, &mut broken);
+    }
+    identity::judge_phones(history, &clients, &mut broken);
+    calls::judge(history, &clients, &mut broken);
+    stream::judge_terms(history, &mut broken);
+    broken
+}

@@ -1,0 +1,141 @@
+//! P2: notifications in order, each once on a connection, none lost; P4: nobody's but the client's
+//! own; and fencing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::conversation::{Client, Line};
+use super::{Broken, History, What};
+
+/// One connection's place in the stream.
+#[derive(Default)]
+struct Reading {
+    /// The highest position of each epoch.
+    at: BTreeMap<String, u64>,
+    had: BTreeSet<(String, u64)>,
+    /// Commands whose entries are told again.
+    replayed: BTreeSet<String>,
+}
+
+fn broken(promise: &'static str, how: String) -> Broken {
+    Broken { promise, how }
+}
+
+pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
+    let mut readings: BTreeMap<usize, Reading> = BTreeMap::new();
+    let mut begun = BTreeSet::new();
+    let mut ended: BTreeSet<(usize, &str)> = BTreeSet::new();
+    let mut received: BTreeMap<(&str, u64), (&str, &str)> = BTreeMap::new();
+    // What a client was told that it can't have.
+    let mut excused: Vec<(String, u64)> = Vec::new();
+    for said in &client.said {
+        let reading = readings.entry(said.connection).or_default();
+        match &said.what {
+            Line::Answered { to, result } => {
+                if let Some((epoch, seq)) = result.position() {
+                    if to.begins() && !result.repeated {
+                        received.insert((epoch, seq), (&result.cmd_id, "Started"));
+                        reading.had.insert((epoch.to_owned(), seq));
+                    }
+                    if result.recovered == Some(false) {
+                        excused.push((epoch.to_owned(), seq));
+                    }
+                }
+                if result.event == "Started" {
+                    begun.insert(result.cmd_id.as_str());
+                }
+                if result.replayed.is_some() {
+                    reading.replayed.insert(result.cmd_id.clone());
+                    if result.replayed == Some(false) {
+                        excused.push((result.cmd_id.clone(), u64::MAX));
+                    }
+                }
+            }
+            Line::Told(told) => {
+                let id = told.cmd_id.as_str();
+                if !client.commands.contains_key(id) {
+                    let how = format!("client {} was told of {id}", client.number);
+                    found.push(broken("P4", how));
+                    continue;
+                }
+                if told.event == "Started" {
+                    begun.insert(id);
+                } else if !begun.contains(id) {
+                    found.push(broken("P2", format!("{id}: {} before Started", told.event)));
+                }
+                let Some((epoch, seq)) = told.position() else { continue };
+                received.insert((epoch, seq), (id, &told.event));
+                if !reading.had.insert((epoch.to_owned(), seq)) {
+                    let how = format!("{id}: {} ({seq}) twice on {}", told.event, said.connection);
+                    found.push(broken("P2", how));
+                    continue;
+                }
+                let highest = reading.at.entry(epoch.to_owned()).or_default();
+                if seq > *highest {
+                    *highest = seq;
+                } else if !reading.replayed.contains(id) {
+                    let how = format!("{id}: {} ({seq}) behind {highest}", told.event);
+                    found.push(broken("P2", how));
+                }
+                let again = reading.replayed.contains(id);
+                if ended.contains(&(said.connection, id)) && !again {
+                    found.push(broken("P2", format!("{id}: {} after Ended", told.event)));
+                }
+                if told.event == "Ended" {
+                    ended.insert((said.connection, id));
+                }
+            }
+            Line::Connected | Line::Asked(_) | Line::Refused { .. } | Line::Closed => {}
+        }
+    }
+    if history.told {
+        compare(history, client, &received, &excused, found);
+    }
+}
+
+/// What the store told and what the client received are the same.
+fn compare(
+    history: &History,
+    client: &Client,
+    received: &BTreeMap<(&str, u64), (&str, &str)>,
+    excused: &[(String, u64)],
+    found: &mut Vec<Broken>,
+) {
+    let mut told = BTreeMap::new();
+    for event in &history.events {
+        let What::Told { cmd_id, epoch, seq, event, .. } = &event.what else { continue };
+        if client.commands.contains_key(cmd_id) {
+            told.insert((epoch.as_str(), *seq), (cmd_id.as_str(), event.as_str()));
+        }
+    }
+    for (position, (id, event)) in received {
+        if told.get(position) != Some(&(*id, *event)) {
+            found.push(broken("P2", format!("{id}: {event} {position:?} was never committed")));
+        }
+    }
+    if !client.is_connected {
+        return;
+    }
+    for (position, (id, event)) in &told {
+        let (epoch, seq) = *position;
+        let is_excused = excused.iter().any(|(what, until)| {
+            what == id || (what == epoch && seq <= *until) || (what != epoch && *until != u64::MAX)
+        });
+        if !received.contains_key(position) && !is_excused {
+            found.push(broken("P2", format!("{id}: {event} ({seq}) was never received")));
+        }
+    }
+}
+
+/// Once a leader of a term was heard, none of an older one is.
+pub fn judge_terms(history: &History, found: &mut Vec<Broken>) {
+    let mut newest: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for event in &history.events {
+        let What::Applied { stack, epoch, term } = &event.what else { continue };
+        let newest = newest.entry((stack, epoch)).or_default();
+        if *term < *newest {
+            let how = format!("{stack}: what term {term} reported was applied after {newest}");
+            found.push(broken("fencing", how));
+        }
+        *newest = (*newest).max(*term);
+    }
+}

@@ -1,0 +1,90 @@
+//! The way from one process to Redis: a relay that can be cut.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of bytes and connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// They pass.
+    Open,
+    /// Nothing passes, and nobody is told. What waits goes on when it opens.
+    Stalled,
+    /// Connections end, and no new one is made.
+    Refused,
+}
+
+pub struct Link {
+    pub port: u16,
+    way: Arc<watch::Sender<Way>>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    /// A link to this port, on a port of its own.
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let way = Arc::new(watch::Sender::new(Way::Open));
+        let ways = Arc::clone(&way);
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let accepting = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                if *ways.borrow() == Way::Refused {
+                    reset(&near);
+                    continue;
+                }
+                tokio::spawn(carry(near, to, ways.subscribe()));
+            }
+        });
+        Self { port: own, way, accepting }
+    }
+
+    pub fn set(&self, way: Way) {
+        self.way.send_replace(way);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// The other end is told by a reset, as by a host that has forgotten the connection.
+fn reset(stream: &TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+async fn carry(near: TcpStream, to: SocketAddr, mut way: watch::Receiver<Way>) {
+    let Ok(far) = TcpStream::connect(to).await else { return reset(&near) };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true), reset(&near), reset(&far));
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    let ways = way.clone();
+    let refused = async {
+        let _ = way.wait_for(|way| *way == Way::Refused).await;
+    };
+    tokio::select! {
+        () = pass(near_in, far_out, ways.clone()) => {}
+        () = pass(far_in, near_out, ways) => {}
+        () = refused => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::Receiver<Way>) {
+    let mut bytes = vec![0; 65_536];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut bytes).await else { return };
+        if way.wait_for(|way| *way != Way::Stalled).await.is_err() {
+            return;
+        }
+        if to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}

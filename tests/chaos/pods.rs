@@ -1,0 +1,242 @@
+//! The processes under test.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::history::{Fault, Time, What};
+use super::link::Link;
+use super::mi;
+use super::random::Random;
+use super::record::Recorder;
+use super::stack::{Stack, domain};
+
+pub const PODS: usize = 3;
+
+/// Nothing that a process does by itself takes this long.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub struct Pods {
+    pods: Vec<Pod>,
+    recorder: Arc<Recorder>,
+    /// What processes said of leading, in order.
+    leads: Arc<Mutex<Vec<Lead>>>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+/// A process said that it leads a stack, or does not any more.
+#[derive(Debug, Clone)]
+pub struct Lead {
+    pub at: Time,
+    pub pod: usize,
+    pub stack: String,
+    pub leads: bool,
+}
+
+struct Pod {
+    config: PathBuf,
+    log: PathBuf,
+    link: Link,
+    /// Where its clients connect while it serves.
+    serves: watch::Sender<Option<SocketAddr>>,
+    child: Mutex<Option<Child>>,
+}
+
+impl Pods {
+    pub async fn start(
+        folder: &Path,
+        redis: u16,
+        stacks: &[Stack],
+        ledger: &Arc<mi::Ledger>,
+        recorder: &Arc<Recorder>,
+    ) -> Arc<Self> {
+        let mut pods = Vec::new();
+        for number in 0..PODS {
+            let link = Link::to(redis).await;
+            let mut config = format!(
+                "install: chaos\nlisten:\n  address: 127.0.0.1:0\n  console: false\n\
+                 admin:\n  listen: 127.0.0.1:0\n  control: 127.0.0.1:0\n\
+                 commands:\n  ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms\n\
+                 drain:\n  timeout: 5s\n\
+                 log:\n  redact: false\n\
+                 redis:\n  address: 127.0.0.1:{}\nstacks:\n",
+                link.port
+            );
+            for stack in stacks {
+                let mi = mi::relay(
+                    number,
+                    stack.number,
+                    stack.mi,
+                    Arc::clone(ledger),
+                    Arc::clone(recorder),
+                );
+                let (at, name) = (mi.await, domain(stack.number));
+                write!(
+                    config,
+                    "  - name: stack{}\n    mi: udp:{at}\n    mi_http: http://{}/mi\n    \
+                     next_hop: sip:{name}\n    domains: [{name}]\n    fr_timeout: 1s\n    \
+                     fr_inv_timeout: 20s\n    receive_buffer: 256KiB\n",
+                    stack.number, stack.mi_http,
+                )
+                .unwrap();
+            }
+            let path = folder.join(format!("pod{number}.yml"));
+            std::fs::write(&path, config).unwrap();
+            pods.push(Pod {
+                config: path,
+                log: folder.join(format!("pod{number}.log")),
+                link,
+                serves: watch::Sender::new(None),
+                child: Mutex::new(None),
+            });
+        }
+        let (leads, said) = (Arc::default(), Arc::default());
+        let all = Self { pods, recorder: Arc::clone(recorder), leads, said };
+        for number in 0..PODS {
+            all.run(number);
+        }
+        for number in 0..PODS {
+            all.serves(number).await;
+        }
+        Arc::new(all)
+    }
+
+    /// Starts a process in this place.
+    pub fn run(&self, number: usize) {
+        let pod = &self.pods[number];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callplane"));
+        command.arg("serve").arg("--config").arg(&pod.config).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        tokio::spawn(self.listen(number, out));
+        tokio::spawn(self.listen(number, err));
+        *pod.child.lock().unwrap() = Some(child);
+    }
+
+    /// Reads what a process says, to its end.
+    fn listen(
+        &self,
+        number: usize,
+        from: impl AsyncRead + Unpin + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let recorder = Arc::clone(&self.recorder);
+        let (leads, said) = (Arc::clone(&self.leads), Arc::clone(&self.said));
+        let serves = self.pods[number].serves.clone();
+        let log = self.pods[number].log.clone();
+        async move {
+            let mut log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+            let mut lines = BufReader::new(from).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let at = recorder.now();
+                let _ = std::io::Write::write_fmt(&mut log, format_args!("{at:>7} {line}\n"));
+                if let Some(clients) = address(&line) {
+                    serves.send_replace(Some(clients));
+                }
+                let leading = line.contains(" leading the stack's events");
+                if leading || line.contains("no longer leading the stack's events") {
+                    let stack = line.split("stack=").nth(1).unwrap_or_default();
+                    let stack = stack.split_whitespace().next().unwrap_or_default().to_owned();
+                    leads.lock().unwrap().push(Lead { at, pod: number, stack, leads: leading });
+                }
+                if line.contains("panicked at") {
+                    said.lock().unwrap().push(format!("pod {number} at {at}: {line}"));
+                }
+            }
+        }
+    }
+
+    /// Waits until it serves.
+    pub async fn serves(&self, number: usize) {
+        let mut serves = self.pods[number].serves.subscribe();
+        let serving = timeout(DEADLINE, serves.wait_for(Option::is_some)).await;
+        assert!(serving.is_ok(), "pod {number} does not serve, see {:?}", self.pods[number].log);
+    }
+
+    /// Where any living process serves.
+    pub fn any(&self, random: &mut Random) -> Option<(usize, SocketAddr)> {
+        let serving: Vec<_> = (0..PODS)
+            .filter_map(|number| Some((number, (*self.pods[number].serves.borrow())?)))
+            .collect();
+        (!serving.is_empty()).then(|| *random.pick(&serving))
+    }
+
+    pub fn is_serving(&self, number: usize) -> bool {
+        self.pods[number].serves.borrow().is_some()
+    }
+
+    pub fn link(&self, number: usize) -> &Link {
+        &self.pods[number].link
+    }
+
+    /// Kills it (signal 9) and waits until it is gone.
+    pub async fn kill(&self, number: usize) {
+        let child = self.pods[number].child.lock().unwrap().take();
+        self.pods[number].serves.send_replace(None);
+        if let Some(mut child) = child {
+            child.kill().await.unwrap();
+        }
+    }
+
+    /// Asks it to stop, and waits until it has. Whether it ended in order.
+    pub async fn stop(&self, number: usize) -> bool {
+        self.signal(number, "-TERM").await;
+        let child = self.pods[number].child.lock().unwrap().take();
+        let Some(mut child) = child else { return true };
+        let ended = timeout(DEADLINE, child.wait()).await;
+        self.pods[number].serves.send_replace(None);
+        ended.unwrap_or_else(|_| panic!("pod {number} does not stop")).unwrap().success()
+    }
+
+    /// Sends a signal to it, if it is there.
+    pub async fn signal(&self, number: usize, signal: &str) {
+        let pid = self.pods[number].child.lock().unwrap().as_ref().and_then(Child::id);
+        let Some(pid) = pid else { return };
+        let sent = Command::new("kill").args([signal, &pid.to_string()]).status().await;
+        assert!(sent.unwrap().success(), "kill {signal} {pid}");
+    }
+
+    /// Starts it again, and notes that it was away since then.
+    pub async fn come_back(&self, number: usize, since: Time) {
+        self.run(number);
+        self.serves(number).await;
+        let until = self.recorder.now();
+        self.recorder.note_at(since, What::Fault { kind: Fault::Crash, until });
+    }
+
+    /// Who leads a stack, as far as it said so.
+    pub fn leader(&self, stack: usize) -> Option<usize> {
+        let name = format!("stack{stack}");
+        let leads = self.leads.lock().unwrap();
+        let last = leads.iter().rev().find(|lead| lead.stack == name)?;
+        last.leads.then_some(last.pod)
+    }
+
+    pub fn leads(&self) -> Vec<Lead> {
+        self.leads.lock().unwrap().clone()
+    }
+
+    /// Panics of processes.
+    pub fn panics(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    pub async fn end(&self) {
+        for number in 0..PODS {
+            self.kill(number).await;
+        }
+    }
+}
+
+fn address(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(" clients=")?;
+    rest.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,202 @@
+//! One life of a site: three processes, one Redis, two proxies, many clients, and faults.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use callplane::core::ids::Install;
+use callplane::stack::simulated::Script;
+use callplane::store::Limits;
+use tokio::sync::{oneshot, watch};
+use tokio::time::sleep;
+
+use super::client::{Client, Common, Figures, Phase, Standing};
+use super::faults::{Done, Faults, Kind};
+use super::history::{History, Time, What};
+use super::mi::{Asked, Ledger};
+use super::pods::{Lead, Pods};
+use super::random::Random;
+use super::record::Recorder;
+use super::redis_server::RedisServer;
+use super::stack::Stack;
+use super::told::Reader;
+
+/// When nothing goes wrong any more, all commands have ended within this.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// A setup leg of nobody's is ended after 10 s, and twice that at the worst.
+const ORPHANS: Duration = Duration::from_secs(30);
+
+/// What a round is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub seed: u64,
+    pub kills: usize,
+    pub clients: usize,
+    pub pause: Duration,
+    pub kinds: Vec<Kind>,
+}
+
+/// What came of it.
+pub struct Played {
+    pub history: History,
+    pub figures: Figures,
+    pub faults: Vec<Done>,
+    pub kills: Vec<(Time, usize, Vec<usize>)>,
+    pub leads: Vec<Lead>,
+    pub panics: Vec<String>,
+    pub asked: Vec<Asked>,
+    /// What never ended, by client.
+    pub open: Vec<String>,
+    /// When faults had ended, all commands had, and no setup leg was up.
+    pub calm: Time,
+    pub settled: Time,
+    pub cleared: Time,
+}
+
+pub async fn play(settings: &Settings, folder: &Path) -> Played {
+    let mut random = Random::new(settings.seed);
+    let recorder = Arc::new(Recorder::new());
+    let redis = RedisServer::start();
+    let (store, bus) = redis.connect(Install::parse("chaos").unwrap(), Limits::default()).await;
+    let stacks = [
+        Stack::start(0, Script::Stock, &mut random).await,
+        Stack::start(1, Script::Reference, &mut random).await,
+    ];
+    let ledger = Arc::new(Ledger::default());
+    let pods = Pods::start(folder, redis.port(), &stacks, &ledger, &recorder).await;
+    until("the stacks are led", || (0..2).all(|stack| pods.leader(stack).is_some())).await;
+    let given = given(&stacks, &recorder, &mut random).await;
+
+    let (phase, phases) = watch::channel(Phase::Busy);
+    let common = Arc::new(Common {
+        pods: Arc::clone(&pods),
+        recorder: Arc::clone(&recorder),
+        phase: phases,
+        given,
+        figures: Mutex::default(),
+        pause: settings.pause,
+    });
+    let clients = (0..settings.clients).map(|number| Client::new(&common, number, random.fork()));
+    let (standings, running): (Vec<_>, Vec<_>) =
+        clients.map(|client| (client.standing(), tokio::spawn(client.run()))).unzip();
+    let (stop_reading, stopped) = oneshot::channel();
+    let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
+    let stacks = Arc::new(stacks);
+    let watching = tokio::spawn(watch_phones(Arc::clone(&stacks), Arc::clone(&recorder)));
+
+    let faults = Arc::new(Faults {
+        pods: Arc::clone(&pods),
+        redis: Arc::new(Mutex::new(redis)),
+        recorder: Arc::clone(&recorder),
+        done: Mutex::default(),
+        kills: Mutex::default(),
+    });
+    faults.play(settings.kills, &settings.kinds, &mut random).await;
+    let calm = recorder.now();
+    phase.send_replace(Phase::Calm);
+    let open = settle(&standings).await;
+    let settled = recorder.now();
+    clear(&stacks).await;
+    let cleared = recorder.now();
+    phase.send_replace(Phase::Over);
+    for client in running {
+        client.await.unwrap();
+    }
+    drop(stop_reading);
+    reading.await.unwrap();
+    drop(bus);
+    watching.abort();
+    for stack in stacks.iter() {
+        stack.note_seen(&recorder).await;
+        for call in stack.calls_of_phones().await {
+            let setup = call.starts_with("cp-");
+            recorder.note(What::Left { stack: stack.number, call, setup });
+        }
+    }
+    pods.end().await;
+    let mut history = recorder.take();
+    history.calm = calm;
+    history.told = true;
+    let figures = std::mem::take(&mut *common.figures.lock().unwrap());
+    let done = faults.done.lock().unwrap().clone();
+    let kills = faults.kills.lock().unwrap().clone();
+    Played {
+        history,
+        figures,
+        faults: done,
+        kills,
+        leads: pods.leads(),
+        panics: pods.panics(),
+        asked: ledger.all(),
+        open,
+        calm,
+        settled,
+        cleared,
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Calls that are up before anybody asks for anything.
+async fn given(stacks: &[Stack], recorder: &Recorder, random: &mut Random) -> Vec<(usize, String)> {
+    let mut given = Vec::new();
+    for stack in stacks {
+        for at in 0..8 {
+            let call = stack.place_call(at, at + 8 + random.index(8)).await;
+            recorder.note(What::Given { stack: stack.number, call: call.clone() });
+            given.push((stack.number, call));
+        }
+    }
+    given
+}
+
+async fn watch_phones(stacks: Arc<[Stack; 2]>, recorder: Arc<Recorder>) {
+    loop {
+        for stack in stacks.iter() {
+            stack.note_seen(&recorder).await;
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Waits until nothing is under way for any client. What still is when that takes too long.
+async fn settle(standings: &[watch::Receiver<Standing>]) -> Vec<String> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let mut open = Vec::new();
+        for (number, standing) in standings.iter().enumerate() {
+            let standing = standing.borrow();
+            if !standing.ready {
+                open.push(format!("client {number} has no connection"));
+            }
+            open.extend(standing.open.iter().cloned());
+        }
+        if open.is_empty() || Instant::now() > deadline {
+            return open;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until no setup leg is up.
+async fn clear(stacks: &[Stack; 2]) {
+    let deadline = Instant::now() + ORPHANS;
+    loop {
+        let mut setup = 0;
+        for stack in stacks {
+            let calls = stack.calls_of_phones().await;
+            setup += calls.iter().filter(|call| call.starts_with("cp-")).count();
+        }
+        if setup == 0 || Instant::now() > deadline {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,138 @@
+//! The simulated proxies: what their phones do, and what they saw.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use callplane::stack::simulated::server::{SimulateConfig, Simulated};
+use callplane::stack::simulated::{Behaviour, Notify, PhoneConfig, Script};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::history::What;
+use super::random::Random;
+use super::record::Recorder;
+use super::wire::http;
+
+/// Phones of each proxy.
+pub const PHONES: usize = 40;
+
+pub struct Stack {
+    pub number: usize,
+    pub mi: SocketAddr,
+    pub mi_http: SocketAddr,
+    control: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+pub fn domain(stack: usize) -> String {
+    format!("stack{stack}.example")
+}
+
+/// The name of a phone, with the stack's number so that nobody confuses them.
+pub fn phone(stack: usize, at: usize) -> String {
+    format!("s{stack}p{at}")
+}
+
+impl Stack {
+    pub async fn start(number: usize, script: Script, random: &mut Random) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = SimulateConfig {
+            mi_udp: any,
+            mi_http: Some(any),
+            control: Some(any),
+            seed: random.next(),
+            ..SimulateConfig::default()
+        };
+        config.world.script = script;
+        config.world.domain = domain(number);
+        config.world.fr_timeout = Duration::from_secs(1);
+        config.world.fr_inv_timeout = Duration::from_secs(20);
+        config.world.dead_man = Duration::from_secs(60);
+        config.world.phones = (0..PHONES)
+            .map(|at| PhoneConfig {
+                behaviour: character(at, random),
+                ..PhoneConfig::new(&phone(number, at), &format!("127.0.0.1:{}", 5101 + 4 * at))
+            })
+            .collect();
+        let simulated = Simulated::bind(config).await.unwrap();
+        let at = simulated.addresses();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(simulated.run(async {
+            let _ = stopped.await;
+        }));
+        let (mi_http, control) = (at.mi_http.unwrap(), at.control.unwrap());
+        let stack = Self { number, mi: at.mi_udp, mi_http, control, _stop: stop };
+        stack.ask("GET", "/seen", None).await;
+        stack
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        http(self.control, method, path, body).await
+    }
+
+    /// Notes what phones saw since the last time.
+    pub async fn note_seen(&self, recorder: &Recorder) {
+        let stack = self.number;
+        for seen in self.ask("GET", "/seen", None).await.as_array().unwrap() {
+            let text = |name: &str| seen[name].as_str().unwrap().to_owned();
+            let call = text("call");
+            let what = match seen["what"].as_str().unwrap() {
+                "invite" => What::Invite {
+                    stack,
+                    call,
+                    phone: text("phone"),
+                    from: text("from"),
+                    asked: text("asked"),
+                    by_proxy: seen["by_proxy"].as_bool().unwrap(),
+                },
+                "refer" => What::Refer { stack, call, phone: text("phone"), to: text("to") },
+                "up" => What::Up { stack, call },
+                "ended_by_proxy" => What::EndedByProxy { stack, call },
+                "ended_by_phone" => What::EndedByPhone { stack, call },
+                other => panic!("phones saw {other}"),
+            };
+            recorder.note_past(Duration::from_millis(seen["ms_ago"].as_u64().unwrap()), what);
+        }
+    }
+
+    /// A call that phones place by themselves.
+    pub async fn place_call(&self, from: usize, to: usize) -> String {
+        let body = serde_json::json!({
+            "from": phone(self.number, from), "to": phone(self.number, to),
+        });
+        let placed = self.ask("POST", "/calls", Some(&body)).await;
+        placed["callid"].as_str().unwrap().to_owned()
+    }
+
+    /// The calls that some phone has, ringing or up.
+    pub async fn calls_of_phones(&self) -> Vec<String> {
+        let phones = self.ask("GET", "/phones", None).await;
+        let calls = phones.as_array().unwrap().iter().flat_map(|phone| {
+            phone["calls"].as_array().unwrap().iter().map(|call| call.as_str().unwrap().to_owned())
+        });
+        let calls: std::collections::BTreeSet<String> = calls.collect();
+        calls.into_iter().collect()
+    }
+}
+
+/// Most are ordinary; each of the others has something of its own.
+fn character(at: usize, random: &mut Random) -> Behaviour {
+    let plain = Behaviour { ring_ms: random.below(600), ..Behaviour::default() };
+    if at < PHONES * 3 / 4 {
+        return plain;
+    }
+    match random.below(12) {
+        0 => Behaviour { answer: 486, ..plain },
+        1 => Behaviour { answer: 0, ..plain },
+        2 => Behaviour { answer: 0, ring: false, ..plain },
+        3 => Behaviour { refer: 603, ..plain },
+        4 => Behaviour { refer: 0, ..plain },
+        5 => Behaviour { follow: false, ..plain },
+        6 => Behaviour { notify: Notify::None, follow_ms: 300, ..plain },
+        7 => Behaviour { reinvite: 488, ..plain },
+        8 => Behaviour { reinvite: 0, ..plain },
+        9 => Behaviour { hang_up_ms: Some(2000 + random.below(8000)), ..plain },
+        10 => Behaviour { refer_ms: 600, ring_ms: 1500, ..plain },
+        _ => Behaviour { reinvite_ms: 400, follow_ms: 700, ..plain },
+    }
+}
