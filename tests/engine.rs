@@ -280,16 +280,28 @@ impl World {
             newer: Mutex::default(),
         });
         let stacks = Arc::new(One { names: vec![StackId::new("s")], stack: Stack::default() });
+        let engine = Self::process("p", running, &hands, &store, &stacks);
+        Self { hands, store, stacks, engine }
+    }
+
+    /// A process of this name before the same store and stack.
+    fn process(
+        name: &str,
+        running: usize,
+        hands: &Arc<Hands>,
+        store: &Arc<Shaky>,
+        stacks: &Arc<One>,
+    ) -> Arc<Engine<Shaky, One>> {
         let parts = Parts {
-            store: Arc::clone(&store),
-            stacks: Arc::clone(&stacks),
-            clock: Arc::clone(&hands) as Arc<dyn Clock>,
-            nonces: Arc::clone(&hands) as Arc<dyn Nonces>,
-            host: Arc::clone(&hands) as Arc<dyn Host>,
-            observer: Arc::clone(&hands) as Arc<dyn Observer>,
+            store: Arc::clone(store),
+            stacks: Arc::clone(stacks),
+            clock: Arc::clone(hands) as Arc<dyn Clock>,
+            nonces: Arc::clone(hands) as Arc<dyn Nonces>,
+            host: Arc::clone(hands) as Arc<dyn Host>,
+            observer: Arc::clone(hands) as Arc<dyn Observer>,
         };
         let settings = Settings {
-            pod: PodId::new("p"),
+            pod: PodId::new(name),
             install: Install::parse("i").unwrap(),
             times: Times::default(),
             times_at: BTreeMap::new(),
@@ -298,7 +310,7 @@ impl World {
             one_start_per_caller: true,
             running,
         };
-        Self { hands, store, stacks, engine: Engine::new(parts, settings) }
+        Engine::new(parts, settings)
     }
 
     /// Polls everything until nothing moves. A waker would only save polls.
@@ -713,5 +725,24 @@ fn a_plan_waits_for_a_silent_phone_as_long_as_the_stacks_script_does() {
         world.begin(id, Request::End { call }).unwrap();
         let plan = &world.record(id).state.plan;
         assert_eq!(plan.times.silence, Duration::from_secs(silence));
+    }
+}
+
+/// A process that was cut off works again before it tells that it lives.
+#[test]
+fn what_a_silent_process_took_lately_is_not_in_doubt() {
+    let world = World::new();
+    let World { hands, store, stacks, .. } = &world;
+    let other = World::process("o", 100, hands, store, stacks);
+    world.run(world.engine.beat()).unwrap();
+    world.pass(Duration::from_secs(10));
+    world.begin("t", blind()).unwrap();
+    let refer = world.last_asked();
+    let is_open = || world.record("t").state.open().iter().any(|op| op.id == refer.id);
+    for (wait, doubted) in [(1000, false), (2400, false), (200, true)] {
+        world.pass(Duration::from_millis(wait));
+        let pulse = world.run(other.beat()).unwrap();
+        assert!(pulse.silent.contains(&PodId::new("p")), "{pulse:?}");
+        assert_eq!(is_open(), !doubted, "{wait} ms later");
     }
 }

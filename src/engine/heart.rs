@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Engine, lock};
+use crate::core::act::Op;
 use crate::core::command::Input;
 use crate::core::ids::{PodId, StackId};
 use crate::core::time::StoreTime;
 use crate::stack::Stacks;
-use crate::store::{Away, Beat, Find, Pulse, Store};
+use crate::store::{ALIVE, Away, Beat, Find, Pulse, Store};
 
 /// What this process knows of the others, and tells them.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         let beat = Beat { pod: self.settings.pod.clone(), applied };
         let pulse = self.store.beat(&beat).await?;
         self.heard_epoch(pulse.epoch.clone());
-        let silent: Vec<PodId> = pulse.silent.iter().cloned().collect();
+        let (silent, now): (Vec<PodId>, _) = (pulse.silent.iter().cloned().collect(), pulse.now);
         let mut heart = lock(&self.pulse);
         heart.pulse = Some(pulse.clone());
         let looks = !silent.is_empty() && !heart.looking;
@@ -46,7 +47,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let engine = Arc::clone(self);
             self.host.spawn(Box::pin(async move {
                 for pod in silent {
-                    engine.doubt(&pod).await;
+                    engine.doubt(&pod, now).await;
                 }
                 lock(&engine.pulse).looking = false;
             }));
@@ -54,9 +55,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         Ok(pulse)
     }
 
-    async fn doubt(self: &Arc<Self>, pod: &PodId) {
+    /// Who took an operation lived then: one that was cut off commits again before it tells that it
+    /// lives. So what is newer than its silence can be is not in doubt yet.
+    async fn doubt(self: &Arc<Self>, pod: &PodId, now: StoreTime) {
         for record in self.find(Find::PerformedBy(pod.clone())).await {
-            let theirs = record.state.open().iter().filter(|op| op.by == *pod);
+            let old = |op: &&Op| op.by == *pod && op.send_before.after(ALIVE) <= now;
+            let theirs = record.state.open().iter().filter(old);
             let doubts: Vec<Input> = theirs.map(|op| Input::Doubt { op: op.id.clone() }).collect();
             self.inputs(record, doubts, None).await;
         }
