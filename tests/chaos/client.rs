@@ -65,7 +65,7 @@ pub struct Figures {
     pub given_up: Vec<String>,
     /// Refusals by kind.
     pub refused: BTreeMap<String, usize>,
-    /// Where each connection went.
+    /// The process of each connection.
     pub pods: BTreeMap<usize, usize>,
 }
 
@@ -226,8 +226,8 @@ impl Client {
                 continue;
             };
             self.connections += 1;
-            *self.common.figures.lock().unwrap().pods.entry(pod).or_default() += 1;
             let connection = self.number * 10_000 + self.connections;
+            self.common.figures.lock().unwrap().pods.insert(connection, pod);
             self.note(What::Connected { client: self.number, connection });
             let left = self.converse(socket, connection).await;
             let code = match left {

@@ -31,6 +31,7 @@ mod report;
 mod round;
 mod stack;
 mod told;
+mod unknown;
 mod wire;
 
 use std::path::PathBuf;
@@ -86,6 +87,10 @@ fn no_command_is_without_outcome_and_nothing_is_told_or_done_twice_whatever_dies
         let played = runtime.block_on(round::play(&settings, &folder));
         if std::env::var_os("CHAOS_KEEP").is_some() {
             std::fs::write(folder.join("history.txt"), played.history.text()).unwrap();
+            let faults: Vec<_> = played.faults.iter().map(|done| format!("{done:?}\n")).collect();
+            std::fs::write(folder.join("faults.txt"), faults.concat()).unwrap();
+            let asked: Vec<_> = played.asked.iter().map(|asked| format!("{asked:?}\n")).collect();
+            std::fs::write(folder.join("asked.txt"), asked.concat()).unwrap();
         }
         report.add(&played);
         println!("{}", report.of_round(&played));

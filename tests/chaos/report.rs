@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::history::{self, Broken, Fault, History, Time, What};
-use super::mi::Asked;
+use super::history::{self, Broken, History, Time, What};
 use super::round::Played;
+use super::unknown;
 
 #[derive(Default)]
 pub struct Report {
@@ -29,14 +29,14 @@ pub struct Report {
 }
 
 /// A command's end as a client was told it.
-struct End {
-    at: Time,
-    id: String,
-    method: String,
-    outcome: String,
-    code: String,
-    message: String,
-    up: String,
+pub struct End {
+    pub at: Time,
+    pub id: String,
+    pub method: String,
+    pub outcome: String,
+    pub code: String,
+    pub message: String,
+    pub up: String,
 }
 
 impl Report {
@@ -48,7 +48,7 @@ impl Report {
         for end in &ends {
             *self.outcomes.entry(end.outcome.clone()).or_default() += 1;
             if end.outcome == "unknown" {
-                let (reason, is_truth) = reason(played, end);
+                let (reason, is_truth) = unknown::reason(played, end);
                 *self.reasons.entry(reason.clone()).or_default() += 1;
                 let line = format!(
                     "round {} {:>7} {} ({}) {} \"{}\" up {}: {reason}",
@@ -194,124 +194,4 @@ fn ends(history: &History) -> Vec<End> {
         }
     }
     ends.into_values().collect()
-}
-
-/// Why a command's end could not be known, and whether that is the truth.
-fn reason(played: &Played, end: &End) -> (String, bool) {
-    let Some((asked_at, params)) = asked(&played.history, &end.id) else {
-        return ("never asked".to_owned(), false);
-    };
-    let lost = played.history.events.iter().any(|event| {
-        matches!(&event.what, What::Fault { kind: Fault::StoreLost, .. })
-            && event.at + 5000 >= asked_at
-            && event.at <= end.at
-    });
-    if lost {
-        return ("the store forgot everything while it ran".to_owned(), true);
-    }
-    let grade = if names_stack_1(&params) { "reference" } else { "stock" };
-    let sent: Vec<&Asked> = played
-        .asked
-        .iter()
-        .filter(|asked| {
-            asked.at + 50 >= asked_at && asked.at <= end.at && is_of(asked, end, &params)
-        })
-        .collect();
-    // The newest request whose performer had trouble while it was under way.
-    for asked in sent.iter().rev() {
-        let from = asked.at.saturating_sub(500);
-        let until = asked.answered.unwrap_or(end.at).min(end.at) + 2500;
-        let trouble = played.faults.iter().find(|done| {
-            done.pod.is_none_or(|pod| pod == asked.pod) && done.at <= until && done.until >= from
-        });
-        if let Some(trouble) = trouble {
-            let what = kind_of(asked);
-            return (
-                format!("{what} under way ({grade}), and its process's trouble: {}", trouble.what),
-                true,
-            );
-        }
-    }
-    if let Some(silence) = silence_of(&end.code, &end.message) {
-        return (silence.to_owned(), true);
-    }
-    let near = played.faults.iter().find(|done| done.at <= end.at && done.until >= asked_at);
-    match (sent.is_empty(), near) {
-        (true, Some(near)) => {
-            (format!("nothing was sent that was seen ({grade}), {} meanwhile", near.what), true)
-        }
-        (_, near) => {
-            let near = near.map_or("nothing went wrong", |near| near.what);
-            let sent: Vec<String> = sent
-                .iter()
-                .map(|asked| {
-                    format!(
-                        "{} by {} at {} answered {:?}",
-                        kind_of(asked),
-                        asked.pod,
-                        asked.at,
-                        asked.answered
-                    )
-                })
-                .collect();
-            (format!("UNEXPLAINED ({grade}, asked at {asked_at}, {near}, sent {sent:?})"), false)
-        }
-    }
-}
-
-/// What phones do by themselves that tells nothing (rows 14 to 16, 29, 37 and 39 of
-/// docs/outcomes.md).
-fn silence_of(code: &str, message: &str) -> Option<&'static str> {
-    match code {
-        "leg_timeout" => Some("a phone never answered a re-INVITE"),
-        "leg_refused" => Some("a phone refused, and the other could not be put back"),
-        "refer_ignored" => Some("a phone took a REFER and did nothing"),
-        "caller_hung_up" | "call_ended" => Some("a phone hung up with a REFER under way"),
-        "reply_lost" if message == "transfer not confirmed" => {
-            Some("a phone told nothing of its call")
-        }
-        _ => None,
-    }
-}
-
-fn names_stack_1(params: &Value) -> bool {
-    let text = params.to_string();
-    text.contains("stack1")
-}
-
-fn asked(history: &History, id: &str) -> Option<(Time, Value)> {
-    let needle = format!("\"{id}\"");
-    history.events.iter().find_map(|event| {
-        let What::Sent { text, .. } = &event.what else { return None };
-        if !text.contains(&needle) {
-            return None;
-        }
-        let frame: Value = serde_json::from_str(text).unwrap();
-        let is_it =
-            frame["params"]["cmd_id"] == id && frame["method"].as_str()?.starts_with("Call");
-        is_it.then(|| (event.at, frame["params"].clone()))
-    })
-}
-
-/// Whether a request to a proxy is of this command: it shows its mark, or changes its call.
-fn is_of(asked: &Asked, end: &End, params: &Value) -> bool {
-    let marks = [format!("cmd={}", end.id), format!("\\\"{}\\\"", end.id)];
-    let marked = marks.iter().any(|mark| {
-        asked
-            .text
-            .match_indices(mark.as_str())
-            .any(|(at, _)| !asked.text[at + mark.len()..].starts_with(|c: char| c.is_ascii_digit()))
-    });
-    let call = ["callid", "callidA"].iter().find_map(|name| params[*name].as_str());
-    marked || call.is_some_and(|call| asked.text.contains(&format!("\"{call}\"")))
-}
-
-fn kind_of(asked: &Asked) -> &'static str {
-    match asked.method.as_str() {
-        "t_uac_dlg" => "an INVITE",
-        "call_transfer" => "a REFER",
-        _ if asked.text.contains("REFER") => "a REFER",
-        _ if asked.text.contains("INVITE") => "a re-INVITE",
-        _ => "a request in the call",
-    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callplane::core::ids::TenantId;
+use callplane::core::ids::{Epoch, TenantId};
 use callplane::core::notice::Notice;
 use callplane::core::record::{Entry, Position};
 use callplane::store::redis::RedisStore;
@@ -19,11 +19,13 @@ const PAGE: usize = 2000;
 pub struct Reader {
     store: Arc<RedisStore>,
     at: Option<Position>,
+    /// Where the epoch before ended, as far as it could be read.
+    before: Option<Position>,
 }
 
 impl Reader {
     pub fn new(store: Arc<RedisStore>) -> Self {
-        Self { store, at: None }
+        Self { store, at: None, before: None }
     }
 
     /// Notes what is new; returns whether the store could be read to its head.
@@ -41,16 +43,24 @@ impl Reader {
                 Ok(page) => {
                     for (place, entry) in (at.seq + 1..).zip(&page.entries) {
                         assert_eq!(entry.seq, place, "the stream of {:?} has a hole", at.epoch);
-                        recorder.note(told(&at, entry));
+                        recorder.note(told(&at.epoch, entry));
+                        // A server that kept its memory goes on with the stream in a new epoch. What
+                        // was last told in the old one is only to be seen there.
+                        if let Some(before) = &self.before
+                            && place > before.seq
+                        {
+                            recorder.note(told(&before.epoch, entry));
+                        }
                     }
                     let more = page.through < page.head.seq;
                     self.at = Some(Position { seq: page.through, ..at });
                     if !more {
+                        self.before = None;
                         return true;
                     }
                 }
                 Err(Unreadable::Away(_)) => return false,
-                Err(Unreadable::EpochChanged) => self.at = None,
+                Err(Unreadable::EpochChanged) => self.before = self.at.take(),
                 Err(why @ (Unreadable::Trimmed | Unreadable::Ahead)) => {
                     panic!("the stream can't be read at {at:?}: {why}")
                 }
@@ -80,7 +90,7 @@ impl Reader {
     }
 }
 
-fn told(at: &Position, entry: &Entry) -> What {
+fn told(epoch: &Epoch, entry: &Entry) -> What {
     let event = match &entry.notice {
         Notice::Started { .. } => "Started",
         Notice::Progress { event, .. } => event.as_str(),
@@ -90,7 +100,7 @@ fn told(at: &Position, entry: &Entry) -> What {
     What::Told {
         tenant: "default".to_owned(),
         cmd_id: entry.key.id.as_str().to_owned(),
-        epoch: at.epoch.as_str().to_owned(),
+        epoch: epoch.as_str().to_owned(),
         seq: entry.seq,
         event: event.to_owned(),
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::conversation::{Client, Line};
-use super::{Broken, History, What};
+use super::{Broken, Fault, History, What};
 
 /// One connection's place in the stream.
 #[derive(Default)]
@@ -23,6 +23,7 @@ fn broken(promise: &'static str, how: String) -> Broken {
 pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     let mut readings: BTreeMap<usize, Reading> = BTreeMap::new();
     let mut begun = BTreeSet::new();
+    let mut asked = BTreeSet::new();
     let mut ended: BTreeSet<(usize, &str)> = BTreeSet::new();
     let mut received: BTreeMap<(&str, u64), (&str, &str)> = BTreeMap::new();
     // What a client was told that it can't have.
@@ -38,6 +39,8 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
                     }
                     if result.recovered == Some(false) {
                         excused.push((epoch.to_owned(), seq));
+                        // What was asked before may have begun in what can't be had.
+                        begun.extend(asked.iter().copied());
                     }
                 }
                 if result.event == "Started" {
@@ -84,7 +87,8 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
                     ended.insert((said.connection, id));
                 }
             }
-            Line::Connected | Line::Asked(_) | Line::Refused { .. } | Line::Closed => {}
+            Line::Asked(to) => drop(asked.insert(to.cmd_id.as_str())),
+            Line::Connected | Line::Refused { .. } | Line::Closed => {}
         }
     }
     if history.told {
@@ -107,7 +111,17 @@ fn compare(
             told.insert((epoch.as_str(), *seq), (cmd_id.as_str(), event.as_str()));
         }
     }
+    // What was told directly before the store forgot it could not be read any more.
+    let forgot = history.faults().any(|(_, _, kind)| *kind == Fault::StoreLost);
+    let mut read: BTreeMap<&str, u64> = BTreeMap::new();
+    for (epoch, seq) in told.keys() {
+        let last = read.entry(epoch).or_default();
+        *last = (*last).max(*seq);
+    }
     for (position, (id, event)) in received {
+        if forgot && read.get(position.0).is_none_or(|last| position.1 > *last) {
+            continue;
+        }
         if told.get(position) != Some(&(*id, *event)) {
             found.push(broken("P2", format!("{id}: {event} {position:?} was never committed")));
         }
