@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use callplane::core::failure::Outcome;
+use callplane::core::ids::{Epoch, TenantId};
 use callplane::core::notice::Event;
+use callplane::core::record::Position;
 use client_support::{Script, Server, ended, hold, progress, request, settings, until};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -205,6 +207,34 @@ async fn what_cannot_be_recovered_is_said_with_its_reason() {
     server.stub.emit("h", ended(Outcome::Success));
     assert_eq!(late.next().await.unwrap()["params"]["event"], "Ended");
     assert_eq!(server.stub.begun(), 1);
+}
+
+/// An earlier connection began what this one waits for.
+#[tokio::test]
+async fn who_has_resumed_is_told_that_the_store_forgot() {
+    let server = Server::start(Script::Silent, settings()).await;
+    let mut peer = server.connect().await;
+    peer.send(&hold(1, "h")).await;
+    let started = peer.next().await.unwrap();
+    drop(peer);
+    let mut peer = server.connect().await;
+    let session = started["result"]["session"].clone();
+    let params = json!({"session": session, "epoch": "e1", "seq": 1});
+    assert_eq!(peer.call(1, "Resume", params.clone()).await["result"]["recovered"], true);
+    let mut idle = server.connect().await;
+    assert_eq!(idle.call(1, "Echo", json!({})).await["result"]["epoch"], "e1");
+    server.stub.restart();
+    let to = Position { epoch: Epoch::parse("e2").unwrap(), seq: 0 };
+    server.stub.feed.skip(&TenantId::default(), &to);
+    assert_eq!(peer.close_code().await, Some(4003));
+    let mut peer = server.connect().await;
+    let answer = peer.call(1, "Resume", params).await;
+    assert_eq!(answer["result"]["reason"], "restarted", "{answer}");
+    while let Some(told) = idle.next().await
+        && told["params"]["event"] != "Ended"
+    {}
+    let started = idle.call(2, "CallHold", json!({"callid": "other"})).await;
+    assert_eq!(started["result"]["epoch"], "e2", "nobody waited there: {started}");
 }
 
 #[tokio::test]

@@ -172,10 +172,6 @@ impl RedisServer {
         ask_of(self.port, None, words).expect("it answers")
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -197,10 +193,6 @@ impl RedisServer {
 
     fn signal(&self, signal: &str) {
         assert!(Command::new("kill").args([signal, &self.pid()]).status().unwrap().success());
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     pub fn pid(&self) -> String {
