@@ -415,6 +415,7 @@ fn summary_of(id: &str, epoch: Epoch, seq: u64) -> Summary {
         first: Position { epoch, seq },
         deadline_ms: 1_000,
         ended: None,
+        degraded: false,
     }
 }
 

@@ -19,6 +19,7 @@
 
 mod client;
 mod faults;
+#[path = "../history/mod.rs"]
 mod history;
 mod link;
 mod mi;
