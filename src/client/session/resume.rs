@@ -125,6 +125,10 @@ impl Session {
     /// The stream goes on behind this position. Who waits for something that may have stood before
     /// it is told by a close; to resume says whether anything is missing.
     pub fn skipped(&mut self, to: Position) -> Option<Close> {
+        if self.epoch == to.epoch && self.taken >= to.seq {
+            // It stands there already, and knows why.
+            return None;
+        }
         // Of a session that was taken up it is not known what runs.
         if self.resumed || !self.is_idle() {
             return Some(Close::StreamLost);
