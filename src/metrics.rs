@@ -313,6 +313,9 @@ pub struct StoreMetrics {
     commit_seconds: Histogram,
     records: IntGauge,
     notice_bytes: IntGauge,
+    up: IntGauge,
+    epochs: IntCounter,
+    alive: IntGauge,
 }
 
 impl StoreMetrics {
@@ -331,7 +334,32 @@ impl StoreMetrics {
             records: at.int_gauge("callplane_store_kept_records", "Records of commands kept now."),
             notice_bytes: at
                 .int_gauge("callplane_store_notices_bytes", "Bytes of notifications kept now."),
+            up: at.int_gauge("callplane_store_up_state", "1 if the store answered the last beat, else 0."),
+            epochs: at.int_counter(
+                "callplane_store_seen_epochs_total",
+                "Epochs of the store that were seen; more than one: it may have lost what came last.",
+            ),
+            alive: at.int_gauge(
+                "callplane_store_alive_processes",
+                "Processes that share the store and live.",
+            ),
         }
+    }
+
+    /// The store answered a beat: so many processes live.
+    pub fn beat(&self, alive: usize) {
+        self.up.set(1);
+        self.alive.set(i64::try_from(alive).unwrap_or(i64::MAX));
+    }
+
+    /// The store did not answer a beat.
+    pub fn away(&self) {
+        self.up.set(0);
+    }
+
+    /// The store has an epoch that was not known.
+    pub fn epoch(&self) {
+        self.epochs.inc();
     }
 
     /// A commit was answered.
@@ -359,6 +387,8 @@ struct StackFamilies {
     lost: IntCounterVec,
     subscription_age: GaugeVec,
     event_buffer: IntGaugeVec,
+    leads: IntGaugeVec,
+    terms: IntCounterVec,
 }
 
 impl StackFamilies {
@@ -367,6 +397,8 @@ impl StackFamilies {
             requests: at.int_counter_vec("callplane_mi_answered_requests_total", "Management requests, by stack, command and result.", &["stack", "command", "result"]),
             request_seconds: at.histogram_vec("callplane_mi_latency_seconds", "How long a management request took, by stack and command.", &["stack", "command"], MI_SECONDS),
             in_flight: at.int_gauge_vec("callplane_mi_in_flight_requests", "Management requests under way now, by stack.", &["stack"]),
+            leads: at.int_gauge_vec("callplane_leader_held_state", "1 if this process leads the stack's events, else 0.", &["stack"]),
+            terms: at.int_counter_vec("callplane_leader_taken_terms_total", "Terms in which this process has led the stack's events.", &["stack"]),
             health: at.int_gauge_vec("callplane_stack_health_state", "1 if the stack answers, else 0.", &["stack"]),
             breaker: at.int_gauge_vec("callplane_stack_breaker_state", "The circuit breaker: 0 closed, 1 trying, 2 open.", &["stack"]),
             restarts: at.int_counter_vec("callplane_stack_seen_restarts_total", "Restarts of the stack that were noticed.", &["stack"]),
@@ -389,6 +421,8 @@ pub struct StackMetrics {
     restarts: IntCounter,
     lost: IntCounter,
     event_buffer: IntGauge,
+    leads: IntGauge,
+    terms: IntCounter,
     ages: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
@@ -407,8 +441,18 @@ impl StackMetrics {
             restarts: families.restarts.with_label_values(of),
             lost: families.lost.with_label_values(of),
             event_buffer: families.event_buffer.with_label_values(of),
+            leads: families.leads.with_label_values(of),
+            terms: families.terms.with_label_values(of),
             families: families.clone(),
             ages,
+        }
+    }
+
+    /// This process leads the stack's events from now on, in a new term, or does no longer.
+    pub fn leads(&self, leads: bool) {
+        self.leads.set(i64::from(leads));
+        if leads {
+            self.terms.inc();
         }
     }
 

@@ -35,6 +35,8 @@ fn used() -> Metrics {
     metrics.commands.ended("CallStart", "success", second);
     metrics.store.commit("applied", second);
     metrics.store.kept(1, 2);
+    metrics.store.beat(3);
+    metrics.store.epoch();
     let stack = metrics.stack("east");
     stack.sent("dlg_list");
     stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
@@ -45,6 +47,7 @@ fn used() -> Metrics {
     stack.lost(1);
     stack.subscription_confirmed();
     stack.event_buffer(212_992);
+    stack.leads(true);
     metrics
 }
 
@@ -166,6 +169,9 @@ fn names_say_area_thing_and_unit() {
         "state",
         "restarts",
         "events",
+        "terms",
+        "epochs",
+        "processes",
     ];
     for line in listed(&used().render().unwrap()) {
         let mut words = line.split(' ');

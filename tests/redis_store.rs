@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callplane::bus::{Bus as _, Listener};
-use callplane::core::ids::{Epoch, Install, TenantId, Term};
+use callplane::core::ids::{Epoch, Install, Scope, TenantId, Term};
 use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
@@ -265,6 +265,21 @@ async fn a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repea
         assert_eq!((first_seq, record.version), (2, 2));
     }
     assert_eq!(pen.head(&ours()).await, Ok(pen.at(1 + told)), "applied once, in the same epoch");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_can_not_be_read_keeps_nobody_from_the_others() {
+    let Some(pen) = fresh("a_record_that_can_not_be_read_keeps_nobody_from_the_others").await
+    else {
+        return;
+    };
+    let a = pen.begin("a", hold("A")).await;
+    pen.begin("b", hold("B")).await;
+    assert_eq!(a.key.scope, Scope::OneShot);
+    let name = format!("cp:main:{{{}}}:r:default:-:a", Partition::of(&ours()).number());
+    pen.stand.server(|server| server.ask(&["HSET", &name, "record", "{\"of\":\"tomorrow\"}"]));
+    assert_eq!(pen.ids(Find::DueBy(StoreTime(u64::MAX))).await, ["b"]);
+    assert_eq!(pen.stand.store().find(Find::Key(key("a"))).await, Err(Away));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

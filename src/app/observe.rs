@@ -1,15 +1,16 @@
 //! The engine's and the store's work, counted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::core::act::Reply;
 use crate::core::failure::Outcome;
-use crate::core::ids::{SessionId, StackId, TenantId, Term};
+use crate::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
 use crate::core::request::Method;
 use crate::engine::Observer;
-use crate::metrics::{CommandMetrics, StoreMetrics};
+use crate::leadership::Leadership;
+use crate::metrics::{CommandMetrics, Metrics, StoreMetrics};
 use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unreadable, Verdict};
 
 /// Counts commands. Operations are counted where they are requests, at the stacks.
@@ -35,12 +36,44 @@ impl Observer for EngineMetrics {
 pub struct CountedStore<S> {
     store: Arc<S>,
     metrics: StoreMetrics,
+    epoch: Mutex<Option<Epoch>>,
+}
+
+/// An election whose changes are counted.
+pub struct CountedLeadership<L> {
+    leadership: Arc<L>,
+    metrics: Metrics,
+}
+
+impl<L> CountedLeadership<L> {
+    /// Counts the terms of this election.
+    pub fn new(leadership: Arc<L>, metrics: Metrics, stacks: &[StackId]) -> Self
+    where
+        L: Leadership,
+    {
+        for stack in stacks {
+            metrics.stack(stack.as_str()).leads(leadership.term(stack).is_some());
+        }
+        Self { leadership, metrics }
+    }
+}
+
+impl<L: Leadership> Leadership for CountedLeadership<L> {
+    fn term(&self, stack: &StackId) -> Option<Term> {
+        self.leadership.term(stack)
+    }
+
+    async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
+        let term = self.leadership.changed(stack, from).await;
+        self.metrics.stack(stack.as_str()).leads(term.is_some());
+        term
+    }
 }
 
 impl<S> CountedStore<S> {
     /// Counts the commits of this store.
     pub fn new(store: Arc<S>, metrics: StoreMetrics) -> Self {
-        Self { store, metrics }
+        Self { store, metrics, epoch: Mutex::default() }
     }
 }
 
@@ -71,7 +104,19 @@ impl<S: Store> Store for CountedStore<S> {
     }
 
     async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
-        self.store.beat(beat).await
+        let answer = self.store.beat(beat).await;
+        match &answer {
+            Ok(pulse) => {
+                self.metrics.beat(pulse.alive.len());
+                let mut epoch = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+                if epoch.as_ref() != Some(&pulse.epoch) {
+                    *epoch = Some(pulse.epoch.clone());
+                    self.metrics.epoch();
+                }
+            }
+            Err(Away) => self.metrics.away(),
+        }
+        answer
     }
 
     async fn lead(&self, stack: &StackId) -> Result<Term, Away> {

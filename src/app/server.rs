@@ -13,7 +13,7 @@ use super::backing::{AnyLeadership, AnyStore, Backing};
 use super::descriptors;
 use super::desk::{Desk, FeedListener};
 use super::host::TokioHost;
-use super::observe::{CountedStore, EngineMetrics};
+use super::observe::{CountedLeadership, CountedStore, EngineMetrics};
 use super::settings;
 use super::stacks::{ConfiguredStacks, StackError};
 use crate::admin::{self, AdminState, Readiness};
@@ -142,7 +142,11 @@ impl Server {
         tasks.spawn(host.drive(Arc::clone(&engine), Arc::clone(clock), stop_rest.clone()));
         tasks.spawn(events::run(
             Arc::clone(&engine),
-            Arc::clone(leadership),
+            Arc::new(CountedLeadership::new(
+                Arc::clone(leadership),
+                metrics.clone(),
+                stacks.names(),
+            )),
             Arc::clone(clock),
             Arc::new(TokioTimer),
             outlet,

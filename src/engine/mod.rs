@@ -42,7 +42,7 @@ use crate::core::failure::Outcome;
 use crate::core::ids::{Epoch, Install, PodId, StackId, Term};
 use crate::core::notice::Notice;
 use crate::core::plan::Times;
-use crate::core::record::{Key, Record};
+use crate::core::record::{FORMAT, Key, Record};
 use crate::core::request::Method;
 use crate::core::time::Now;
 use crate::stack::{SipStack, Stacks};
@@ -233,6 +233,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// What the inputs make of a command, one after the other. `None`: they change nothing.
     fn fold(&self, record: &Record, inputs: &[Input]) -> Option<(Step, Now)> {
+        if record.format > FORMAT {
+            // A later build wrote what this one does not know. It is in the store for those that do:
+            // what is due they find, and what is doubtful they look at.
+            return None;
+        }
         let mut folded: Option<(Step, Now)> = None;
         for input in inputs {
             // Each step has a nonce of its own: the ids that it makes derive from it.

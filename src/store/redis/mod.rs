@@ -350,10 +350,15 @@ impl RedisStore {
             pipeline
         };
         let (_, values) = self.connection.call(ask).await?;
-        let records = values.into_iter().map(wire::record).collect::<Result<Vec<_>, _>>();
-        let records = records.map_err(|error| away(&error))?;
+        let read = |value| match wire::record(value) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(%error, "redis: a record is left to others");
+                None
+            }
+        };
         let running = |record: &Arc<Record>| record.state.outcome().is_none();
-        Ok(records.into_iter().flatten().filter(running).collect())
+        Ok(values.into_iter().filter_map(read).filter(running).collect())
     }
 
     fn known_used(&self) -> BTreeSet<Partition> {

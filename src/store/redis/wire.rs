@@ -237,13 +237,16 @@ pub(super) fn pulse(answer: Value) -> Result<Pulse, Unintelligible> {
     Ok(Pulse { epoch, now, alive, silent, applied })
 }
 
-/// Records, and the names of others.
+/// Records, and the names of others. One that can't be read keeps nobody from the others.
 pub(super) fn found(answer: Value) -> Result<(Vec<Arc<Record>>, Vec<String>), Unintelligible> {
     let mut parts = Parts::of(answer)?;
     let mut stored = Parts::of(parts.next()?)?;
     let mut records = Vec::with_capacity(stored.0.len() / 2);
     while stored.0.len() > 0 {
-        records.push(stored.record()?);
+        match stored.record() {
+            Ok(record) => records.push(record),
+            Err(error) => tracing::error!(%error, "redis: a record is left to others"),
+        }
     }
     Ok((records, parts.next()?))
 }

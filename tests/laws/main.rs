@@ -35,6 +35,8 @@ use callplane::core::time::{Now, StoreTime};
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 
+mod records;
+
 fn call(name: &str) -> CallId {
     CallId::parse(name).unwrap()
 }
