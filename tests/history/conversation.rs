@@ -25,6 +25,9 @@ pub struct Command {
     /// What it was first asked with.
     pub params: Value,
     pub asked_at: Time,
+    /// It was once answered without a record. Should there be one after all, its entries come later,
+    /// or never.
+    pub degraded: bool,
     /// When `Started` was first told, and how long it may take.
     pub started: Option<(Time, u64)>,
 }
@@ -78,6 +81,8 @@ pub struct Body {
     pub up: Option<String>,
     pub observed: Option<String>,
     pub may_still_ring: bool,
+    /// It went straight to the stack: nothing was recorded, as far as is known.
+    pub degraded: bool,
     pub error: Option<Failure>,
 }
 
@@ -185,6 +190,7 @@ impl Client {
                     method: asked.method.clone(),
                     params: asked.params.clone(),
                     asked_at: at,
+                    degraded: false,
                     started: None,
                 });
             }
@@ -197,6 +203,7 @@ impl Client {
 
     fn started(&mut self, at: Time, told: &Body) {
         if let Some(command) = self.commands.get_mut(&told.cmd_id) {
+            command.degraded |= told.degraded;
             command.started.get_or_insert((at, told.deadline_ms));
         }
     }

@@ -84,6 +84,9 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     }
     for (id, command) in &client.commands {
         let Some((started, within)) = command.started else { continue };
+        if command.degraded {
+            continue;
+        }
         let nothing = Ending::default();
         let ending = endings.get(id.as_str()).unwrap_or(&nothing);
         let forgot = |until| forgot(history, started.saturating_sub(WAY), until);

@@ -15,6 +15,7 @@ pub fn judge_answers(history: &History, client: &Client, found: &mut Vec<Broken>
     let mut taken: BTreeMap<&str, (u64, &serde_json::Value)> = BTreeMap::new();
     for said in &client.said {
         match &said.what {
+            Line::Answered { result, .. } if result.degraded => {}
             Line::Answered { to, result } if to.begins() && result.event == "Started" => {
                 let known = taken.get(to.cmd_id.as_str()).copied();
                 taken.entry(&to.cmd_id).or_insert((said.at, &to.params));
