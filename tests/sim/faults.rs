@@ -19,7 +19,7 @@ const LEAST: u64 = 5;
 const MOST: u64 = 9;
 
 /// They begin within this.
-const BEGIN: (u64, u64) = (1500, 16_000);
+const BEGIN: (u64, u64) = (1200, 10_000);
 
 pub fn plan(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random) {
     if random.percent(10) {
@@ -27,7 +27,7 @@ pub fn plan(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random) {
     }
     for _ in 0..LEAST + random.below(MOST - LEAST + 1) {
         let at = random.millis(BEGIN.0, BEGIN.1);
-        let lasts = random.millis(300, 4000);
+        let lasts = random.millis(200, 3500);
         let (site, clients, mut random) = (Arc::clone(site), clients.to_vec(), random.fork());
         site.executor.clone().at(at, WORLD, move || strike(&site, &clients, &mut random, lasts));
     }

@@ -9,6 +9,10 @@
     reason = "a test fails by panicking"
 )]
 
+/// Most of a schedule is small pieces of memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod bug;
 mod bus;
 mod client;

@@ -8,6 +8,7 @@ use super::client::Client;
 use super::executor::WORLD;
 use super::faults;
 use super::history::{History, What};
+use super::proxy::Proxy;
 use super::random::Random;
 use super::site::{PODS, Site};
 
@@ -18,13 +19,16 @@ const CLIENTS: [usize; 2] = [3, 1];
 const ACTS: u64 = 28;
 
 /// Within this they do it.
-const BUSY: u64 = 14_000;
+const BUSY: u64 = 8_000;
 
 /// Faults end by then.
-pub const CALM: Duration = Duration::from_secs(20);
+pub const CALM: Duration = Duration::from_secs(12);
 
-/// When all has ended for the clients, this much longer is waited for legs to be gone.
-const AFTER: Duration = Duration::from_secs(20);
+/// When all has ended for the clients, legs of callplane's own are waited for this long.
+const AFTER: Duration = Duration::from_secs(30);
+
+/// And what should not come is waited for this long.
+const QUIET: Duration = Duration::from_millis(1_500);
 
 /// Longest wait for the end of everything.
 const LONGEST: Duration = Duration::from_secs(240);
@@ -40,6 +44,7 @@ pub fn run(seed: u64, bug: Option<Bug>) -> History {
     faults::plan(&site, &clients, &mut random);
     let mut end = CALM + LONGEST;
     let mut settled = None;
+    let mut looked = Duration::ZERO;
     watch(&site, &clients);
     loop {
         site.executor.settle();
@@ -47,6 +52,13 @@ pub fn run(seed: u64, bug: Option<Bug>) -> History {
         if settled.is_none() && now >= CALM && clients.iter().all(|client| client.is_settled()) {
             settled = Some(now);
             end = now + AFTER;
+            looked = now;
+        }
+        if settled.is_some() && now >= looked {
+            looked = now + Duration::from_secs(1);
+            if !site.proxies.iter().any(|proxy| has_setup_leg(proxy)) {
+                end = end.min(now + QUIET);
+            }
         }
         let due = site.proxies.iter().filter_map(|proxy| proxy.due());
         let next = due.chain(site.executor.due()).min();
@@ -105,6 +117,11 @@ fn watch(site: &Arc<Site>, clients: &[Arc<Client>]) {
         }
         watch(&again, &watched);
     });
+}
+
+fn has_setup_leg(proxy: &Proxy) -> bool {
+    let phones = proxy.with(|world, _| world.phones());
+    phones.iter().flat_map(|phone| &phone.calls).any(|call| call.starts_with("cp-"))
 }
 
 fn note_what_is_left(site: &Site) {
