@@ -14,8 +14,9 @@ use crate::store::memory::{MemoryStore, Size};
 use crate::store::redis::{BadSettings, RedisBus, RedisLeadership, RedisStore};
 use crate::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
 
-/// How long the store is waited for before this is said, again and again.
-const WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to reach the store, each of which takes seconds where nobody answers: who starts
+/// while it is away serves as soon as it is back.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Store, bus, clock and leadership, which belong together.
 pub struct Backing {
@@ -65,11 +66,9 @@ impl Backing {
         let bus = loop {
             match RedisBus::start(Arc::clone(&store)).await {
                 Ok(bus) => break bus,
-                Err(Away) => {
-                    tracing::warn!(again_in = ?WAIT, "redis does not answer: waiting for it")
-                }
+                Err(Away) => tracing::warn!("redis does not answer: waiting for it"),
             }
-            tokio::time::sleep(WAIT).await;
+            tokio::time::sleep(AGAIN).await;
         };
         Ok(Self {
             clock: store.clock(),

@@ -126,6 +126,8 @@ struct Command {
     params: Value,
     stack: usize,
     stage: Stage,
+    /// It is of an epoch that is over: a repeat could be another command.
+    is_old: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +163,8 @@ struct Told {
     epoch: Option<String>,
     seq: Option<u64>,
     data: Option<Value>,
+    #[serde(default)]
+    degraded: bool,
 }
 
 #[derive(Deserialize)]
@@ -411,6 +415,8 @@ impl Client {
             Asked::Command(at) => {
                 self.stand(told, false);
                 let over = told.outcome.is_some();
+                // Done without the store: nothing knows it.
+                self.commands[at].is_old |= told.degraded;
                 self.commands[at].stage = match self.commands[at].stage {
                     _ if over => Stage::Over,
                     Stage::Asked | Stage::Running | Stage::Refused => Stage::Running,
@@ -439,7 +445,16 @@ impl Client {
         let reason = told.reason.clone().unwrap_or_default();
         let restarted = reason == "restarted";
         *figures.not_recovered.entry(reason).or_default() += 1;
+        drop(figures);
+        self.ask_anew(restarted);
+    }
+
+    /// What runs may have gone on or ended without a word; where the store is another one, what was
+    /// asked before is not asked again.
+    fn ask_anew(&mut self, restarted: bool) {
+        let mut figures = self.common.figures.lock().unwrap();
         for command in &mut self.commands {
+            command.is_old |= restarted;
             match command.stage {
                 Stage::Running => command.stage = Stage::Unsure,
                 // To repeat it now could place a second call: the store does not know the first.
@@ -540,7 +555,14 @@ impl Client {
         params["cmd_id"] = id.clone().into();
         let at = self.commands.len();
         self.by_id.insert(id.clone(), at);
-        self.commands.push(Command { id, method, params, stack, stage: Stage::Asked });
+        self.commands.push(Command {
+            id,
+            method,
+            params,
+            stack,
+            stage: Stage::Asked,
+            is_old: false,
+        });
         self.command(at, out);
     }
 
@@ -627,7 +649,10 @@ impl Client {
         }
         let newest = self.commands.len().min(10);
         let at = self.commands.len() - 1 - self.random.index(newest);
-        let Command { method, params, stage, .. } = &self.commands[at];
+        let Command { method, params, stage, is_old, .. } = &self.commands[at];
+        if *is_old {
+            return;
+        }
         let (method, mut params, stage) = (*method, params.clone(), *stage);
         match (stage, other) {
             // What was never answered might begin with the other params, and what is unsure anew.

@@ -19,7 +19,7 @@ use super::random::Random;
 use super::record::Recorder;
 use super::redis_server::RedisServer;
 use super::stack::Stack;
-use super::told::Reader;
+use super::told::{self, Reader};
 
 /// When nothing goes wrong any more, all commands have ended within this.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -118,6 +118,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let mut history = recorder.take();
     history.calm = calm;
     history.told = true;
+    told::complete(&mut history);
     let figures = std::mem::take(&mut *common.figures.lock().unwrap());
     let done = faults.done.lock().unwrap().clone();
     let kills = faults.kills.lock().unwrap().clone();

@@ -74,6 +74,8 @@ pub struct Body {
     pub seq: u64,
     pub deadline_ms: u64,
     pub repeated: bool,
+    /// Done without the store, which knows nothing of it.
+    pub degraded: bool,
     pub replayed: Option<bool>,
     pub recovered: Option<bool>,
     pub state: Option<String>,
@@ -194,7 +196,9 @@ impl Client {
                     started: None,
                 });
             }
-            Line::Answered { to, result } if to.begins() => self.started(at, result),
+            Line::Answered { to, result } if to.begins() && !result.degraded => {
+                self.started(at, result);
+            }
             Line::Told(told) if told.event == "Started" => self.started(at, told),
             Line::Asked(_) | Line::Answered { .. } | Line::Refused { .. } | Line::Told(_) => {}
         }

@@ -37,13 +37,22 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     let mut endings: BTreeMap<&str, Ending<'_>> = BTreeMap::new();
     let mut connected = 0;
     let mut reached = BTreeMap::new();
+    // Calls that were ended without the store: nothing knows of that command.
+    let mut straight: BTreeSet<&str> = BTreeSet::new();
     for said in &client.said {
         let (told, answered) = match &said.what {
             Line::Connected => {
                 connected = said.at;
                 continue;
             }
+            Line::Told(told) if told.epoch.is_none() && straight.contains(&*told.cmd_id) => {
+                continue;
+            }
             Line::Told(told) => (told, false),
+            Line::Answered { result, .. } if result.degraded => {
+                straight.insert(&*result.cmd_id);
+                continue;
+            }
             Line::Answered { to, result } if !to.cmd_id.is_empty() => (result, true),
             Line::Refused { to, kind } if kind == "unknown_command" => {
                 // Before it began it was rightly unknown.
@@ -95,7 +104,9 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
             *per_epoch.entry(epoch).or_default() += 1;
         }
         let lost = forgot(history.end);
-        if per_epoch.values().any(|count| *count > 1) || (per_epoch.len() > 1 && !lost) {
+        // A store that kept its memory goes on under the same numbers in another epoch.
+        let places: BTreeSet<u64> = ending.places.iter().map(|(_, seq)| *seq).collect();
+        if per_epoch.values().any(|count| *count > 1) || (places.len() > 1 && !lost) {
             found.push(broken(format!("{id} ended more than once: {:?}", ending.places)));
         }
         if ending.unplaced && !lost {
