@@ -24,31 +24,42 @@ pub fn reason(played: &Played, end: &End) -> (String, bool) {
     if let Some(what) = store_lost(played, &asking, end) {
         return (what.to_owned(), true);
     }
+    if let Some(silence) = silence_of(&end.code) {
+        return (format!("{grade}: {silence}"), true);
+    }
     let sent = sent(played, &asking, end);
     for request in sent.iter().rev() {
-        let from = request.at.saturating_sub(500);
+        let from = request.at.saturating_sub(100);
         let until = request.answered.unwrap_or(end.at).min(end.at) + FELT;
         if let Some(trouble) = trouble(played, request.pod, from, until) {
             let what = kind_of(request);
             return (format!("{grade}: {what} under way, its process {}", trouble.what), true);
         }
     }
-    if sent.is_empty() {
-        let until = (asking.at + 4000).min(end.at);
-        let trouble = asking.pods.iter().find_map(|pod| trouble(played, *pod, asking.at, until));
-        if let Some(trouble) = trouble {
-            let marked = grade == "reference" && end.method.contains("Transfer");
-            let what = format!("{grade}: {}, nothing seen sent, its process", end.method);
-            return (format!("{what} {}", trouble.what), !marked);
-        }
+    // What was to be sent next was in the hands of who was asked, or of who heard the stack.
+    let stack = usize::from(grade == "reference");
+    let last = sent.iter().map(|asked| asked.answered.unwrap_or(asked.at)).max();
+    let from = last.unwrap_or(asking.at).saturating_sub(50);
+    let leaders = played.leads.iter().filter(|lead| {
+        lead.leads && lead.at <= from + 4000 && lead.stack == format!("stack{stack}")
+    });
+    let asked = asking.pods.iter().copied().filter(|_| sent.is_empty());
+    let until = (from + 4000).min(end.at);
+    let mut next = asked.chain(leaders.last().map(|lead| lead.pod));
+    if let Some(trouble) = next.find_map(|pod| trouble(played, pod, from, until)) {
+        let what = match last {
+            None => "nothing was seen sent",
+            Some(_) => "what was to be sent next was not seen sent",
+        };
+        return (format!("{grade}: {what}, its process {}", trouble.what), true);
     }
     if let Some(seen) = seen_at_phones(&played.history, &end.id)
         && (0..PODS).all(|pod| trouble(played, pod, seen.saturating_sub(100), end.at).is_some())
     {
         return (format!("{grade}: nobody who heard of the new call lived on"), true);
     }
-    if let Some(silence) = silence_of(&end.code) {
-        return (format!("{grade}: {silence}"), true);
+    if matches!(end.code.as_str(), "refer_ignored" | "caller_hung_up" | "call_ended") {
+        return (format!("{grade}: a phone took a REFER and did nothing, or hung up"), true);
     }
     let sent: Vec<String> = sent
         .iter()
@@ -140,13 +151,11 @@ fn seen_at_phones(history: &History, id: &str) -> Option<Time> {
     })
 }
 
-/// What phones do by themselves that tells nothing (rows 14, 15, 29, 37 and 39 of docs/outcomes.md).
+/// What phones say by themselves that tells nothing (rows 37 and 39 of docs/outcomes.md).
 fn silence_of(code: &str) -> Option<&'static str> {
     match code {
         "leg_timeout" => Some("a phone never answered a re-INVITE"),
         "leg_refused" => Some("a phone refused, and the other could not be put back"),
-        "refer_ignored" => Some("a phone took a REFER and did nothing"),
-        "caller_hung_up" | "call_ended" => Some("a phone hung up with a REFER under way"),
         _ => None,
     }
 }
