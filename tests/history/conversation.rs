@@ -74,8 +74,6 @@ pub struct Body {
     pub seq: u64,
     pub deadline_ms: u64,
     pub repeated: bool,
-    /// Done without the store, which knows nothing of it.
-    pub degraded: bool,
     pub replayed: Option<bool>,
     pub recovered: Option<bool>,
     pub state: Option<String>,
@@ -196,9 +194,7 @@ impl Client {
                     started: None,
                 });
             }
-            Line::Answered { to, result } if to.begins() && !result.degraded => {
-                self.started(at, result);
-            }
+            Line::Answered { to, result } if to.begins() => self.started(at, result),
             Line::Told(told) if told.event == "Started" => self.started(at, told),
             Line::Asked(_) | Line::Answered { .. } | Line::Refused { .. } | Line::Told(_) => {}
         }

@@ -37,22 +37,13 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     let mut endings: BTreeMap<&str, Ending<'_>> = BTreeMap::new();
     let mut connected = 0;
     let mut reached = BTreeMap::new();
-    // Calls that were ended without the store: nothing knows of that command.
-    let mut straight: BTreeSet<&str> = BTreeSet::new();
     for said in &client.said {
         let (told, answered) = match &said.what {
             Line::Connected => {
                 connected = said.at;
                 continue;
             }
-            Line::Told(told) if told.epoch.is_none() && straight.contains(&*told.cmd_id) => {
-                continue;
-            }
             Line::Told(told) => (told, false),
-            Line::Answered { result, .. } if result.degraded => {
-                straight.insert(&*result.cmd_id);
-                continue;
-            }
             Line::Answered { to, result } if !to.cmd_id.is_empty() => (result, true),
             Line::Refused { to, kind } if kind == "unknown_command" => {
                 // Before it began it was rightly unknown.
