@@ -32,7 +32,7 @@ use callplane::core::time::StoreTime;
 use callplane::store::redis::{RedisBus, RedisStore};
 use callplane::store::{Commit, Find, Limits, Verdict};
 
-use commits::{Bounds, Pen, Stand, call, hold, key, stack};
+use commits::{Bounds, KEEP, Pen, Stand, WITHIN, call, hold, key, key_of, stack, tenant};
 use redis_server::{RedisServer, is_here};
 
 /// As the product's.
@@ -135,6 +135,27 @@ async fn round(pen: &Arc<Pen<Site>>, name: &str, tasks: usize) {
     );
 }
 
+/// What is left of a tenant whose only command has ended and is forgotten: numbers and entries.
+async fn tenants(pen: &Pen<Site>) {
+    const TENANTS: usize = 1_000;
+    let memory = || stat(&pen.stand.server, "memory", "used_memory:");
+    let (before, mut took) = (memory(), Vec::new());
+    for n in 0..TENANTS {
+        let key = key_of(&tenant(&format!("tenant-{n}")), "one");
+        let begun = timed(pen, pen.beginning(key, hold("call")).await, &mut took).await;
+        let next = timed(pen, pen.answered(&begun).await, &mut took).await;
+        timed(pen, pen.over(&next).await, &mut took).await;
+    }
+    let with_command = memory();
+    pen.stand.pass(KEEP + WITHIN + Duration::from_secs(35)).await;
+    let each = |bytes: f64| (bytes - before) / TENANTS as f64;
+    println!(
+        "a tenant: {:.0} bytes of memory, {:.0} once its only command is forgotten",
+        each(with_command),
+        each(memory())
+    );
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     if !is_here("redis_store") {
@@ -152,6 +173,7 @@ async fn main() {
     }
     let each = (stat(&pen.stand.server, "memory", "used_memory:") - memory) / 5000.0;
     println!("a running hold: {each:.0} bytes of memory");
+    tenants(&pen).await;
     for (what, times, find) in [
         ("what watches a call", 5_000, Find::Watching(stack(), vec![Watch::Call(call("run-7"))])),
         ("5,000 that are due", 10, Find::DueBy(StoreTime(u64::MAX))),

@@ -9,6 +9,8 @@ mod child;
 
 pub use child::Process;
 
+const CALLPLANE: &str = env!("CARGO_BIN_EXE_callplane");
+
 /// The core of the server.
 const SERVER: &str = "0";
 
@@ -27,7 +29,15 @@ pub fn pin_client() {
 /// The product itself, `callplane serve` with its defaults and these variables, on the server's
 /// core.
 pub fn serve(variables: &[(&str, String)]) -> Process {
-    let mut command = pinned(&PathBuf::from(env!("CARGO_BIN_EXE_callplane")));
+    serve_by(pinned(&PathBuf::from(CALLPLANE)), variables)
+}
+
+/// The same on any core, one of several processes.
+pub fn serve_anywhere(variables: &[(&str, String)]) -> Process {
+    serve_by(Command::new(CALLPLANE), variables)
+}
+
+fn serve_by(mut command: Command, variables: &[(&str, String)]) -> Process {
     command.arg("serve").envs(child::ANY_PORTS);
     for (key, value) in variables {
         command.env(format!("CALLPLANE_{key}"), value);

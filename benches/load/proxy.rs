@@ -1,7 +1,7 @@
 //! The simulated stack on its sockets, in a thread of its own, on the client's core.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use callplane::stack::simulated::server::{Addresses, SimulateConfig, Simulated};
@@ -57,6 +57,17 @@ impl Proxy {
         ]
     }
 
+    /// Asks for something over UDP, as a server does; the answer's text.
+    pub fn ask(&self, method: &str, params: &str) -> String {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let asked = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        socket.send_to(asked.as_bytes(), self.at.mi_udp).unwrap();
+        let mut answer = vec![0; 65_536];
+        let length = socket.recv(&mut answer).expect("the stack answers");
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
     /// Has two phones call each other, so many times: `call-0`, `call-1` and so on.
     pub fn place_calls(&self, calls: usize) {
         for n in 0..calls {
@@ -77,10 +88,15 @@ impl Proxy {
 /// Waits until a server has the events of its stack.
 pub fn wait_for_events(server: &Process) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    while !http(server.operations.unwrap(), request).contains("event_subscription_age_seconds{") {
+    while !metrics(server).contains("event_subscription_age_seconds{") {
         assert!(Instant::now() < deadline, "the server does not join its stack");
     }
+}
+
+/// What a server counts, as text.
+pub fn metrics(server: &Process) -> String {
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    http(server.operations.unwrap(), request)
 }
 
 fn http(to: SocketAddr, request: &str) -> String {

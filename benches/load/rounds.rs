@@ -54,9 +54,22 @@ pub struct Pace {
     pub commands: u32,
 }
 
+/// What a loop does while nothing comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    /// It spins: its core is its own, or shared with who plays the stack.
+    Spin,
+    /// It sleeps a little: the servers want every core.
+    Sleep,
+}
+
+/// How long a loop sleeps that shares the cores with the servers.
+const NAP: Duration = Duration::from_micros(50);
+
 /// Sockets, and what is under way on them.
 pub struct Load<'a> {
-    server: &'a Process,
+    servers: Vec<&'a Process>,
+    idle: Idle,
     sockets: Vec<Socket>,
     scratch: Vec<u8>,
     text: String,
@@ -69,9 +82,20 @@ pub struct Load<'a> {
 impl<'a> Load<'a> {
     /// So many sockets to a server.
     pub fn connect(server: &'a Process, sockets: usize) -> Self {
+        Self::of(vec![server], sockets, Idle::Spin)
+    }
+
+    /// So many sockets, each at the next one of servers that use every core.
+    pub fn spread(servers: &[&'a Process], sockets: usize) -> Self {
+        Self::of(servers.to_vec(), sockets, Idle::Sleep)
+    }
+
+    fn of(servers: Vec<&'a Process>, sockets: usize, idle: Idle) -> Self {
+        let places = servers.iter().cycle().take(sockets);
         Self {
-            server,
-            sockets: (0..sockets).map(|_| Socket::connect(server.clients)).collect(),
+            sockets: places.map(|server| Socket::connect(server.clients)).collect(),
+            servers,
+            idle,
             scratch: scratch(),
             text: String::new(),
             next: 0,
@@ -79,6 +103,16 @@ impl<'a> Load<'a> {
             under_way: 0,
             ended: Vec::new(),
         }
+    }
+
+    /// How many commands were asked so far.
+    pub fn asked(&self) -> u64 {
+        self.next
+    }
+
+    /// Processor time of the servers so far.
+    fn cpu(&self) -> Duration {
+        self.servers.iter().map(|server| server.cpu()).sum()
     }
 
     fn ask(&mut self, slot: usize, round: u64, since: Instant, ask: Ask<'_>) {
@@ -110,8 +144,11 @@ impl<'a> Load<'a> {
             });
         }
         if !any {
-            // Whatever plays the stack may run on this core too.
-            std::thread::yield_now();
+            match self.idle {
+                // Whatever plays the stack may run on this core too.
+                Idle::Spin => std::thread::yield_now(),
+                Idle::Sleep => std::thread::sleep(NAP),
+            }
         }
     }
 
@@ -136,7 +173,7 @@ impl<'a> Load<'a> {
             }
             figures = Figures::default();
         }
-        let (began, cpu) = (Instant::now(), self.server.cpu());
+        let (began, cpu) = (Instant::now(), self.cpu());
         let mut looked = began;
         loop {
             self.turn(&mut figures);
@@ -155,7 +192,7 @@ impl<'a> Load<'a> {
             }
         }
         figures.took = began.elapsed();
-        figures.cpu = self.server.cpu() - cpu;
+        figures.cpu = self.cpu() - cpu;
         self.drain();
         figures
     }
@@ -179,7 +216,7 @@ impl<'a> Load<'a> {
     ) -> Figures {
         let mut figures = Figures::default();
         let gap = Duration::from_secs(1) / pace.a_second;
-        let (began, cpu) = (Instant::now(), self.server.cpu());
+        let (began, cpu) = (Instant::now(), self.cpu());
         let mut looked = began;
         let mut free: VecDeque<(usize, u64)> = (0..slots).map(|slot| (slot, 0)).collect();
         let mut asked = 0_u32;
@@ -204,7 +241,7 @@ impl<'a> Load<'a> {
             }
         }
         figures.took = began.elapsed();
-        figures.cpu = self.server.cpu() - cpu;
+        figures.cpu = self.cpu() - cpu;
         self.drain();
         figures
     }

@@ -102,10 +102,21 @@ impl Socket {
 
     /// Waits for the next bytes, or as long as this.
     pub fn wait(&mut self, scratch: &mut [u8], longest: Duration, each: impl FnMut(&[u8])) {
+        assert!(self.comes(scratch, longest, each), "nothing came in {longest:?}");
+    }
+
+    /// The same, where nothing may come.
+    pub fn comes(
+        &mut self,
+        scratch: &mut [u8],
+        longest: Duration,
+        each: impl FnMut(&[u8]),
+    ) -> bool {
         self.stream.set_nonblocking(false).unwrap();
         self.stream.set_read_timeout(Some(longest)).unwrap();
-        assert!(self.receive(scratch, each), "nothing came in {longest:?}");
+        let came = self.receive(scratch, each);
         self.stream.set_nonblocking(true).unwrap();
+        came
     }
 }
 
