@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callplane::bus::{Bus as _, Listener};
-use callplane::core::ids::{Epoch, Install, Scope, TenantId, Term};
+use callplane::core::ids::{Epoch, Install, Scope, SessionId, TenantId, Term};
 use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
@@ -550,4 +550,52 @@ async fn streams_are_looked_at_where_nothing_happens() {
     pen.stand.bus.attach(ear.clone());
     unheard(&pen, 1).await;
     assert_eq!(ear.told(1).await, [(pen.epoch.clone(), 1)]);
+}
+
+/// A command of this session begins; one entry.
+async fn begun_by(pen: &Pen<Site>, store: &RedisStore, session: &SessionId, id: &str) {
+    let mut commit = for_long(pen.beginning(key(id), hold(id)).await);
+    commit.record.session = session.clone();
+    commit.quota = None;
+    let verdict = store.commit(commit).await.unwrap();
+    assert!(matches!(verdict, Verdict::Applied { .. }), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_s_entries_are_found_among_any_number_of_others() {
+    let Some(pen) = fresh("a_session_s_entries_are_found_among_any_number_of_others").await else {
+        return;
+    };
+    let (mine, theirs) = (SessionId::derive(nonce()), SessionId::derive(nonce()));
+    begun_by(&pen, &pen.stand.store, &mine, "first").await;
+    for n in 0..42 {
+        let ids: Vec<String> = (0..100).map(|m| format!("other-{n}-{m}")).collect();
+        let many = ids.iter().map(|id| begun_by(&pen, &pen.stand.store, &theirs, id));
+        futures_util::future::join_all(many).await;
+    }
+    begun_by(&pen, &pen.stand.store, &mine, "last").await;
+    let page = pen.stand.store.read(&ours(), &pen.at(0), 9, Some(&mine)).await.unwrap();
+    let seqs: Vec<u64> = page.entries.iter().map(|entry| entry.seq).collect();
+    assert_eq!((seqs, page.through), (vec![1, 4202], 4202), "in one page");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_session_s_entries_stand_is_forgotten_with_them() {
+    let Some(pen) = fresh("where_a_session_s_entries_stand_is_forgotten_with_them").await else {
+        return;
+    };
+    let limits = Limits { entries_bytes: 2_000, ..Limits::default() };
+    let settings = pen.stand.settings();
+    let narrow = RedisStore::start(settings, Install::default(), limits).unwrap();
+    let (gone, busy) = (SessionId::derive(nonce()), SessionId::derive(nonce()));
+    begun_by(&pen, &narrow, &gone, "first").await;
+    for n in 0..100 {
+        begun_by(&pen, &narrow, &busy, &format!("other-{n}")).await;
+    }
+    let place = Partition::of(&ours()).number();
+    let ask = |command: &str, name: String| pen.stand.server(|s| s.ask(&[command, &name]));
+    let kept = ask("XLEN", format!("cp:main:{{{place}}}:e:default"));
+    assert_ne!(kept, ":101", "some are trimmed");
+    assert_eq!(ask("ZCARD", format!("cp:main:{{{place}}}:s:default:{busy}")), kept);
+    assert_eq!(ask("EXISTS", format!("cp:main:{{{place}}}:s:default:{gone}")), ":0");
 }

@@ -1,19 +1,20 @@
 -- Writes a command's next state and what is told of it: all or nothing.
 --
 -- KEYS  1 head  2 record  3 stream  4 due  5 at the stack  6 ended holds and ends
---       7 ended starts and transfers  8... what it claims, then sets that name it: of what it
---       watches, of who performs for it
+--       7 ended starts and transfers  8 where its session's entries stand  9... what it claims, then
+--       sets that name it: of what it watches, of who performs for it
 -- ARGV  see below, in this order; entries come last.
 --
 -- Every check stands before the first write. The first write is one that Redis refuses when it is
 -- out of memory, so that a refusal is whole.
 
 local call = redis.call
-local head, me, stream, due_set, at_stack, ended_others, ended_calls = unpack(KEYS, 1, 7)
+local head, me, stream, due_set, at_stack, ended_others, ended_calls, of_session =
+  unpack(KEYS, 1, 8)
 local run, epoch, nonce, not_after, term, version, quota, keep, tenant, stack, ended, due, linger,
   places_calls, record, channel, entries_for, entries_bytes, most_ended, claim_count, takings,
   session = unpack(ARGV, 1, 22)
-local FIRST_KEY, FIRST_ENTRY, LATEST = 8, 23, 1e12
+local FIRST_KEY, FIRST_ENTRY, LATEST = 9, 23, 1e12
 claim_count = tonumber(claim_count)
 ended = ended == '1'
 
@@ -99,7 +100,7 @@ end
 
 -- What came before this commit: kept by time, and as far as there is room.
 if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes)) then
-  local removed, more = 0, true
+  local removed, more, sessions, kept_from = 0, true, {}, nil
   while more and removed < 256 do
     local some = call('XRANGE', stream, '-', '(' .. first_seq .. '-0', 'COUNT', 32)
     more = #some > 0
@@ -114,9 +115,16 @@ if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes
       end
       old_bytes = old_bytes - #entry[2][4]
       removed = removed + 1
+      sessions[entry[2][6]] = true
       keep_from = (tonumber(string.match(entry[1], '^%d+')) + 1) .. '-0'
     end
     if keep_from then call('XTRIM', stream, 'MINID', keep_from) end
+    kept_from = keep_from or kept_from
+  end
+  local prefix = string.sub(of_session, 1, #of_session - #session)
+  for trimmed in pairs(sessions) do
+    local before = '(' .. string.match(kept_from, '^%d+')
+    call('ZREMRANGEBYSCORE', prefix .. trimmed, '-inf', before)
   end
 end
 if added > 0 then
@@ -126,6 +134,11 @@ if added > 0 then
     local lasts = now + 2 * entries_for
     call('PEXPIREAT', stream, lasts)
     call('HSET', head, 'lasts:' .. tenant, lasts)
+  end
+  -- By its last entry; it lasts as the stream does.
+  call('ZADD', of_session, seq, first_seq)
+  if call('PTTL', of_session) < tonumber(entries_for) then
+    call('PEXPIREAT', of_session, now + 2 * entries_for)
   end
 end
 bytes = old_bytes + added

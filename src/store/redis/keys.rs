@@ -135,6 +135,13 @@ impl Keys {
         self.of_tenant(tenant, "e")
     }
 
+    /// A sorted set: where each run of a session's entries begins, by where it ends.
+    #[must_use]
+    pub fn session(&self, tenant: &TenantId, session: &SessionId) -> String {
+        // `commit.lua` puts other sessions in its place.
+        format!("{}:{session}", self.of_tenant(tenant, "s"))
+    }
+
     /// A sorted set: running commands by when they are due.
     #[must_use]
     pub fn due(&self, partition: Partition) -> String {
@@ -237,6 +244,7 @@ mod tests {
         for name in [
             keys.stream(&whose),
             keys.ended_calls(&whose),
+            keys.session(&whose, &SessionId::parse("session").unwrap()),
             keys.claim(&whose, &stack, &Claim::Call(call.clone())),
             keys.watch(Partition::of(&whose), &stack, &Watch::Call(call)),
         ] {

@@ -458,11 +458,14 @@ impl Store for RedisStore {
         let partition = Partition::of(tenant);
         let ask = |live: &Live| {
             let mut read = live.script(Script::Read);
-            read.arg(2).arg(self.keys.head(partition)).arg(self.keys.stream(tenant));
+            read.arg(2 + usize::from(of.is_some()));
+            read.arg(self.keys.head(partition)).arg(self.keys.stream(tenant));
+            if let Some(session) = of {
+                read.arg(self.keys.session(tenant, session));
+            }
             read.arg(&*live.run_id).arg(after.epoch.as_str()).arg(tenant.as_str());
             read.arg(after.seq).arg(max.min(LONGEST_PAGE));
             read.arg(self.limits.entries_for.as_millis().to_string());
-            read.arg(of.map_or("", SessionId::as_str));
             one(read)
         };
         let (_, answer) = self.answer_of_epoch(partition, ask).await?;

@@ -64,6 +64,7 @@ impl Written {
             names.at_stack(partition, stack),
             ended_others,
             ended_calls,
+            names.session(tenant, &record.session),
         ];
         keys.extend(claims.iter().map(|(claim, _)| names.claim(tenant, stack, claim)));
         keys.extend(state.watches().iter().map(|watch| names.watch(partition, stack, watch)));
