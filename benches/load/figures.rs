@@ -11,6 +11,8 @@ pub struct Figures {
     pub messages: u64,
     /// Commands that ended in anything but success.
     pub failed: u64,
+    /// The first word of why.
+    pub complaint: Option<String>,
     /// How long it took.
     pub took: Duration,
     /// Processor time of the server meanwhile.
@@ -41,6 +43,9 @@ impl Figures {
             self.failed,
             self.cpu_each(),
         );
+        if let Some(complaint) = &self.complaint {
+            println!("    the first that failed: {complaint}");
+        }
     }
 }
 

@@ -135,6 +135,9 @@ impl<'a> Load<'a> {
             socket.send();
             any |= socket.receive(&mut self.scratch, |message| {
                 figures.messages += 1;
+                if figures.complaint.is_none() && find(message, br#""event":"Error""#).is_some() {
+                    figures.complaint = Some(String::from_utf8_lossy(message).into_owned());
+                }
                 let Some((number, ended)) = told(message) else { return };
                 let place = &mut self.open[usize::try_from(number).unwrap() % MOST];
                 let open = place.take().expect("the end of something that is under way");
