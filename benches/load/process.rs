@@ -52,6 +52,13 @@ pub fn myself(role: &str) -> Process {
     Process::start(command, child::SERVES)
 }
 
+/// This program again with these arguments, on any core.
+pub fn myself_anywhere(arguments: &[&str]) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(arguments);
+    Process::start(command, child::SERVES)
+}
+
 fn pinned(program: &PathBuf) -> Command {
     let has_core = Command::new("taskset").args(["-c", SERVER, "true"]).status();
     if has_core.is_ok_and(|status| status.success()) {

@@ -20,6 +20,8 @@
 mod cpu;
 mod events;
 mod holds;
+#[path = "../load/in_process.rs"]
+mod in_process;
 #[path = "../load/mod.rs"]
 mod load;
 mod memory;
@@ -44,11 +46,17 @@ const PARTS: [(&str, fn()); 6] = [
 ];
 
 fn main() {
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let [role, redis] = wanted.as_slice()
+        && role == holds::IN_PROCESS
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        return runtime.block_on(holds::in_process(redis)).unwrap();
+    }
     if !redis_server::is_here("pods") {
         return;
     }
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for (name, part) in PARTS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();

@@ -23,11 +23,16 @@ impl Site {
     pub fn start(pods: usize, world: WorldConfig, calls: usize) -> Self {
         let (redis, proxy) = (RedisServer::start(), Proxy::start(world));
         proxy.place_calls(calls);
-        let mut variables = proxy.variables();
-        variables.push(("REDIS__ADDRESS", redis.host_and_port()));
+        let variables = proxy.variables();
         let mut site = Self { pods: Vec::new(), proxy, redis, variables };
+        site.variables.push(("REDIS__ADDRESS", site.redis_address()));
         (0..pods).for_each(|_| site.add());
         site
+    }
+
+    /// Where its Redis is.
+    pub fn redis_address(&self) -> String {
+        format!("127.0.0.1:{}", self.redis.port())
     }
 
     /// One process more.
@@ -50,7 +55,7 @@ impl Site {
             pods: self.pods.iter().map(Process::cpu).sum(),
             redis: cpu::spent(&self.redis.pid()),
             here: cpu::spent("self"),
-            commits: self.pods.iter().map(commits).sum(),
+            commits: self.pods.iter().filter(|pod| pod.operations.is_some()).map(commits).sum(),
             calls: calls(&self.redis.ask_all(&["INFO", "commandstats"])),
             read: stat("total_net_input_bytes"),
             written: stat("total_net_output_bytes"),
