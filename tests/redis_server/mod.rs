@@ -153,11 +153,6 @@ impl RedisServer {
         self.settings.clone()
     }
 
-    /// The same, as the configuration has it.
-    pub fn host_and_port(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
     /// The store and the bus of a process of this installation.
     pub async fn connect(&self, install: Install, limits: Limits) -> (Arc<RedisStore>, RedisBus) {
         connect(self.settings(), install, limits).await
