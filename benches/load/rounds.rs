@@ -135,7 +135,7 @@ impl<'a> Load<'a> {
             socket.send();
             any |= socket.receive(&mut self.scratch, |message| {
                 figures.messages += 1;
-                if figures.complaint.is_none() && find(message, br#""event":"Error""#).is_some() {
+                if figures.complaint.is_none() && complains(message) {
                     figures.complaint = Some(String::from_utf8_lossy(message).into_owned());
                 }
                 let Some((number, ended)) = told(message) else { return };
@@ -268,6 +268,14 @@ fn count(figures: &mut Figures, open: &Open, good: bool, now: Instant) {
     }
 }
 
+/// What stands in the answer to a command that is refused.
+const REFUSED: &[u8] = br#""error":{"code":-32"#;
+
+/// Whether a message says that something went wrong.
+fn complains(message: &[u8]) -> bool {
+    find(message, br#""event":"Error""#).is_some() || find(message, REFUSED).is_some()
+}
+
 /// The number of the command that a message ends, and whether well; `None` for its other
 /// messages.
 fn told(message: &[u8]) -> Option<(u64, bool)> {
@@ -276,12 +284,16 @@ fn told(message: &[u8]) -> Option<(u64, bool)> {
     let Some(at) = find(message, name) else { unexpected() };
     let after = &message[at + name.len()..];
     let digits = after.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = || std::str::from_utf8(&after[..digits]).unwrap().parse().unwrap();
+    // It was refused, and did not begin.
+    if find(message, REFUSED).is_some() {
+        return Some((number(), false));
+    }
     let Some(event) = after[digits..].strip_prefix(br#"","event":""#) else { unexpected() };
     if !event.starts_with(b"Ended") {
         return None;
     }
-    let number = std::str::from_utf8(&after[..digits]).unwrap().parse().unwrap();
-    Some((number, find(event, br#""outcome":"success""#).is_some()))
+    Some((number(), find(event, br#""outcome":"success""#).is_some()))
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {

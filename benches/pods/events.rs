@@ -8,11 +8,13 @@
 
 use std::collections::HashMap;
 use std::net::UdpSocket;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use callplane::stack::simulated::{Behaviour, PhoneConfig, Script, WorldConfig};
 
 use super::load::figures::percentile;
+use super::load::process::Process;
 use super::load::proxy::{DOMAIN, Proxy, metrics, quick_world};
 use super::load::socket::{Socket, scratch};
 use super::messages::{Place, number_behind, text_behind};
@@ -21,11 +23,10 @@ use super::site::Site;
 /// Transfers that ring. A connection may have 64 commands under way.
 const TRANSFERS: usize = 50;
 
-/// Reports of each: other statuses from 101 on, but for 180.
-const REPORTS: usize = 40;
+/// Events a second, and the statuses that the transfers report meanwhile: each tells of one once.
+const ROUNDS: [(u32, Range<u64>); 2] = [(5_000, 101..141), (20_000, 141..180)];
 
-/// Events a second, and how many of them are about a transfer.
-const RATE: u32 = 5_000;
+/// One in so many events is such a report.
 const ONE_IN: u32 = 25;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,11 +76,11 @@ fn subscribers(proxy: &Proxy) -> Vec<String> {
 }
 
 /// Sends all events at their pace; when each report left.
-fn send(to: &[String]) -> HashMap<Report, Instant> {
+fn send(to: &[String], rate: u32, statuses: &Range<u64>) -> HashMap<Report, Instant> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sent = HashMap::with_capacity(TRANSFERS * REPORTS);
-    let (gap, began) = (Duration::from_secs(1) / RATE, Instant::now());
-    let all = u32::try_from(TRANSFERS * REPORTS).unwrap() * ONE_IN;
+    let mut sent = HashMap::new();
+    let (gap, began) = (Duration::from_secs(1) / rate, Instant::now());
+    let all = u32::try_from(reports(statuses)).unwrap() * ONE_IN;
     for n in 0..all {
         let due = began + gap * n;
         while Instant::now() < due {
@@ -88,7 +89,7 @@ fn send(to: &[String]) -> HashMap<Report, Instant> {
         let event = if n.is_multiple_of(ONE_IN) {
             let report = u64::from(n / ONE_IN);
             let transfer = report % TRANSFERS as u64;
-            let status = 101 + report / TRANSFERS as u64;
+            let status = statuses.start + report / TRANSFERS as u64;
             sent.insert((transfer, status), Instant::now());
             format!(
                 r#"{{"jsonrpc":"2.0","method":"E_CALL_TRANSFER","params":{{"callid":"call-{transfer}","leg":"callee","transfer_callid":"","destination":"","state":"notify","status":"{status} Progress"}}}}"#
@@ -110,10 +111,14 @@ fn send(to: &[String]) -> HashMap<Report, Instant> {
     sent
 }
 
+fn reports(statuses: &Range<u64>) -> usize {
+    TRANSFERS * usize::try_from(statuses.end - statuses.start).unwrap()
+}
+
 /// Notes when each report reaches the client, until all have or no more come.
-fn receive(mut socket: Socket) -> HashMap<Report, Instant> {
-    let (mut came, mut scratch) = (HashMap::with_capacity(TRANSFERS * REPORTS), scratch());
-    while came.len() < TRANSFERS * REPORTS {
+fn receive(socket: &mut Socket, wanted: usize) -> HashMap<Report, Instant> {
+    let (mut came, mut scratch) = (HashMap::with_capacity(wanted), scratch());
+    while came.len() < wanted {
         let more = socket.comes(&mut scratch, PATIENCE, |message| {
             let now = Instant::now();
             if let (Some(transfer), Some(status)) =
@@ -140,12 +145,19 @@ pub fn latency() {
     place.resume(&mut at_third);
     drop(at_second);
     let subscribers = subscribers(&site.proxy);
-    let before = site.spent();
+    for (rate, statuses) in &ROUNDS {
+        round(&site, &mut at_third, &subscribers, *rate, statuses);
+    }
+}
+
+fn round(site: &Site, client: &mut Socket, to: &[String], rate: u32, statuses: &Range<u64>) {
+    let cpu = || site.pods.iter().map(Process::cpu).collect::<Vec<_>>();
+    let (before, cpu_before) = (site.spent(), cpu());
     let (sent, came) = std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| receive(at_third));
-        (send(&subscribers), receiving.join().unwrap())
+        let receiving = scope.spawn(|| receive(client, reports(statuses)));
+        (send(to, rate, statuses), receiving.join().unwrap())
     });
-    let after = site.spent();
+    let (after, cpu_after) = (site.spent(), cpu());
     let mut latencies: Vec<Duration> = sent
         .iter()
         .filter_map(|(report, sent)| Some(came.get(report)?.saturating_duration_since(*sent)))
@@ -153,16 +165,25 @@ pub fn latency() {
     let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(&mut latencies, share));
     println!(
         "  from the event to the client: p50 {p50:.2} ms, p99 {p99:.2} ms, longest {most:.2} ms; {} \
-         of {} told",
+         of {} told; each event:",
         latencies.len(),
         sent.len()
     );
-    println!("  each event:");
-    before.print(&after, sent.len() as u64 * u64::from(ONE_IN));
-    let lost = site.pods.iter().map(|pod| {
-        let metrics = metrics(pod);
-        let lost = metrics.lines().filter(|line| line.starts_with("callplane_event_lost"));
-        lost.map(str::to_owned).collect::<Vec<_>>().join(" ")
+    let events = sent.len() as u64 * u64::from(ONE_IN);
+    before.print(&after, events);
+    let each = cpu_before.iter().zip(&cpu_after).map(|(before, after)| {
+        format!("{:.1} us", (*after - *before).as_secs_f64() * 1e6 / events as f64)
     });
-    println!("  {}", lost.collect::<Vec<_>>().join("; "));
+    println!("    each process: {} (the first one leads)", each.collect::<Vec<_>>().join(", "));
+    let lost = site.pods.iter().map(|pod| lost(&metrics(pod))).sum::<f64>();
+    if lost > 0.0 {
+        println!("    {lost} events lost, all processes together");
+    }
+}
+
+/// Events that a process could not take.
+fn lost(metrics: &str) -> f64 {
+    let lines =
+        metrics.lines().filter(|line| line.starts_with("callplane_event_lost_events_total"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
