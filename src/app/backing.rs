@@ -70,6 +70,11 @@ impl Backing {
             }
             tokio::time::sleep(AGAIN).await;
         };
+        if let Ok(about) = store.about().await {
+            for concern in about.concerns(config.redis.replicas) {
+                tracing::warn!(release = about.version, "redis: {concern}");
+            }
+        }
         Ok(Self {
             clock: store.clock(),
             leadership: Arc::new(AnyLeadership::Redis(RedisLeadership::start(&store, pod, stacks))),

@@ -33,6 +33,8 @@ fn redis(config: &Config, report: &mut Report) {
         address,
         sentinels,
         database,
+        username,
+        password_file,
         tls_ca_file,
         tls_cert_file,
         tls_key_file,
@@ -47,6 +49,9 @@ fn redis(config: &Config, report: &mut Report) {
     }
     if *replicas > 5 {
         report.wrong("redis.replicas", "must be 0 to 5");
+    }
+    if username.is_some() && password_file.is_none() {
+        report.wrong("redis.username", "wants `redis.password_file`");
     }
     if tls_cert_file.is_some() != tls_key_file.is_some() {
         report.wrong("redis.tls_cert_file", "and `redis.tls_key_file` go together");

@@ -404,7 +404,7 @@ impl Server {
     }
 }
 
-fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Every call ends within about a second, with [`Away`] where the server did not answer.
 
+mod about;
 mod access;
 mod bus;
 mod connection;
@@ -31,6 +32,7 @@ use redis::{Pipeline, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use self::about::About;
 pub use self::access::{BadFile, Purpose, Unusable};
 use self::bus::Head;
 pub use self::bus::RedisBus;

@@ -1,0 +1,102 @@
+//! What a server says of itself, and what is to be said of that.
+
+use super::RedisStore;
+use super::connection::line;
+use crate::store::Away;
+
+/// What matters of a server's `INFO`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its release: Redis', or the Redis release that a Valkey stands for.
+    pub version: String,
+    /// What it throws away when it is full (`maxmemory-policy`).
+    pub policy: String,
+    /// It writes down each change (`appendonly`).
+    pub appends: bool,
+    /// Replicas that follow it now.
+    pub replicas: usize,
+}
+
+impl About {
+    fn of(info: &str) -> Self {
+        let text = |name| line(info, name).unwrap_or_default().to_owned();
+        Self {
+            version: text("redis_version:"),
+            policy: text("maxmemory_policy:"),
+            appends: line(info, "aof_enabled:") == Some("1"),
+            replicas: text("connected_slaves:").parse().unwrap_or_default(),
+        }
+    }
+
+    /// What an operator should know, when so many replicas are waited for.
+    #[must_use]
+    pub fn concerns(&self, wanted: usize) -> Vec<String> {
+        let mut concerns = Vec::new();
+        if release(&self.version).is_none_or(|release| release < (6, 2)) {
+            concerns.push(format!("release {} is older than 6.2 and not tested", self.version));
+        }
+        if self.policy != "noeviction" {
+            let policy = &self.policy;
+            concerns.push(format!(
+                "maxmemory-policy is {policy}: commands may be thrown away; set noeviction"
+            ));
+        }
+        if !self.appends {
+            concerns.push(
+                "appendonly is off: a restart of Redis forgets what ran, which ends `unknown`"
+                    .to_owned(),
+            );
+        }
+        let has = self.replicas;
+        if has < wanted {
+            concerns.push(format!(
+                "{has} replicas follow, and `redis.replicas` waits for {wanted}: transfers, holds \
+                 and starts on stock scripts will not be sent"
+            ));
+        }
+        concerns
+    }
+}
+
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+impl RedisStore {
+    /// What the server says of itself.
+    ///
+    /// # Errors
+    /// [`Away`] when it does not answer.
+    pub async fn about(&self) -> Result<About, Away> {
+        let info: String = self.ask(|_| super::one(redis::cmd("INFO"))).await?;
+        Ok(About::of(&info))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_set_up_well_raises_no_concern() {
+        let info = "# Server\r\nredis_version:7.0.15\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n\
+                    # Persistence\r\naof_enabled:1\r\n# Replication\r\nconnected_slaves:2\r\n";
+        let about = About::of(info);
+        assert_eq!(about.concerns(2), Vec::<String>::new());
+        assert_eq!(about.concerns(3).len(), 1);
+    }
+
+    #[test]
+    fn each_concern_is_told() {
+        let info = "redis_version:6.0.9\r\nmaxmemory_policy:allkeys-lru\r\naof_enabled:0\r\n\
+                    connected_slaves:0\r\n";
+        let concerns = About::of(info).concerns(1);
+        let words = ["6.2", "noeviction", "appendonly", "`redis.replicas` waits for 1"];
+        assert_eq!(concerns.len(), words.len(), "{concerns:?}");
+        for (concern, word) in concerns.iter().zip(words) {
+            assert!(concern.contains(word), "{concern}");
+        }
+        assert_eq!(About::of("").concerns(0).len(), 3, "what is not told is no comfort");
+    }
+}
