@@ -500,3 +500,19 @@ fn a_late_started_does_not_answer_a_request_with_other_params() {
     assert_eq!(written[0]["params"]["event"], "Started");
     assert_eq!((&written[1]["id"], &written[1]["error"]["code"]), (&json!(2), &json!(-32002)));
 }
+
+#[test]
+fn after_a_resume_that_failed_nothing_is_told_until_the_next_try() {
+    let mut desk = Desk::new();
+    let resume = json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s2","epoch":"e1","seq":1}});
+    desk.send(&resume);
+    assert!(matches!(desk.asks.pop(), Some(Ask::Attach(id)) if id.as_str() == "s2"));
+    desk.session.attached(Position { epoch: epoch(), seq: 9 });
+    assert!(desk.session.next_page().is_some());
+    desk.answer(Answer::Page(Err(Unreadable::Away)));
+    assert_eq!(desk.written()[0]["error"]["data"]["kind"], "store_unavailable");
+    assert!(matches!(desk.asks.pop(), Some(Ask::Attach(id)) if id == session_id()));
+    assert_eq!(desk.session.id(), &session_id());
+    desk.send(&resume);
+    assert!(matches!(desk.asks.pop(), Some(Ask::Attach(id)) if id.as_str() == "s2"));
+}

@@ -5,6 +5,7 @@ use bytes::BufMut as _;
 use super::{Ask, Loss, PAGE, Place, Session, Turn};
 use crate::client::close::Close;
 use crate::client::commands::{Page, Unreadable, Wanted};
+use crate::core::ids::SessionId;
 use crate::core::record::Position;
 use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::frame::Id;
@@ -15,6 +16,8 @@ use crate::rpc::wire::{self, Standing};
 pub(super) struct Resuming {
     /// The raw id, until the answer is written.
     answer_to: Option<Box<str>>,
+    /// The session that it was before.
+    before: SessionId,
     answered: bool,
     after: Position,
     head: Option<Position>,
@@ -38,8 +41,9 @@ impl Session {
             self.commanded = true;
             self.resumed = true;
             self.introduced = true;
-            self.id = session.clone();
+            let before = std::mem::replace(&mut self.id, session.clone());
             self.resuming = Some(Box::new(Resuming {
+                before,
                 answer_to: id.map(|id| id.as_json().into()),
                 answered: false,
                 after: Position { epoch, seq },
@@ -106,9 +110,12 @@ impl Session {
             }
             Err(_) if resuming.answered => Some(Close::StreamLost),
             Err(Unreadable::Away) => {
-                // Nothing was answered yet, so the client may simply ask once more.
+                // Nothing was answered yet, so the client may simply ask once more. Until then it
+                // gets nothing: what came after a gap would hide that gap from its next try.
                 self.stand_at_head(resuming.head);
-                self.commanded = false;
+                self.id = resuming.before.clone();
+                turn.asks.push(Ask::Attach(resuming.before));
+                (self.commanded, self.resumed, self.introduced) = (false, false, false);
                 let refusal = Refusal::new(Kind::StoreUnavailable);
                 let id = resuming.answer_to.as_deref().and_then(Id::of);
                 self.refuse(Method::Resume.as_str(), id, Place::Alone, &refusal, turn);
@@ -185,6 +192,7 @@ impl Session {
         // They came while a replay was written: the stream still has them.
         self.resuming = Some(Box::new(Resuming {
             answer_to: None,
+            before: self.id.clone(),
             answered: true,
             after: Position { epoch: self.epoch.clone(), seq: self.taken },
             head: Some(Position { epoch: self.epoch.clone(), seq: self.taken }),
