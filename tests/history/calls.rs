@@ -15,6 +15,12 @@ fn is_setup(call: &str) -> bool {
     call.starts_with("cp-")
 }
 
+/// `alice` of `sip:alice@example.com`.
+fn user(address: &str) -> &str {
+    let rest = address.split_once("sip:").map_or("", |(_, rest)| rest);
+    rest.split('@').next().unwrap_or_default()
+}
+
 pub fn judge(history: &History, clients: &[Client], found: &mut Vec<Broken>) {
     let commands = || clients.iter().flat_map(|client| &client.commands);
     let names = |command: &Command, call: &str| {
@@ -23,15 +29,17 @@ pub fn judge(history: &History, clients: &[Client], found: &mut Vec<Broken>) {
     let mut marks: BTreeMap<&str, &str> = BTreeMap::new();
     let mut first_seen: BTreeMap<&str, u64> = BTreeMap::new();
     let mut asked: BTreeSet<&str> = BTreeSet::new();
+    let mut referred: BTreeSet<&str> = BTreeSet::new();
     for event in &history.events {
         match &event.what {
-            What::Invite { call, asked: address, .. } => {
+            What::Refer { phone, .. } => drop(referred.insert(phone.as_str())),
+            What::Invite { call, from, asked: address, .. } => {
                 first_seen.entry(call).or_insert(event.at);
                 if let Some(mark) = mark(address) {
                     marks.insert(call, mark);
                 }
-                // In an attended transfer the phone's INVITE carries no mark of ours.
-                if address.contains("Replaces") || address.contains("cpt=") {
+                // A phone that was referred may call without any mark of ours.
+                if referred.contains(user(from)) {
                     asked.insert(call);
                 }
             }
