@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callplane::bus::Listener;
-use callplane::core::ids::{Epoch, TenantId};
+use callplane::core::ids::{Epoch, SessionId, TenantId};
 use callplane::core::record::{Entry, Position};
 use callplane::store::{Away, Store as _, Unreadable};
 
+use super::bug::Bug;
 use super::executor::{Executor, Group};
 use super::network::{Network, Place};
 use super::store::Client;
@@ -27,15 +28,32 @@ pub struct Publisher {
     network: Arc<Network>,
     /// By number of the pod.
     ears: Mutex<BTreeMap<usize, (Group, Arc<Ear>)>>,
+    bug: Option<Bug>,
+    /// Who was told something last, by tenant.
+    sessions: Mutex<BTreeMap<TenantId, SessionId>>,
 }
 
 impl Publisher {
-    pub fn new(executor: Executor, network: Arc<Network>) -> Arc<Self> {
-        Arc::new(Self { executor, network, ears: Mutex::default() })
+    pub fn new(executor: Executor, network: Arc<Network>, bug: Option<Bug>) -> Arc<Self> {
+        let (ears, sessions) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { executor, network, ears, bug, sessions })
     }
 
     pub fn subscribe(&self, pod: usize, group: Group, ear: Arc<Ear>) {
         self.ears.lock().unwrap().insert(pod, (group, ear));
+    }
+
+    /// What a bug makes of entries.
+    fn spoiled(&self, tenant: &TenantId, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+        let mut spoiled = entries.to_vec();
+        let Some(first) = entries.first() else { return spoiled };
+        let mut sessions = self.sessions.lock().unwrap();
+        sessions.insert(tenant.clone(), first.session.clone());
+        let other = sessions.iter().find(|(other, _)| *other != tenant);
+        if let (Some(Bug::OtherTenant), Some((_, session))) = (self.bug, other) {
+            spoiled[0] = Arc::new(Entry { session: session.clone(), ..Entry::clone(first) });
+        }
+        spoiled
     }
 
     pub fn forget(&self, pod: usize) {
@@ -43,6 +61,7 @@ impl Publisher {
     }
 
     pub fn publish(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
+        let entries = &self.spoiled(tenant, entries);
         for (pod, (group, ear)) in self.ears.lock().unwrap().iter() {
             let fate = self.network.send(Place::Bus, Place::Pod(*pod));
             for wait in fate.first.into_iter().chain(fate.double) {

@@ -22,6 +22,9 @@ pub type Group = usize;
 
 pub const WORLD: Group = 0;
 
+/// Time begins here: the proxies have been up for a while.
+pub const START: Duration = Duration::from_secs(3);
+
 /// Runs everything. Clones share it.
 #[derive(Clone)]
 pub struct Executor(Arc<Shared>);
@@ -125,7 +128,7 @@ impl Executor {
             random,
         };
         Self(Arc::new(Shared {
-            now: AtomicU64::new(0),
+            now: AtomicU64::new(micros(START)),
             state: Mutex::new(state),
             ready: Arc::default(),
         }))

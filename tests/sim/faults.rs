@@ -6,7 +6,7 @@ use std::time::Duration;
 use callplane::core::ids::{Epoch, Nonce};
 
 use super::client::Client;
-use super::executor::WORLD;
+use super::executor::{START, WORLD};
 use super::history::{Fault, What};
 use super::network::{Place, Way};
 use super::pod::stack_id;
@@ -26,7 +26,7 @@ pub fn plan(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random) {
         return;
     }
     for _ in 0..LEAST + random.below(MOST - LEAST + 1) {
-        let at = random.millis(BEGIN.0, BEGIN.1);
+        let at = START + random.millis(BEGIN.0, BEGIN.1);
         let lasts = random.millis(200, 3500);
         let (site, clients, mut random) = (Arc::clone(site), clients.to_vec(), random.fork());
         site.executor.clone().at(at, WORLD, move || strike(&site, &clients, &mut random, lasts));

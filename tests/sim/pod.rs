@@ -18,13 +18,14 @@ use callplane::core::request::Method;
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
 use callplane::events;
+use callplane::stack::mi::{Mi as _, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::sink::Sink;
 use callplane::stack::opensips::{OpenSips, Surroundings, keeper};
 use callplane::stack::{Away, Reports, SipStack, Snapshot, Stacks};
 use callplane::store::Store as _;
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,7 @@ pub type Commands = Desk<Client, Proxies>;
 /// A stack, as one process reaches it.
 pub struct Way {
     connector: Arc<Connector>,
+    executor: Executor,
     bug: Option<Bug>,
 }
 
@@ -74,14 +76,17 @@ impl SipStack for Way {
     }
 
     async fn perform(&self, op: &Op) -> Reply {
-        let reply = self.connector.perform(op).await;
-        let once = matches!(op.act, Act::Refer { .. } | Act::ReInvite { .. });
-        if self.bug == Some(Bug::RepeatsOnceActs) && once && reply == Reply::Silent {
-            let longer = Duration::from_secs(3);
-            let (send_before, reply_by) = (op.reply_by.after(longer), op.reply_by.after(longer));
-            return self.connector.perform(&Op { send_before, reply_by, ..op.clone() }).await;
+        let first = pin!(self.connector.perform(op));
+        if self.bug != Some(Bug::RepeatsOnceActs) || !matches!(op.act, Act::Refer { .. }) {
+            return first.await;
         }
-        reply
+        match select(first, self.executor.sleep(Duration::from_millis(150))).await {
+            Either::Left((reply, _)) => reply,
+            Either::Right(((), _)) => {
+                let send_before = op.reply_by;
+                self.connector.perform(&Op { send_before, ..op.clone() }).await
+            }
+        }
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {
@@ -188,7 +193,7 @@ impl Running {
             let (kept, told) = (Arc::clone(&connector), Arc::clone(&reports));
             executor.spawn(group, keeper::keep(kept, sink, told, CancellationToken::new()));
             proxies.names.push(names[number].clone());
-            proxies.ways.push(Way { connector, bug: site.bug });
+            proxies.ways.push(Way { connector, executor: executor.clone(), bug: site.bug });
         }
         let host = Arc::new(Hosting {
             executor: executor.clone(),
@@ -233,6 +238,9 @@ impl Running {
         let (timer, stop) = (Arc::new(executor.clone()), CancellationToken::new());
         let clock: Arc<dyn Clock> = clock;
         executor.spawn(group, events::run(engine, leading, clock, timer, outlet, stop));
+        if site.bug == Some(Bug::EndsCalls) && life > 1 {
+            executor.spawn(group, end_calls(Arc::clone(site), pod));
+        }
         executor.spawn(group, serve(Arc::clone(site), Arc::clone(&running), store));
         running
     }
@@ -300,6 +308,18 @@ async fn drive(engine: Arc<Engine<Client, Proxies>>, host: Arc<Hosting>, clock: 
         }
         let sleep = due.map_or(LONGEST, |due| now.until(due)).min(LONGEST);
         select(pin!(host.wake.notified()), host.executor.sleep(sleep)).await;
+    }
+}
+
+/// Ends a call that nobody named.
+async fn end_calls(site: Arc<Site>, pod: usize) {
+    for proxy in &site.proxies {
+        let calls = proxy.with(|world, _| world.calls());
+        if let Some(call) = calls.iter().find(|call| call.callid.starts_with("call-")) {
+            let line = Line { proxy: Arc::clone(proxy), pod };
+            let request = MiRequest::new("dlg_end_dlg").text("dialog_id", call.dialog.as_str());
+            let _ = line.call(request, Duration::from_secs(1)).await;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The SIP proxies with their phones, and each process's way to them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Proxy {
     recorder: Arc<Recorder>,
     bug: Option<Bug>,
     state: Mutex<State>,
+    /// When something happens by itself, in microseconds.
+    due: AtomicU64,
     /// Where events go, by the subscribed socket.
     sinks: Mutex<BTreeMap<String, Sink>>,
 }
@@ -60,8 +63,8 @@ impl Proxy {
         random: Random,
     ) -> Arc<Self> {
         let state = State { world, tickets: 0, asking: BTreeMap::new(), random };
-        let (state, sinks) = (Mutex::new(state), Mutex::default());
-        Arc::new(Self { number, executor, network, recorder, bug, state, sinks })
+        let (state, sinks, due) = (Mutex::new(state), Mutex::default(), AtomicU64::new(u64::MAX));
+        Arc::new(Self { number, executor, network, recorder, bug, state, due, sinks })
     }
 
     /// Looks at or changes the world.
@@ -74,7 +77,8 @@ impl Proxy {
     }
 
     pub fn due(&self) -> Option<Duration> {
-        self.state.lock().unwrap().world.due()
+        let due = self.due.load(Ordering::Relaxed);
+        (due < u64::MAX).then(|| Duration::from_micros(due))
     }
 
     pub fn advance(&self) {
@@ -98,6 +102,11 @@ impl Proxy {
     }
 
     fn hand_on(&self, state: &mut State) {
+        let due = state.world.due().map_or(u64::MAX, |due| {
+            // Never before it is due.
+            u64::try_from(due.as_nanos().div_ceil(1000)).unwrap()
+        });
+        self.due.store(due, Ordering::Relaxed);
         let here = Place::Stack(self.number);
         while let Some(output) = state.world.take() {
             let (ticket, told) = match output {
@@ -129,6 +138,10 @@ impl Proxy {
                 Seen::EndedByPhone => What::EndedByPhone { stack, call },
             });
         }
+    }
+
+    fn draws(&self, percent: u64) -> bool {
+        self.state.lock().unwrap().random.percent(percent)
     }
 
     fn send_event(&self, socket: &str, event: &MiEvent) {
@@ -212,17 +225,15 @@ impl Mi for Line {
                 line.proxy.request(line.pod, &request, answer);
             });
         }
+        if proxy.bug == Some(Bug::DeniesSending) && sends && proxy.draws(20) {
+            return Err(MiFailure::NotSent { reason: "refused" });
+        }
         let mut patience = proxy.executor.sleep(timeout);
-        let silent = if proxy.bug == Some(Bug::DeniesSending) && sends {
-            MiFailure::NotSent { reason: "refused" }
-        } else {
-            MiFailure::Silent
-        };
         std::future::poll_fn(|context| {
             if let Poll::Ready(told) = answer.poll_take(context) {
                 return Poll::Ready(told);
             }
-            std::pin::Pin::new(&mut patience).poll(context).map(|()| Err(silent.clone()))
+            std::pin::Pin::new(&mut patience).poll(context).map(|()| Err(MiFailure::Silent))
         })
         .await
     }

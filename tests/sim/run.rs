@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::bug::Bug;
 use super::client::Client;
-use super::executor::WORLD;
+use super::executor::{START, WORLD};
 use super::faults;
 use super::history::{History, What};
 use super::proxy::Proxy;
@@ -22,7 +22,7 @@ const ACTS: u64 = 28;
 const BUSY: u64 = 8_000;
 
 /// Faults end by then.
-pub const CALM: Duration = Duration::from_secs(12);
+pub const CALM: Duration = Duration::from_secs(15);
 
 /// When all has ended for the clients, legs of callplane's own are waited for this long.
 const AFTER: Duration = Duration::from_secs(30);
@@ -99,11 +99,11 @@ fn clients(site: &Arc<Site>, random: &mut Random) -> Vec<Arc<Client>> {
     }
     for client in &clients {
         let connecting = Arc::clone(client);
-        site.executor.at(random.millis(300, 1500), WORLD, move || connecting.connect());
+        site.executor.at(START + random.millis(300, 1500), WORLD, move || connecting.connect());
     }
     for _ in 0..ACTS {
         let acting = Arc::clone(random.pick(&clients));
-        site.executor.at(random.millis(1500, 1500 + BUSY), WORLD, move || acting.act());
+        site.executor.at(START + random.millis(1500, 1500 + BUSY), WORLD, move || acting.act());
     }
     clients
 }

@@ -54,7 +54,7 @@ impl Site {
         let executor = Executor::new(random.fork());
         let network = Arc::new(Network::new(random.fork()));
         let recorder = Recorder::new(executor.clone());
-        let publisher = Publisher::new(executor.clone(), Arc::clone(&network));
+        let publisher = Publisher::new(executor.clone(), Arc::clone(&network), bug);
         let stream = Stream {
             recorder: Arc::clone(&recorder),
             publisher: Arc::clone(&publisher),

@@ -35,6 +35,7 @@ pub struct Server {
     recorder: Arc<Recorder>,
     bug: Option<Bug>,
     skipped: Arc<Mutex<Vec<(TenantId, Position)>>>,
+    publisher: Arc<Publisher>,
     state: Mutex<State>,
 }
 
@@ -91,6 +92,7 @@ impl Server {
         let own = Arc::clone(&clock);
         let recorder = Arc::clone(&stream.recorder);
         let skipped = Arc::clone(&stream.skipped);
+        let publisher = Arc::clone(&stream.publisher);
         let memory = MemoryStore::new(clock, Arc::new(stream), epoch, Limits::default());
         Arc::new(Self {
             executor,
@@ -99,6 +101,7 @@ impl Server {
             recorder,
             bug,
             skipped,
+            publisher,
             state: Mutex::default(),
         })
     }
@@ -123,6 +126,7 @@ impl Server {
                 }
             }
             Some(Bug::NoTerms) => commit.term = None,
+            Some(Bug::ForgetsIds) => commit.keep = Duration::ZERO,
             Some(Bug::EndsTwice) => {
                 if let Some(last @ Notice::Ended { .. }) = commit.notices.last().cloned() {
                     commit.notices.push(last);
@@ -151,6 +155,25 @@ impl Server {
         verdict
     }
 
+    /// Tells what a commit would tell, should it be applied.
+    fn tell_before(&self, commit: &Commit) {
+        let Commit { record, notices, .. } = commit;
+        let tenant = &record.key.tenant;
+        let Position { epoch, seq } = self.head(tenant);
+        let entry = |(notice, seq): (&Notice, u64)| {
+            Arc::new(Entry {
+                seq,
+                session: record.session.clone(),
+                key: record.key.clone(),
+                method: record.state.method,
+                external_id: record.external_id.clone(),
+                notice: notice.clone(),
+            })
+        };
+        let entries: Vec<_> = notices.iter().zip(seq + 1..).map(entry).collect();
+        self.publisher.publish(tenant, &epoch, &entries);
+    }
+
     /// Its replica does not acknowledge what is committed until then.
     pub fn leave_alone(&self, until: Duration) {
         let mut state = self.state.lock().unwrap();
@@ -162,7 +185,10 @@ impl Server {
     }
 
     /// It has lost what came after that, or everything, and begins another epoch.
-    pub fn forget_since(&self, then: Option<Memory>, epoch: Epoch) {
+    pub fn forget_since(&self, then: Option<Memory>, mut epoch: Epoch) {
+        if self.bug == Some(Bug::ForgetsTail) {
+            epoch = self.head(&TenantId::default()).epoch;
+        }
         let flushed = then.is_none();
         let mut state = self.state.lock().unwrap();
         if flushed {
@@ -276,10 +302,17 @@ impl Client {
 
 impl Store for Client {
     async fn commit(&self, commit: Commit) -> Result<Verdict, Away> {
+        if self.server.bug == Some(Bug::TellsBeforeCommit) {
+            self.server.tell_before(&commit);
+        }
         self.ask(move |server| server.commit(commit.clone())).await?
     }
 
     async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+        let others = matches!(by, Find::DueBy(_) | Find::PerformedBy(_));
+        if others && self.server.bug == Some(Bug::ForgetsTheDead) {
+            return Ok(Vec::new());
+        }
         self.ask(move |server| server.memory.find(by.clone()).now_or_never().unwrap()).await?
     }
 
