@@ -23,6 +23,12 @@ pub struct Event {
     pub what: What,
 }
 
+impl Event {
+    pub fn is_fault(&self) -> bool {
+        matches!(self.what, What::Fault { .. })
+    }
+}
+
 /// What is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {

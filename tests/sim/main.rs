@@ -31,39 +31,82 @@ mod site;
 mod socket;
 mod store;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
 use bug::Bug;
 use history::Broken;
 
-/// Plays seeds, and says which broke a promise.
-fn play(seeds: impl Iterator<Item = u64>) -> Vec<(u64, Vec<Broken>)> {
-    let play = |seed| (seed, history::judge(&run::run(seed, None)));
-    seeds.map(play).filter(|(_, broken)| !broken.is_empty()).collect()
-}
+/// So many schedules are played unless `SCHEDULES` says otherwise.
+const SCHEDULES: u64 = 2_000;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|number| number.parse().unwrap())
 }
 
+/// Plays seeds on all cores, and says which broke a promise.
+fn play(seeds: &[u64]) -> Vec<(u64, Vec<Broken>)> {
+    let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                let next = || usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
+                while let Some(seed) = seeds.get(next()) {
+                    let broken = history::judge(&run::run(*seed, None));
+                    if !broken.is_empty() {
+                        say(*seed, &broken);
+                        failed.lock().unwrap().push((*seed, broken));
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap()
+}
+
+fn say(seed: u64, broken: &[Broken]) {
+    println!("seed {seed} breaks {} promises, first:", broken.len());
+    println!("    {}", broken[0]);
+    println!("    replay: SEED={seed} cargo test --test sim -- --exact one_seed --nocapture");
+}
+
+/// New ones each time, unless `FROM` names the first.
 #[test]
-fn try_one() {
+fn schedules_keep_the_promises() {
+    let count = number("SCHEDULES").unwrap_or(SCHEDULES);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let from = number("FROM").unwrap_or_else(|| now.as_secs() << 20);
+    println!("{count} schedules, seeds from {from}");
+    let began = Instant::now();
+    let failed = play(&(from..from + count).collect::<Vec<_>>());
+    println!("{count} schedules in {:.1} s", began.elapsed().as_secs_f32());
+    let seeds: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
+    assert!(failed.is_empty(), "seeds that break promises: {seeds:?}");
+}
+
+/// Each line of `seeds.txt`: a seed, and what it showed.
+#[test]
+fn seeds_that_once_failed_keep_the_promises() {
+    let lines = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let seeds: Vec<u64> =
+        lines.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    assert!(!seeds.is_empty());
+    assert_eq!(play(&seeds), []);
+}
+
+/// Replays the seed in `SEED`, and prints all that was seen.
+#[test]
+fn one_seed() {
     let Some(seed) = number("SEED") else { return };
     let history = run::run(seed, None);
     println!("{}", history.text());
-    for broken in history::judge(&history) {
+    let broken = history::judge(&history);
+    for broken in &broken {
         println!("BROKEN {broken}");
     }
-}
-
-#[test]
-fn many() {
-    let count = number("SCHEDULES").unwrap_or(100);
-    let began = std::time::Instant::now();
-    let failed = play(number("FROM").unwrap_or(0)..count);
-    println!("{count} schedules in {:?}", began.elapsed());
-    for (seed, broken) in &failed {
-        println!("seed {seed}: {}", broken[0]);
-    }
-    println!("{} failed", failed.len());
+    assert!(broken.is_empty(), "seed {seed} breaks {} promises", broken.len());
 }
 
 #[test]
@@ -72,6 +115,23 @@ fn the_same_seed_is_the_same_history() {
         let (one, other) = (run::run(seed, None), run::run(seed, None));
         assert_eq!(one.text(), other.text());
     }
+}
+
+/// What a schedule is said to be: so many commands, and so many faults.
+#[test]
+fn schedules_are_full() {
+    let (mut commands, mut faults) = (0, 0);
+    for seed in 0..50 {
+        let history = run::run(seed, None);
+        let began = |event: &&history::Event| match &event.what {
+            history::What::Told { event, .. } => event == "Started",
+            _ => false,
+        };
+        commands += history.events.iter().filter(began).count();
+        faults += history.events.iter().filter(|event| event.is_fault()).count();
+    }
+    assert!(commands >= 20 * 50 * 9 / 10, "{commands} commands in 50 schedules");
+    assert!(faults >= 5 * 50, "{faults} faults in 50 schedules");
 }
 
 /// A bug is found within this many schedules, by a promise that it breaks.
