@@ -3,7 +3,7 @@
 # Every target first installs what it needs and is not here, and says so (.ci/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak build
+.PHONY: help demo test lint format bench soak simulate build
 
 # rustup's programs, where a shell has not been told of them yet.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -44,6 +44,10 @@ bench: ## the measurements of docs/performance.md (release build, minutes)
 soak: ## ten million Echoes and a million holds: is memory flat? (release build, about 4 minutes)
 	@.ci/install build
 	cargo bench --locked --bench soak -- echoes holds
+
+simulate: ## play SCHEDULES schedules of the simulation with new seeds, on all cores (release build)
+	@.ci/install build
+	SCHEDULES=$(or $(SCHEDULES),100000) cargo test --locked --release --test sim -- --exact schedules_keep_the_promises --nocapture
 
 build: ## the release binary, target/release/callplane
 	@.ci/install build
