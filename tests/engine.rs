@@ -651,6 +651,26 @@ fn what_a_forgetful_store_shows_as_unsent_may_have_been_sent() {
 }
 
 #[test]
+fn what_a_forgetful_store_lost_is_not_gone_on_with_under_the_same_version() {
+    let world = World::new();
+    world.begin("t", blind()).unwrap();
+    let then = world.store.inner.remember();
+    world.run(world.engine.cancel(&key("t"))).unwrap();
+    world.reply(&world.asked()[0], referred());
+    let lost = world.last_asked();
+    let version = world.record("t").version;
+    world.store.inner.forget_since(Some(then), Epoch::derive(Nonce(99)));
+    // Another way to as many versions.
+    while world.record("t").version < version {
+        world.pass(Duration::from_millis(250));
+    }
+    let now = world.record("t");
+    assert!(now.state.open().iter().all(|op| op.id != lost.id), "{now:?}");
+    world.reply(&lost, Reply::Done(Facts::Nothing));
+    assert_eq!(world.record("t"), now, "the reply is to something that the store knows nothing of");
+}
+
+#[test]
 fn a_start_that_ends_in_doubt_leaves_its_leg_to_the_orphan_rule() {
     let world = World::new();
     world.begin("s", start()).unwrap();

@@ -194,14 +194,29 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         inputs: Vec<Input>,
         term: Option<Term>,
     ) -> Applied {
+        let mut read_in = None;
         loop {
+            // Where the store forgot, versions of before and after may have the same number, and
+            // the one at hand may be of before.
+            let epoch = lock(&self.epoch).clone();
+            if self.has_forgotten(&record) && read_in != epoch {
+                match self.get(&record.key).await {
+                    Ok(Some(stored)) => (record, read_in) = (stored, epoch),
+                    Ok(None) => return Applied::Settled,
+                    Err(Away) => return self.owe_all(&record.key, inputs, term),
+                }
+                continue;
+            }
             let Some((step, now)) = self.fold(&record, &inputs) else {
                 self.rearm(&record, &inputs);
                 return Applied::Settled;
             };
             let next =
                 Record { version: record.version + 1, state: step.state, ..Record::clone(&record) };
-            let commit = self.commit_of(next, step.notices, &now, term);
+            let mut commit = self.commit_of(next, step.notices, &now, term);
+            if let Some(epoch) = &read_in {
+                commit.epoch = epoch.clone();
+            }
             match self.store.commit(commit.clone()).await {
                 Ok(Verdict::Applied { record: committed, durable, .. }) => {
                     self.applied(&commit, &committed, durable);
@@ -215,10 +230,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 }
                 // It was not applied. The inputs are not lost: they come back with the timer.
                 Ok(Verdict::Late | Verdict::Busy { .. } | Verdict::Over { .. }) => {
-                    for input in inputs {
-                        self.owe(&record.key, Owed::Input { input, term });
-                    }
-                    return Applied::Owed;
+                    return self.owe_all(&record.key, inputs, term);
                 }
                 // Whether it was applied is not known. The same commit is made again.
                 Err(Away) => {
@@ -229,6 +241,13 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 }
             }
         }
+    }
+
+    fn owe_all(&self, key: &Key, inputs: Vec<Input>, term: Option<Term>) -> Applied {
+        for input in inputs {
+            self.owe(key, Owed::Input { input, term });
+        }
+        Applied::Owed
     }
 
     /// What the inputs make of a command, one after the other. `None`: they change nothing.
