@@ -3,7 +3,7 @@
 # Every target first installs what it needs and is not here, and says so (.ci/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak simulate build
+.PHONY: help demo test lint format bench soak simulate chaos build
 
 # rustup's programs, where a shell has not been told of them yet.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -48,6 +48,10 @@ soak: ## ten million Echoes and a million holds: is memory flat? (release build,
 simulate: ## play SCHEDULES schedules of the simulation with new seeds, on all cores (release build)
 	@.ci/install build
 	SCHEDULES=$(or $(SCHEDULES),100000) cargo test --locked --release --test sim -- --exact schedules_keep_the_promises --nocapture
+
+chaos: ## kills KILLS (1000) of three processes under load, and judges what clients saw (release build, about 40 minutes)
+	@.ci/install build redis
+	CHAOS_KILLS=$(or $(KILLS),1000) cargo test --locked --release --test chaos -- --nocapture
 
 build: ## the release binary, target/release/callplane
 	@.ci/install build

@@ -67,11 +67,31 @@ pub struct Faults {
     pub redis: Arc<Mutex<RedisServer>>,
     pub recorder: Arc<Recorder>,
     pub done: Mutex<Vec<Done>>,
-    /// Kills of a process that led a stack: when, which, and the stacks.
+    /// Kills: when, which process, and the stacks that it led.
     pub kills: Mutex<Vec<(Time, usize, Vec<usize>)>>,
+    /// Who ends and starts a process does so alone.
+    places: [tokio::sync::Mutex<()>; PODS],
 }
 
 impl Faults {
+    pub fn new(
+        pods: &Arc<Pods>,
+        redis: Arc<Mutex<RedisServer>>,
+        recorder: &Arc<Recorder>,
+    ) -> Arc<Self> {
+        let (pods, recorder) = (Arc::clone(pods), Arc::clone(recorder));
+        let (done, kills, places) = (Mutex::default(), Mutex::default(), Default::default());
+        Arc::new(Self { pods, redis, recorder, done, kills, places })
+    }
+
+    /// So many rolling restarts, and nothing else.
+    pub async fn roll(&self, times: usize, random: &mut Random) {
+        for _ in 0..times {
+            sleep(random.millis(500, 2500)).await;
+            self.rolling().await;
+        }
+    }
+
     fn now(&self) -> Time {
         self.recorder.now()
     }
@@ -130,9 +150,7 @@ impl Faults {
     }
 
     async fn kill(&self, pod: usize, back: Duration) {
-        if !self.pods.is_serving(pod) {
-            return;
-        }
+        let _alone = self.places[pod].lock().await;
         let led = (0..2).filter(|stack| self.pods.leader(*stack) == Some(pod)).collect();
         let at = self.now();
         self.pods.kill(pod).await;
@@ -190,11 +208,9 @@ impl Faults {
     async fn rolling(&self) {
         let at = self.now();
         for pod in 0..PODS {
-            if !self.pods.is_serving(pod) {
-                continue;
-            }
+            let _alone = self.places[pod].lock().await;
             let stopped = self.now();
-            self.pods.stop(pod).await;
+            assert!(self.pods.stop(pod).await, "pod {pod} did not stop in order");
             self.pods.run(pod);
             self.pods.serves(pod).await;
             self.done(stopped, Some(pod), "told to stop");

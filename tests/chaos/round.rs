@@ -32,6 +32,8 @@ const ORPHANS: Duration = Duration::from_secs(30);
 pub struct Settings {
     pub seed: u64,
     pub kills: usize,
+    /// Rolling restarts after that.
+    pub rolls: usize,
     pub clients: usize,
     pub pause: Duration,
     pub kinds: Vec<Kind>,
@@ -52,6 +54,19 @@ pub struct Played {
     pub calm: Time,
     pub settled: Time,
     pub cleared: Time,
+}
+
+impl Played {
+    /// Writes down what was seen.
+    pub fn keep(&self, folder: &Path) {
+        let lines = |lines: Vec<String>| lines.join("\n");
+        let faults = lines(self.faults.iter().map(|done| format!("{done:?}")).collect());
+        let asked = lines(self.asked.iter().map(|asked| format!("{asked:?}")).collect());
+        let history = self.history.text();
+        for (name, text) in [("history", history), ("faults", faults), ("asked", asked)] {
+            std::fs::write(folder.join(format!("{name}.txt")), text).unwrap();
+        }
+    }
 }
 
 pub async fn play(settings: &Settings, folder: &Path) -> Played {
@@ -85,14 +100,9 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let stacks = Arc::new(stacks);
     let watching = tokio::spawn(watch_phones(Arc::clone(&stacks), Arc::clone(&recorder)));
 
-    let faults = Arc::new(Faults {
-        pods: Arc::clone(&pods),
-        redis: Arc::new(Mutex::new(redis)),
-        recorder: Arc::clone(&recorder),
-        done: Mutex::default(),
-        kills: Mutex::default(),
-    });
+    let faults = Faults::new(&pods, Arc::new(Mutex::new(redis)), &recorder);
     faults.play(settings.kills, &settings.kinds, &mut random).await;
+    faults.roll(settings.rolls, &mut random).await;
     let calm = recorder.now();
     phase.send_replace(Phase::Calm);
     let open = settle(&standings).await;
