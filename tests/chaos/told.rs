@@ -1,17 +1,17 @@
 //! What the store committed, read beside the processes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::ids::{Epoch, TenantId};
 use callplane::core::notice::Notice;
-use callplane::core::record::{Entry, Position};
+use callplane::core::record::Position;
 use callplane::store::redis::RedisStore;
 use callplane::store::{Store as _, Unreadable};
 use serde_json::Value;
 
-use super::history::{Event, Fault, History, What};
+use super::history::{Event, Fault, History, Time, What};
 use super::record::Recorder;
 
 /// Entries of one page.
@@ -21,11 +21,14 @@ const PAGE: usize = 2000;
 pub struct Reader {
     store: Arc<RedisStore>,
     at: Option<Position>,
+    /// What was noted last under each number. A server that kept its memory shows it again in a new
+    /// epoch.
+    noted: BTreeMap<u64, (String, &'static str)>,
 }
 
 impl Reader {
     pub fn new(store: Arc<RedisStore>) -> Self {
-        Self { store, at: None }
+        Self { store, at: None, noted: BTreeMap::new() }
     }
 
     /// Notes what is new; returns whether the store could be read to its head.
@@ -43,7 +46,11 @@ impl Reader {
                 Ok(page) => {
                     for (place, entry) in (at.seq + 1..).zip(&page.entries) {
                         assert_eq!(entry.seq, place, "the stream of {:?} has a hole", at.epoch);
-                        recorder.note(told(&at.epoch, entry));
+                        let told = (entry.key.id.as_str().to_owned(), name(&entry.notice));
+                        if self.noted.get(&entry.seq) != Some(&told) {
+                            recorder.note(what(&at.epoch, entry.seq, &told));
+                            self.noted.insert(entry.seq, told);
+                        }
                     }
                     let more = page.through < page.head.seq;
                     self.at = Some(Position { seq: page.through, ..at });
@@ -82,56 +89,84 @@ impl Reader {
     }
 }
 
-fn told(epoch: &Epoch, entry: &Entry) -> What {
-    let event = match &entry.notice {
+fn name(notice: &Notice) -> &'static str {
+    match notice {
         Notice::Started { .. } => "Started",
         Notice::Progress { event, .. } => event.as_str(),
         Notice::Error(_) => "Error",
         Notice::Ended { .. } => "Ended",
-    };
-    What::Told {
-        tenant: "default".to_owned(),
-        cmd_id: entry.key.id.as_str().to_owned(),
-        epoch: epoch.as_str().to_owned(),
-        seq: entry.seq,
-        event: event.to_owned(),
     }
 }
 
-/// Adds what could not be read in time: the end of an epoch. A server that kept its memory goes on
-/// with the stream in a new epoch, where it is to be seen under the same number; one that forgot it
-/// shows it nowhere.
+fn what(epoch: &Epoch, seq: u64, (cmd_id, event): &(String, &'static str)) -> What {
+    What::Told {
+        tenant: "default".to_owned(),
+        cmd_id: cmd_id.clone(),
+        epoch: epoch.as_str().to_owned(),
+        seq,
+        event: (*event).to_owned(),
+    }
+}
+
+/// What a client received: epoch, number, command, event.
+type Received = (String, u64, String, String);
+
+fn received(text: &str) -> Option<Received> {
+    let frame: Value = serde_json::from_str(text).unwrap();
+    let told = if frame["result"].is_object() { &frame["result"] } else { &frame["params"] };
+    let text = |name: &str| told[name].as_str().map(str::to_owned);
+    if told["repeated"] == true {
+        return None;
+    }
+    Some((text("epoch")?, told["seq"].as_u64()?, text("cmd_id")?, text("event")?))
+}
+
+/// Puts what was read later than it was committed to its time, as far as that can be seen; and adds
+/// what could not be read in time, the end of an epoch. A server that kept its memory shows that under
+/// the same number in the next epoch; one that forgot it shows it nowhere.
 pub fn complete(history: &mut History) {
-    let forgot = history
-        .events
-        .iter()
-        .any(|event| matches!(event.what, What::Fault { kind: Fault::StoreLost, .. }));
-    let mut read: BTreeMap<String, u64> = BTreeMap::new();
-    let mut known: BTreeSet<(u64, String, String)> = BTreeSet::new();
-    for event in &history.events {
-        let What::Told { cmd_id, epoch, seq, event, .. } = &event.what else { continue };
-        let last = read.entry(epoch.clone()).or_default();
-        *last = (*last).max(*seq);
-        known.insert((*seq, cmd_id.clone(), event.clone()));
-    }
-    let mut added = BTreeSet::new();
-    let mut more = Vec::new();
+    let is_loss = |event: &Event| matches!(event.what, What::Fault { kind: Fault::StoreLost, .. });
+    let forgot = history.events.iter().any(is_loss);
+    let mut asked: BTreeMap<String, Time> = BTreeMap::new();
+    let mut came: BTreeMap<Received, Time> = BTreeMap::new();
     for Event { at, what } in &history.events {
-        let What::Received { text, .. } = what else { continue };
-        let frame: Value = serde_json::from_str(text).unwrap();
-        let told = if frame["result"].is_object() { &frame["result"] } else { &frame["params"] };
-        let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
-        let (epoch, Some(seq)) = (text("epoch"), told["seq"].as_u64()) else { continue };
-        let (cmd_id, event) = (text("cmd_id"), text("event"));
-        let is_read = read.get(&epoch).is_some_and(|last| seq <= *last);
-        let is_kept = known.contains(&(seq, cmd_id.clone(), event.clone()));
-        if is_read || event.is_empty() || told["repeated"] == true || !(forgot || is_kept) {
-            continue;
-        }
-        if added.insert((epoch.clone(), seq)) {
-            let tenant = "default".to_owned();
-            more.push(Event { at: *at, what: What::Told { tenant, cmd_id, epoch, seq, event } });
+        match what {
+            What::Sent { text, .. } if text.contains("\"method\":\"Call") => {
+                let frame: Value = serde_json::from_str(text).unwrap();
+                let id = frame["params"]["cmd_id"].as_str().unwrap_or_default();
+                asked.entry(id.to_owned()).or_insert(*at);
+            }
+            What::Received { text, .. } => {
+                if let Some(received) = received(text) {
+                    came.entry(received).or_insert(*at);
+                }
+            }
+            _ => {}
         }
     }
-    history.events.extend(more);
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    let mut known: BTreeMap<(u64, String, String), Time> = BTreeMap::new();
+    for Event { at, what } in &mut history.events {
+        let What::Told { cmd_id, epoch, seq, event, .. } = what else { continue };
+        let received = (epoch.clone(), *seq, cmd_id.clone(), event.clone());
+        let begun = asked.get(cmd_id).filter(|_| event == "Started");
+        let seen = came.remove(&received).into_iter().chain(begun.copied());
+        *at = seen.fold(*at, Time::min);
+        let last = last.entry(epoch.clone()).or_default();
+        *last = (*last).max(*seq);
+        known.insert((*seq, cmd_id.clone(), event.clone()), *at);
+    }
+    for ((epoch, seq, cmd_id, event), at) in came {
+        let before = known.get(&(seq, cmd_id.clone(), event.clone())).copied();
+        let unread = forgot && last.get(&epoch).is_none_or(|last| seq > *last);
+        let at = match before {
+            Some(before) => before,
+            None if unread => at,
+            None => continue,
+        };
+        let tenant = "default".to_owned();
+        let what = What::Told { tenant, cmd_id, epoch, seq, event };
+        history.events.push(Event { at, what });
+    }
+    history.events.sort_by_key(|event| event.at);
 }
