@@ -1,7 +1,7 @@
 //! Everything that was seen, in one order.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::history::{Event, History, Time, What};
 
@@ -25,12 +25,6 @@ impl Recorder {
         let at = self.now();
         history.events.push(Event { at, what });
         at
-    }
-
-    /// Notes what happened some time ago.
-    pub fn note_past(&self, ago: Duration, what: What) {
-        let at = self.now().saturating_sub(u64::try_from(ago.as_millis()).unwrap());
-        self.note_at(at, what);
     }
 
     pub fn note_at(&self, at: Time, what: What) {

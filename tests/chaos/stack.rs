@@ -1,6 +1,7 @@
 //! The simulated proxies: what their phones do, and what they saw.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use callplane::stack::simulated::server::{SimulateConfig, Simulated};
@@ -21,6 +22,8 @@ pub struct Stack {
     pub mi: SocketAddr,
     pub mi_http: SocketAddr,
     control: SocketAddr,
+    /// Between which two this clock is ahead of the proxy's, in ms.
+    ahead: Mutex<(i64, i64)>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -60,8 +63,9 @@ impl Stack {
         tokio::spawn(simulated.run(async {
             let _ = stopped.await;
         }));
+        let ahead = Mutex::new((i64::MIN, i64::MAX));
         let (mi_http, control) = (at.mi_http.unwrap(), at.control.unwrap());
-        let stack = Self { number, mi: at.mi_udp, mi_http, control, _stop: stop };
+        let stack = Self { number, mi: at.mi_udp, mi_http, control, ahead, _stop: stop };
         stack.ask("GET", "/seen", None).await;
         stack
     }
@@ -73,7 +77,17 @@ impl Stack {
     /// Notes what phones saw since the last time.
     pub async fn note_seen(&self, recorder: &Recorder) {
         let stack = self.number;
-        for seen in self.ask("GET", "/seen", None).await.as_array().unwrap() {
+        let time = || recorder.now().cast_signed();
+        let before = time();
+        let answer = self.ask("GET", "/seen", None).await;
+        let theirs = answer["now_ms"].as_i64().unwrap();
+        let ahead = {
+            // They looked at their clock between the two looks at ours.
+            let mut ahead = self.ahead.lock().unwrap();
+            *ahead = (ahead.0.max(before - theirs), ahead.1.min(time() - theirs));
+            i64::midpoint(ahead.0, ahead.1)
+        };
+        for seen in answer["seen"].as_array().unwrap() {
             let text = |name: &str| seen[name].as_str().unwrap().to_owned();
             let call = text("call");
             let what = match seen["what"].as_str().unwrap() {
@@ -91,7 +105,8 @@ impl Stack {
                 "ended_by_phone" => What::EndedByPhone { stack, call },
                 other => panic!("phones saw {other}"),
             };
-            recorder.note_past(Duration::from_millis(seen["ms_ago"].as_u64().unwrap()), what);
+            let at = seen["at_ms"].as_i64().unwrap() + ahead;
+            recorder.note_at(at.max(0).cast_unsigned(), what);
         }
     }
 

@@ -126,14 +126,13 @@ async fn calls(State(asks): State<Asks>) -> Answer {
 }
 
 async fn seen(State(asks): State<Asks>) -> Answer {
-    let seen = with(&asks, |world, now| {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (now, seen) = with(&asks, |world, now| {
         world.note_what_phones_see();
-        let ago =
-            |saw: &Saw| u64::try_from(now.saturating_sub(saw.at).as_millis()).unwrap_or(u64::MAX);
-        let seen = world.take_seen();
-        seen.into_iter().map(|saw| (ago(&saw), saw)).collect::<Vec<_>>()
-    });
-    let shown = seen.await?.into_iter().map(|(ago, Saw { call, what, .. })| {
+        (now, world.take_seen())
+    })
+    .await?;
+    let shown = seen.into_iter().map(|Saw { at, call, what }| {
         let mut shown = match what {
             Seen::Invite { phone, from, asked, by_proxy } => json!({
                 "what": "invite", "phone": phone, "from": from, "asked": asked, "by_proxy": by_proxy,
@@ -145,11 +144,12 @@ async fn seen(State(asks): State<Asks>) -> Answer {
         };
         if let Some(members) = shown.as_object_mut() {
             members.insert("call".to_owned(), call.into());
-            members.insert("ms_ago".to_owned(), ago.into());
+            members.insert("at_ms".to_owned(), milliseconds(at).into());
         }
         shown
     });
-    Ok(Json(shown.collect()))
+    let shown: Vec<Value> = shown.collect();
+    Ok(Json(json!({"now_ms": milliseconds(now), "seen": shown})))
 }
 
 async fn behave(
