@@ -140,8 +140,14 @@ impl<'a> Load<'a> {
                 }
                 let Some((number, ended)) = told(message) else { return };
                 let place = &mut self.open[usize::try_from(number).unwrap() % MOST];
-                let open = place.take().expect("the end of something that is under way");
-                assert_eq!(open.number, number);
+                let Some(open) = place.take_if(|open| open.number == number) else {
+                    // A refusal may hide a command that began.
+                    assert!(
+                        figures.complaint.is_some(),
+                        "an end of something that is not under way"
+                    );
+                    return;
+                };
                 self.under_way -= 1;
                 self.ended.push((open, ended));
             });
