@@ -21,7 +21,7 @@ const SPREAD: (usize, usize) = (48, 4);
 
 /// Each that is under way has a call of its own, and another one while warming up.
 const CALLS: usize = 2 * (1 + 48 + 768);
-const SPREAD_CALLS: usize = 3 * 2 * 48 * 4;
+const SPREAD_CALLS: usize = 4 * 2 * 48 * 4;
 
 const WARM_UP: Until = Until::Elapsed { warm_up: Duration::ZERO, run: Duration::from_millis(700) };
 const RUN: Until = Until::Elapsed { warm_up: Duration::ZERO, run: Duration::from_secs(4) };
@@ -66,12 +66,15 @@ pub async fn in_process(redis: &str) -> std::io::Result<()> {
     in_process::serve(Script::Stock, CALLS, store, clock, |listener| bus.attach(listener)).await
 }
 
-/// The same load before one, two and three processes.
+/// The same load before one, two and three processes, and before eight: what it costs that all of them
+/// hear everything.
 pub fn spread() {
     let mut site = Site::start(1, quick_world(Script::Stock, 2), SPREAD_CALLS);
     let (mut first, alone) = measure(&site, SPREAD, 0);
-    for _ in 0..2 {
-        site.add();
+    for pods in [2, 3, 8] {
+        while site.pods.len() < pods {
+            site.add();
+        }
         let (next, rate) = measure(&site, SPREAD, first);
         first = next;
         println!("    {:.2} of one pod's commands/s", rate / alone);

@@ -5,7 +5,6 @@ use callplane::stack::simulated::Script;
 use super::load::proxy::quick_world;
 use super::load::rounds::{Load, Until, hold};
 use super::load::socket::Socket;
-use super::messages::number_behind;
 use super::site::Site;
 use super::{events, redis_server::RedisServer};
 
@@ -37,8 +36,7 @@ fn keys(redis: &RedisServer, pattern: &str) -> Vec<String> {
 
 /// Bytes of a key with all that hangs on it.
 fn size(redis: &RedisServer, key: &str) -> f64 {
-    let told = redis.ask(&["MEMORY", "USAGE", key, "SAMPLES", "0"]);
-    number_behind(told.as_bytes(), ":").unwrap_or_default() as f64
+    number(redis, &["MEMORY", "USAGE", key, "SAMPLES", "0"])
 }
 
 fn mean(redis: &RedisServer, what: &str, pattern: &str) {
@@ -47,8 +45,11 @@ fn mean(redis: &RedisServer, what: &str, pattern: &str) {
     println!("    {what}: {:.0} bytes ({} looked at)", sum / keys.len() as f64, keys.len());
 }
 
-fn length(redis: &RedisServer, key: &str) -> f64 {
-    number_behind(redis.ask(&["XLEN", key]).as_bytes(), ":").unwrap_or_default() as f64
+/// An answer that is a number, or a text of digits.
+fn number(redis: &RedisServer, words: &[&str]) -> f64 {
+    let told = redis.ask_all(words);
+    let last = told.lines().next_back().unwrap_or_default();
+    last.trim_start_matches(':').parse().unwrap_or_default()
 }
 
 /// Ended holds with their entries.
@@ -63,11 +64,20 @@ fn ended() {
     let each = (site.memory() - before) / holds;
     println!("  a hold that has ended, with its seven entries: {each:.0} bytes of Redis; of that:");
     let stream = keys(&site.redis, "cp:*}:e:*").pop().expect("the stream");
-    let (bytes, entries) = (size(&site.redis, &stream), length(&site.redis, &stream));
-    println!("    an entry: {:.0} bytes ({entries} looked at)", bytes / entries);
+    let (bytes, entries) = (size(&site.redis, &stream), number(&site.redis, &["XLEN", &stream]));
+    let head = keys(&site.redis, "cp:*}:head").pop().expect("the head");
+    let text = number(&site.redis, &["HGET", &head, "bytes:default"]);
+    println!(
+        "    an entry: {:.0} bytes, its text {:.0} of them ({entries} looked at)",
+        bytes / entries,
+        text / entries
+    );
     mean(&site.redis, "the record", "cp:*}:r:*");
-    mean(&site.redis, "a claim that lingers", "cp:*}:call:*");
     mean(&site.redis, "a route", "cp:*:route:*");
+    let runs = keys(&site.redis, "cp:*}:s:*");
+    let bytes: f64 = runs.iter().map(|key| size(&site.redis, key)).sum();
+    let count: f64 = runs.iter().map(|key| number(&site.redis, &["ZCARD", key])).sum();
+    println!("    where a commit's entries stand, for its session: {:.0} bytes", bytes / count);
 }
 
 /// Transfers that ring: running, and listened to.
@@ -87,6 +97,7 @@ fn running() {
     mean(&site.redis, "a claim", "cp:*}:call:*");
     mean(&site.redis, "a set of who listens", "cp:*}:w?:*");
     mean(&site.redis, "a route", "cp:*:route:*");
+    mean(&site.redis, "where a session's entries stand", "cp:*}:s:*");
     drop(sockets);
 }
 
