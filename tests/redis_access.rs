@@ -279,6 +279,24 @@ async fn a_master_that_is_made_a_replica_is_left_until_it_is_none_any_more() {
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_every_write_fills_no_log() {
+    if !is_here("a_server_that_refuses_every_write_fills_no_log") {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = started(server.settings());
+    back(&store).await;
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let log = Log::default();
+    let _kept = log.keep();
+    for _ in 0..50 {
+        assert_eq!(store.lead(&StackId::new("s")).await, Err(Away));
+        assert!(head(&store).await.is_ok());
+    }
+    told_once(&log, "OOM");
+}
+
+#[tokio::test]
 async fn databases_are_apart() {
     if !is_here("databases_are_apart") {
         return;

@@ -71,15 +71,19 @@ pub fn redis(config: &config::Redis) -> Option<redis::Settings> {
         certificate: path(certificate),
         key: path(key),
     });
+    let tls = config.tls_ca_file.as_ref().map(|ca| redis::Tls { ca: path(ca), identity });
+    let access = |user: &Option<String>, password: &Option<String>| redis::Access {
+        user: user.clone(),
+        password: password.as_ref().map(path),
+        tls: tls.clone(),
+    };
+    let (user, password) = (&config.sentinel_username, &config.sentinel_password_file);
+    let of_their_own = user.is_some() || password.is_some();
     Some(redis::Settings {
         servers,
         database: u32::from(config.database),
-        access: redis::Access {
-            user: config.username.clone(),
-            password: config.password_file.as_ref().map(path),
-            tls: config.tls_ca_file.as_ref().map(|ca| redis::Tls { ca: path(ca), identity }),
-        },
-        sentinel_access: None,
+        access: access(&config.username, &config.password_file),
+        sentinel_access: of_their_own.then(|| access(user, password)),
         replicas: config.replicas,
     })
 }

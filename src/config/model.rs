@@ -166,6 +166,11 @@ section! {
         pub username: Option<String> = None,
         /// The file that holds the password. Read again at each connect.
         pub password_file: Option<String> = None,
+        /// The Sentinels' ACL user, where it is another one. `default` without a password: they want
+        /// none. Nothing: as the servers'.
+        pub sentinel_username: Option<String> = None,
+        /// The file that holds its password.
+        pub sentinel_password_file: Option<String> = None,
         /// The file of certificates of those who may sign the server's. Nothing: no TLS.
         pub tls_ca_file: Option<String> = None,
         /// Our own certificate, where the server asks for one.

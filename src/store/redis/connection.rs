@@ -49,6 +49,7 @@ pub(super) type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// A connection that is made anew whenever it breaks.
 pub(super) struct Connection {
+    reach: Arc<Reach>,
     state: watch::Receiver<State>,
     /// Connections up to this number are of no use any more.
     broken: watch::Sender<u64>,
@@ -133,10 +134,15 @@ impl Connection {
     pub(super) fn start(reach: Arc<Reach>, pushes: Option<Pushes>) -> Self {
         let (state, seen) = watch::channel(State::Making);
         let broken = watch::Sender::new(0);
-        let dialer = Dialer::default();
-        let keeper = Keeper { reach, dialer, pushes, state, broken: broken.clone() };
+        let keeper = Keeper {
+            reach: Arc::clone(&reach),
+            dialer: Dialer::default(),
+            pushes,
+            state,
+            broken: broken.clone(),
+        };
         let keeper = tokio::spawn(keeper.run());
-        Self { state: seen, broken, keeper }
+        Self { reach, state: seen, broken, keeper }
     }
 
     /// Asks until there is an answer, at most for a second. All of the pipeline may be asked, and
@@ -165,7 +171,7 @@ impl Connection {
                         }
                     }
                     Err(Failed::Refused(why)) => {
-                        tracing::warn!(why, "redis refuses");
+                        self.reach.refused(&why);
                         return Err(Away);
                     }
                 }

@@ -3,14 +3,19 @@
 use std::collections::HashSet;
 use std::mem::Discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::dial::NoConnection;
 use super::sentinel::{Board, Sentinel};
 use super::settings::{BadSettings, Servers, Settings};
 use super::whereabouts::{Whereabouts, Words};
+
+/// A server that refuses all calls is told of this often.
+const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 
 /// Shared by all connections of a process, so that each Sentinel is asked once.
 pub(super) struct Reach {
@@ -18,6 +23,8 @@ pub(super) struct Reach {
     master: watch::Receiver<Whereabouts>,
     /// Trouble that was told since somebody was connected last.
     told: Mutex<HashSet<Discriminant<NoConnection>>>,
+    /// When a refusal was told of last.
+    refused: Mutex<Option<Instant>>,
     /// Where nobody has to be asked, it never changes.
     _fixed: Option<watch::Sender<Whereabouts>>,
     /// They end with it.
@@ -49,8 +56,14 @@ impl Reach {
                 (board.whereabouts(), None)
             }
         };
-        let told = Mutex::default();
-        Ok(Arc::new(Self { settings, master, told, _fixed: fixed, _sentinels: sentinels }))
+        Ok(Arc::new(Self {
+            settings,
+            master,
+            told: Mutex::default(),
+            refused: Mutex::default(),
+            _fixed: fixed,
+            _sentinels: sentinels,
+        }))
     }
 
     /// Where the master is.
@@ -65,6 +78,18 @@ impl Reach {
             tracing::warn!(%error, "redis: no connection");
         } else {
             tracing::debug!(%error, "redis: no connection");
+        }
+    }
+
+    /// Tells the operator that the server does not do what it is asked, now and then.
+    pub(super) fn refused(&self, why: &str) {
+        let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= REFUSED_AGAIN) {
+            *last = Some(now);
+            tracing::warn!(why, "redis refuses");
+        } else {
+            tracing::debug!(why, "redis refuses");
         }
     }
 

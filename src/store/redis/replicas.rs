@@ -55,8 +55,8 @@ impl Replicas {
     /// Begins; `mark` is a key for this purpose alone.
     pub(super) fn start(reach: Arc<Reach>, wanted: usize, mark: String) -> Self {
         let (asks, asked) = mpsc::channel(WAITING);
-        let connection = Connection::start(reach, None);
-        let worker = Worker { connection, wanted, mark, asked, lacking: false };
+        let connection = Connection::start(Arc::clone(&reach), None);
+        let worker = Worker { reach, connection, wanted, mark, asked, lacking: false };
         Self { asks, _worker: AbortOnDropHandle::new(tokio::spawn(worker.run())) }
     }
 
@@ -82,6 +82,7 @@ impl Replicas {
 }
 
 struct Worker {
+    reach: Arc<Reach>,
     connection: Connection,
     wanted: usize,
     mark: String,
@@ -127,7 +128,7 @@ impl Worker {
                 return Ok((live, redis::from_redis_value(have).unwrap_or(0)));
             }
             Err(Failed::Refused(why)) => {
-                tracing::warn!(why, "redis refuses");
+                self.reach.refused(&why);
                 return Err(Away);
             }
             Err(Failed::Broken(why)) => why,

@@ -49,7 +49,8 @@ impl Settings {
             }
         }
         for access in [Some(&self.access), self.sentinel_access.as_ref()].into_iter().flatten() {
-            if access.user.is_some() && access.password.is_none() {
+            let user = access.user.as_deref();
+            if user.is_some_and(|user| user != "default") && access.password.is_none() {
                 return Err(BadSettings::NoPassword);
             }
             access.read()?;
@@ -80,7 +81,7 @@ pub enum Servers {
 /// How servers are spoken to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    /// The name of the ACL user. `None`: `default`.
+    /// The name of the ACL user. `None`: `default`, who is the only one that may have no password.
     pub user: Option<String>,
     /// The file with the password; it is read again for each connection. The end of its line is no
     /// part of the password.
@@ -271,6 +272,11 @@ mod tests {
         let user = Access { user: Some("callplane".to_owned()), ..Access::default() };
         let settings = Settings { sentinel_access: Some(user.clone()), ..plain.clone() };
         assert_eq!(settings.check(), Err(BadSettings::NoPassword));
-        assert_eq!(Settings { access: user, ..plain }.check(), Err(BadSettings::NoPassword));
+        assert_eq!(
+            Settings { access: user, ..plain.clone() }.check(),
+            Err(BadSettings::NoPassword)
+        );
+        let anybody = Access { user: Some("default".to_owned()), ..Access::default() };
+        assert_eq!(Settings { access: anybody, ..plain }.check(), Ok(()));
     }
 }
