@@ -91,7 +91,6 @@ struct Acknowledged {
     epoch: Epoch,
     /// The replica has it.
     durable: bool,
-    at: Instant,
 }
 
 /// Commits one after the other, as fast as a busy process, whatever happens.
@@ -168,7 +167,7 @@ async fn write(pen: &Pen<Site>, id: &str, durable: bool, epoch: &mut Epoch) -> A
             Ok(Verdict::Applied { durable: kept, .. }) => {
                 let durable = durable && kept;
                 let (id, epoch) = (id.to_owned(), epoch.clone());
-                return Acknowledged { id, epoch, durable, at: Instant::now() };
+                return Acknowledged { id, epoch, durable };
             }
             Ok(Verdict::EpochChanged(changed)) => {
                 *epoch = changed;
