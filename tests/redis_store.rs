@@ -350,6 +350,32 @@ async fn a_server_that_takes_no_writes_for_a_while_is_away_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_silent_for_a_moment_is_waited_for_however_many_ask() {
+    let Some(pen) =
+        fresh("a_server_that_is_silent_for_a_moment_is_waited_for_however_many_ask").await
+    else {
+        return;
+    };
+    let mut commits = Vec::new();
+    for n in 0..16 {
+        let id = format!("id-{n}");
+        commits.push(for_long(pen.beginning(key(&id), hold(&id)).await));
+    }
+    pen.stand.server(|server| server.pause());
+    let asked = commits.into_iter().map(|commit| {
+        let store = Arc::clone(&pen.stand.store);
+        tokio::spawn(async move { within(IN_TIME, "a commit", store.commit(commit)).await })
+    });
+    let asked: Vec<_> = asked.collect();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    pen.stand.server(|server| server.go_on());
+    for verdict in asked {
+        let verdict = verdict.await.unwrap();
+        assert!(matches!(verdict, Ok(Verdict::Applied { .. })), "{verdict:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_there_at_first_is_used_when_it_is() {
     if !is_here("a_server_that_is_not_there_at_first_is_used_when_it_is") {
         return;

@@ -8,8 +8,7 @@
 //! soon as the Sentinels name another. What a server answers that is left by then does not count: it
 //! may have been the old master's word.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, ConnectionLike as _, SendError};
@@ -41,8 +40,9 @@ const CHECK: Duration = Duration::from_secs(1);
 /// Between two attempts to connect: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// A connection that says nothing to this many calls one after the other is given up.
-const SILENT: u32 = 3;
+/// A connection over which nothing was answered for this long, though it was asked, is given up. A
+/// server that writes to its disk or forks may take a part of it.
+const SILENCE: Duration = Duration::from_millis(700);
 
 /// Takes what the server sends without being asked. Must not block.
 pub(super) type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -73,8 +73,8 @@ pub(super) struct Live {
     hashes: Vec<String>,
     /// Counts connections, from 1.
     pub(super) number: u64,
-    /// Calls in a row that it did not answer.
-    silent: AtomicU32,
+    /// What was asked then is not answered in time, and nothing was since.
+    silent_since: Mutex<Option<Instant>>,
 }
 
 impl Live {
@@ -113,19 +113,32 @@ impl Live {
         pipeline: &Pipeline,
     ) -> Result<Vec<Value>, Failed> {
         let mut connection = self.line.connection.clone();
+        let begun = Instant::now();
         let asked = connection.req_packed_commands(pipeline, 0, pipeline.len());
-        let values = match timeout(patience, asked).await {
+        let values = match timeout_at(begun + patience, asked).await {
             Ok(Ok(values)) => values,
             Ok(Err(error)) => return Err(Failed::of(&error)),
-            Err(_) => return Err(Failed::Silent),
+            Err(_) => {
+                self.silent_since().get_or_insert(begun);
+                return Err(Failed::Silent);
+            }
         };
-        self.silent.store(0, Ordering::Relaxed);
+        *self.silent_since() = None;
         for value in &values {
             if let Value::ServerError(error) = value {
                 return Err(Failed::of(&RedisError::from(error.clone())));
             }
         }
         Ok(values)
+    }
+
+    /// Whether it has been silent for too long.
+    fn is_silent(&self) -> bool {
+        self.silent_since().is_some_and(|since| since.elapsed() >= SILENCE)
+    }
+
+    fn silent_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,7 +173,7 @@ impl Connection {
                     Ok(_) if self.is_given_up(&live) => {}
                     Ok(values) => return Ok((live, values)),
                     Err(Failed::Silent) => {
-                        if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT {
+                        if live.is_silent() {
                             self.give_up(&live, "it does not answer");
                         }
                     }
@@ -183,8 +196,12 @@ impl Connection {
     /// The connection, once it is there; away as soon as it is known not to be.
     pub(super) async fn live(&self) -> Result<Arc<Live>, Away> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, State::Making)).await;
-        match settled.as_deref() {
+        let is_settled = |state: &State| match state {
+            State::Making => false,
+            State::Up(live) => !self.is_given_up(live),
+            State::Away => true,
+        };
+        match state.wait_for(is_settled).await.as_deref() {
             Ok(State::Up(live)) => Ok(Arc::clone(live)),
             Ok(State::Making | State::Away) | Err(_) => Err(Away),
         }
@@ -262,8 +279,8 @@ impl Keeper {
                         tracing::info!(%address, why, "redis: the connection is given up");
                     }
                     // One that says nothing is not made anew at once, and nobody is to wait for it.
-                    let silent = live.silent.load(Ordering::Relaxed) >= SILENT;
-                    self.state.send_replace(if silent { State::Away } else { State::Making });
+                    let next = if live.is_silent() { State::Away } else { State::Making };
+                    self.state.send_replace(next);
                     if begun.elapsed() > longest {
                         pause = shortest;
                         continue;
@@ -319,8 +336,8 @@ impl Keeper {
             return Err(NoConnection::NotTheMaster(address.clone()));
         }
         let hashes = Script::load_all().query_async(&mut connection).await.map_err(said)?;
-        let silent = AtomicU32::new(0);
-        Ok(Live { line, run_id: Arc::from(server.run_id), hashes, number, silent })
+        let silent_since = Mutex::default();
+        Ok(Live { line, run_id: Arc::from(server.run_id), hashes, number, silent_since })
     }
 
     /// Waits until this connection is of no use any more, and says why.
