@@ -576,6 +576,7 @@ impl Client {
                 "caller": format!("sip:{}@{at}", phone(stack, caller)),
                 "callee": format!("sip:{}@{at};cmd={id}", phone(stack, callee)),
                 "display": id,
+                "stack": format!("stack{stack}"),
             })
         };
         self.ask_for("CallStart", stack, params, out);

@@ -17,7 +17,7 @@ use super::link::Link;
 use super::mi;
 use super::random::Random;
 use super::record::Recorder;
-use super::stack::{Stack, domain};
+use super::stack::{Stack, TIMES, domain};
 
 pub const PODS: usize = 3;
 
@@ -64,7 +64,7 @@ impl Pods {
             let mut config = format!(
                 "install: chaos\nlisten:\n  address: 127.0.0.1:0\n  console: false\n\
                  admin:\n  listen: 127.0.0.1:0\n  control: 127.0.0.1:0\n\
-                 commands:\n  ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms\n\
+                 commands:\n  {TIMES}\n\
                  drain:\n  timeout: 5s\n\
                  log:\n  redact: false\n\
                  redis:\n  address: 127.0.0.1:{}\nstacks:\n",
@@ -82,9 +82,11 @@ impl Pods {
                 write!(
                     config,
                     "  - name: stack{}\n    mi: udp:{at}\n    mi_http: http://{}/mi\n    \
-                     next_hop: sip:{name}\n    domains: [{name}]\n    fr_timeout: 1s\n    \
+                     next_hop: sip:{name}\n    domains: [{}]\n    fr_timeout: 1s\n    \
                      fr_inv_timeout: 20s\n    receive_buffer: 256KiB\n",
-                    stack.number, stack.mi_http,
+                    stack.number,
+                    stack.mi_http,
+                    stack.serves(),
                 )
                 .unwrap();
             }
@@ -169,6 +171,11 @@ impl Pods {
             .filter_map(|number| Some((number, (*self.pods[number].serves.borrow())?)))
             .collect();
         (!serving.is_empty()).then(|| *random.pick(&serving))
+    }
+
+    /// Where this one serves.
+    pub fn address(&self, number: usize) -> Option<SocketAddr> {
+        *self.pods[number].serves.borrow()
     }
 
     pub fn is_serving(&self, number: usize) -> bool {

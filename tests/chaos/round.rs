@@ -18,7 +18,7 @@ use super::pods::{Lead, Pods};
 use super::random::Random;
 use super::record::Recorder;
 use super::redis_server::RedisServer;
-use super::stack::Stack;
+use super::stack::{PHONES, Stack};
 use super::told::{self, Reader};
 
 /// When nothing goes wrong any more, all commands have ended within this.
@@ -159,8 +159,9 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 async fn given(stacks: &[Stack], recorder: &Recorder, random: &mut Random) -> Vec<(usize, String)> {
     let mut given = Vec::new();
     for stack in stacks {
-        for at in 0..8 {
-            let call = stack.place_call(at, at + 8 + random.index(8)).await;
+        let some = PHONES / 5;
+        for at in 0..some {
+            let call = stack.place_call(at, at + some + random.index(some)).await;
             recorder.note(What::Given { stack: stack.number, call: call.clone() });
             given.push((stack.number, call));
         }

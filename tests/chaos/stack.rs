@@ -17,6 +17,9 @@ use super::wire::http;
 /// Phones of each proxy.
 pub const PHONES: usize = 40;
 
+/// How long things may take, in the words of the configuration.
+pub const TIMES: &str = "ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms";
+
 pub struct Stack {
     pub number: usize,
     pub mi: SocketAddr,
@@ -68,6 +71,11 @@ impl Stack {
         let stack = Self { number, mi: at.mi_udp, mi_http, control, ahead, _stop: stop };
         stack.ask("GET", "/seen", None).await;
         stack
+    }
+
+    /// The domain by which it is found.
+    pub fn serves(&self) -> String {
+        domain(self.number)
     }
 
     async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Value {

@@ -371,6 +371,16 @@ impl Phone {
         self.shared.view(&self.shared.lock())
     }
 
+    /// What was logged behind the first so many messages.
+    pub fn log_since(&self, known: usize) -> Vec<Entry> {
+        self.shared.lock().log.get(known..).unwrap_or_default().to_vec()
+    }
+
+    /// How long ago that was, by the phone's own clock.
+    pub fn ago(&self, at: Duration) -> Duration {
+        self.shared.born.elapsed().saturating_sub(at)
+    }
+
     pub fn dialog(&self, call_id: &str) -> Option<Dialog> {
         self.view().dialog(call_id).cloned()
     }

@@ -1,0 +1,82 @@
+//! Several real processes over one real Redis, before a real OpenSIPS with scripted phones.
+//!
+//! * [`phases`]: processes die in every phase of every command; [`table`] says what comes of each.
+//! * [`load`]: twenty phones, random commands, and a process killed every two seconds.
+//!
+//! `PODS_KEEP` names a folder for logs and histories; `PODS_SEED` and `PODS_KILLS` steer the load.
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unused_async,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
+#[path = "../history/mod.rs"]
+mod history;
+#[path = "../chaos/link.rs"]
+mod link;
+mod mi;
+mod phases;
+#[path = "../chaos/pods.rs"]
+mod pods;
+#[path = "../chaos/random.rs"]
+mod random;
+#[path = "../chaos/record.rs"]
+mod record;
+#[path = "../redis_server/mod.rs"]
+mod redis_server;
+mod stack;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+mod talk;
+#[path = "../chaos/wire.rs"]
+mod wire;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use callplane::stack::simulated::Script;
+use phases::Dies;
+
+/// Whether there is all that it takes; says which test is skipped.
+fn is_here(test: &str) -> bool {
+    support::opensips::installation(test).is_some() && redis_server::is_here(test)
+}
+
+fn in_every_phase(test: &str, script: Script, dies: Dies) {
+    /// Below 10 are those of the load.
+    static NUMBER: AtomicUsize = AtomicUsize::new(10);
+    if !is_here(test) {
+        return;
+    }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build();
+    match runtime.unwrap().block_on(phases::play(number, script, dies)) {
+        Ok(report) => println!("{report}"),
+        Err(broken) => panic!("{broken}"),
+    }
+}
+
+macro_rules! in_every_phase {
+    ($($test:ident, $script:ident, $dies:ident;)*) => {
+        $(#[test]
+        fn $test() {
+            in_every_phase(stringify!($test), Script::$script, Dies::$dies);
+        })*
+    };
+}
+
+in_every_phase! {
+    stock_whoever_performs_dies_in_every_phase, Stock, Theirs;
+    stock_the_leader_dies_in_every_phase, Stock, Leader;
+    stock_both_die_in_every_phase, Stock, Both;
+    reference_whoever_performs_dies_in_every_phase, Reference, Theirs;
+    reference_the_leader_dies_in_every_phase, Reference, Leader;
+    reference_both_die_in_every_phase, Reference, Both;
+}
