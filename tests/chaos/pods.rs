@@ -17,7 +17,7 @@ use super::link::Link;
 use super::mi;
 use super::random::Random;
 use super::record::Recorder;
-use super::stack::{Stack, TIMES, domain};
+use super::stack::{FR_TIMEOUT, Stack, TIMES, domain};
 
 pub const PODS: usize = 3;
 
@@ -82,7 +82,7 @@ impl Pods {
                 write!(
                     config,
                     "  - name: stack{}\n    mi: udp:{at}\n    mi_http: http://{}/mi\n    \
-                     next_hop: sip:{name}\n    domains: [{}]\n    fr_timeout: 1s\n    \
+                     next_hop: sip:{name}\n    domains: [{}]\n    fr_timeout: {FR_TIMEOUT}s\n    \
                      fr_inv_timeout: 20s\n    receive_buffer: 256KiB\n",
                     stack.number,
                     stack.mi_http,

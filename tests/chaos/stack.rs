@@ -17,6 +17,9 @@ use super::wire::http;
 /// Phones of each proxy.
 pub const PHONES: usize = 40;
 
+/// Seconds until a proxy gives up a phone that says nothing.
+pub const FR_TIMEOUT: u32 = 1;
+
 /// How long things may take, in the words of the configuration.
 pub const TIMES: &str = "ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms";
 
@@ -51,7 +54,7 @@ impl Stack {
         };
         config.world.script = script;
         config.world.domain = domain(number);
-        config.world.fr_timeout = Duration::from_secs(1);
+        config.world.fr_timeout = Duration::from_secs(FR_TIMEOUT.into());
         config.world.fr_inv_timeout = Duration::from_secs(20);
         config.world.dead_man = Duration::from_secs(60);
         config.world.phones = (0..PHONES)

@@ -16,10 +16,15 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+#[path = "../chaos/client.rs"]
+mod client;
+#[path = "../chaos/faults.rs"]
+mod faults;
 #[path = "../history/mod.rs"]
 mod history;
 #[path = "../chaos/link.rs"]
 mod link;
+mod load;
 mod mi;
 mod phases;
 #[path = "../chaos/pods.rs"]
@@ -30,11 +35,19 @@ mod random;
 mod record;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
+#[path = "../chaos/report.rs"]
+mod report;
+#[path = "../chaos/round.rs"]
+mod round;
 mod stack;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
 mod talk;
+#[path = "../chaos/told.rs"]
+mod told;
+#[path = "../chaos/unknown.rs"]
+mod unknown;
 #[path = "../chaos/wire.rs"]
 mod wire;
 
@@ -55,11 +68,23 @@ fn in_every_phase(test: &str, script: Script, dies: Dies) {
         return;
     }
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build();
-    match runtime.unwrap().block_on(phases::play(number, script, dies)) {
+    match runtime().block_on(phases::play(number, script, dies)) {
         Ok(report) => println!("{report}"),
         Err(broken) => panic!("{broken}"),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build();
+    runtime.unwrap()
+}
+
+#[test]
+fn under_load_no_command_is_without_outcome_and_no_phone_is_asked_twice_whatever_dies() {
+    if is_here("under_load_no_command_is_without_outcome_and_no_phone_is_asked_twice_whatever_dies")
+    {
+        runtime().block_on(load::play());
     }
 }
 

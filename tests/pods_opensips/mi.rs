@@ -203,6 +203,9 @@ impl Ledger {
             let Some(asked) = asked else { continue };
             asked.answered = true;
             let method = asked.method.clone();
+            // Some requests name the dialog only.
+            let dialog = &reply["result"]["Dialog"]["ID"];
+            watched.names.extend(dialog.as_str().map(|id| format!("\"{id}\"")));
             let stops = watched.stops(Way::Reply, pod, &method);
             if stops {
                 let (by, datagram) = (Arc::clone(near), datagram.to_vec());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use callplane::stack::simulated::Script;
 use serde_json::{Value, json};
 
-use super::history::What;
+use super::history::{Time, What};
 use super::random::Random;
 use super::record::Recorder;
 use super::support::opensips::{self, OpenSips, Options, installation};
@@ -17,6 +17,9 @@ use super::wire::http;
 
 /// Phones of each proxy in the run under load.
 pub const PHONES: usize = 20;
+
+/// Seconds until a proxy gives up a phone that says nothing. OpenSIPS takes no fewer.
+pub const FR_TIMEOUT: u32 = 2;
 
 /// How long things may take, in the words of the configuration. A phone may ring for longer than it
 /// takes until another process leads.
@@ -66,7 +69,7 @@ impl Stack {
             Script::Stock => opensips::Script::Stock,
             Script::Reference => opensips::Script::Reference,
         };
-        let options = Options { fr_timeout: 1, fr_inv_timeout: 20, ..Options::default() };
+        let options = Options { fr_timeout: FR_TIMEOUT, fr_inv_timeout: 20, ..Options::default() };
         let found = installation("pods_opensips").expect("an OpenSIPS");
         let opensips = tokio::task::block_in_place(|| OpenSips::start_with(found, script, options));
         DOMAINS.lock().unwrap().insert(number, opensips.sip().to_string());
@@ -104,19 +107,22 @@ impl Stack {
     /// Notes what phones saw since the last time.
     pub async fn note_seen(&self, recorder: &Recorder) {
         let mut seen = self.seen.lock().unwrap();
-        let mut entries: Vec<(Duration, &str, Entry)> = Vec::new();
+        let mut entries: Vec<(Time, &str, Entry)> = Vec::new();
         for (user, phone) in &self.phones {
             let known = seen.messages.entry(user.clone()).or_default();
             let new = phone.log_since(*known);
             *known += new.len();
-            entries
-                .extend(new.into_iter().map(|entry| (phone.ago(entry.at), user.as_str(), entry)));
+            let at = |entry: &Entry| {
+                let ago = u64::try_from(phone.ago(entry.at).as_millis()).unwrap();
+                recorder.now().saturating_sub(ago)
+            };
+            entries.extend(new.into_iter().map(|entry| (at(&entry), user.as_str(), entry)));
         }
         // A BYE is known from its phone before it is from the other.
-        entries.sort_by_key(|(ago, _, entry)| (std::cmp::Reverse(*ago), entry.way == Way::In));
-        for (ago, user, entry) in entries {
+        entries.sort_by_key(|(at, _, entry)| (*at, entry.way == Way::In));
+        for (at, user, entry) in entries {
             if let Some(what) = seen.what(self.number, user, &entry) {
-                recorder.note_past(ago, what);
+                recorder.note_at(at, what);
             }
         }
     }

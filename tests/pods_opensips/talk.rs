@@ -26,6 +26,9 @@ pub struct Talk {
     ready: watch::Sender<bool>,
 }
 
+/// The `id` of its one request of its own.
+const ASK: u64 = 1_000_000_000;
+
 /// What a client is to ask.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -120,7 +123,7 @@ impl Talk {
                         let mut params = wish.params;
                         params["cmd_id"] = self.id.clone().into();
                         out.push(json!({
-                            "jsonrpc": "2.0", "id": "ask", "method": wish.method, "params": params,
+                            "jsonrpc": "2.0", "id": ASK, "method": wish.method, "params": params,
                         }));
                     }
                     _ = over.changed() => return,
@@ -146,7 +149,7 @@ pub struct Told {
 pub fn told(heard: &Heard, id: &str) -> Told {
     let mut all = Told::default();
     for (at, frame) in heard.lock().unwrap().iter() {
-        if frame["id"] == "ask" && frame["error"].is_object() {
+        if frame["id"] == ASK && frame["error"].is_object() {
             all.refused = Some(frame["error"].to_string());
         }
         let told = if frame["result"].is_object() { &frame["result"] } else { &frame["params"] };
