@@ -40,7 +40,7 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(2500);
 
 /// After its return, until it is used again.
-const BACK: Duration = Duration::from_millis(1000);
+const BACK: Duration = Duration::from_secs(3);
 
 fn started(settings: Settings) -> Arc<RedisStore> {
     Arc::new(RedisStore::start(settings, Install::default(), Limits::default()).unwrap())
