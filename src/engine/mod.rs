@@ -199,7 +199,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             // Where the store forgot, versions of before and after may have the same number, and
             // the one at hand may be of before.
             let epoch = lock(&self.epoch).clone();
-            if self.has_forgotten(&record) && read_in != epoch {
+            if !self.has_forgotten(&record) {
+                // It began in this epoch, so it is of this epoch.
+                read_in = None;
+            } else if read_in != epoch {
                 match self.get(&record.key).await {
                     Ok(Some(stored)) => (record, read_in) = (stored, epoch),
                     Ok(None) => return Applied::Settled,
