@@ -181,12 +181,9 @@ impl<C: Clock> MemoryStore<C> {
         if now > commit.not_after {
             return Verdict::Late;
         }
-        if let Some(term) = commit.term {
-            let newest = inner.terms.entry(commit.record.state.plan.stack.clone()).or_default();
-            if term < *newest {
-                return Verdict::Fenced(*newest);
-            }
-            *newest = term;
+        let newest = inner.terms.get(&commit.record.state.plan.stack).copied().unwrap_or_default();
+        if commit.term.is_some_and(|term| term < newest) {
+            return Verdict::Fenced(newest);
         }
         let mut record = commit.record;
         let known = inner.records.get(&record.key).map(|kept| Arc::clone(&kept.record));
@@ -209,14 +206,18 @@ impl<C: Clock> MemoryStore<C> {
             let (by, until) = (held.by.id.clone(), held.until);
             return Verdict::Busy { claim, by, until };
         }
-        let stream = inner.streams.entry(record.key.tenant.clone()).or_default();
+        let running = inner.streams.get(&record.key.tenant).map_or(0, |stream| stream.running);
         if let (None, Some(quota)) = (&known, commit.quota)
-            && stream.running >= quota.running
+            && running >= quota.running
         {
             return Verdict::Over { limit: quota.running };
         }
 
-        // Nothing below can fail.
+        // Nothing below can fail, and nothing was written above.
+        if let Some(term) = commit.term {
+            inner.terms.insert(stack.clone(), term);
+        }
+        let stream = inner.streams.entry(record.key.tenant.clone()).or_default();
         let first_seq = stream.seq + 1;
         if known.is_none() {
             record.first_seq = first_seq;

@@ -39,6 +39,7 @@ macro_rules! instances {
 mod bus;
 mod clock;
 mod commits;
+mod differential;
 mod leadership;
 mod redis;
 #[path = "../redis_server/mod.rs"]
