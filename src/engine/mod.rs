@@ -329,6 +329,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         }
     }
 
+    /// The store's epoch, as this process heard of it last.
+    #[must_use]
+    pub fn epoch_heard(&self) -> Option<Epoch> {
+        lock(&self.epoch).clone()
+    }
+
     /// The store's epoch, as it is now.
     fn heard_epoch(&self, epoch: Epoch) {
         let mut known = lock(&self.epoch);

@@ -93,6 +93,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
         // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
         // order. One list at a time: who asks for one while it is under way gets the next.
         let hurry = Notify::new();
+        let mut epoch = engine.epoch_heard();
         let mut listing = None;
         let mut once_more = false;
         let mut idle = timer.sleep(IDLE);
@@ -122,6 +123,10 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                 }
                 () = &mut idle => {
                     idle = timer.sleep(IDLE);
+                    // A store that forgot a command leaves its leg to whoever looks at a list.
+                    let now_in = engine.epoch_heard();
+                    wanted = epoch.is_some() && epoch != now_in;
+                    epoch = now_in;
                     let now = self.clock.now();
                     if term.is_some() && reports.is_empty() {
                         engine.has_applied(&stack, now);
