@@ -683,6 +683,11 @@ impl Client {
             position => {
                 if let Some((before, _)) = position.take() {
                     self.past.push(before);
+                    let answered = |command: &&mut Command| command.stage != Stage::Asked;
+                    self.commands
+                        .iter_mut()
+                        .filter(answered)
+                        .for_each(|command| command.is_old = true);
                 }
                 *position = Some((epoch.clone(), seq));
             }

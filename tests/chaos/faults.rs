@@ -11,7 +11,7 @@ use super::link::Way;
 use super::pods::{PODS, Pods};
 use super::random::Random;
 use super::record::Recorder;
-use super::redis_server::RedisServer;
+use super::redis::{Failover, Redis};
 
 /// Which kinds of faults there are beside kills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +26,13 @@ pub enum Kind {
     Rolling,
     /// Redis forgets everything.
     Flush,
+    /// Sentinels choose another master.
+    Failover,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Pause, Self::Link, Self::Redis, Self::Rolling, Self::Flush];
+    pub const ALL: [Self; 6] =
+        [Self::Pause, Self::Link, Self::Redis, Self::Rolling, Self::Flush, Self::Failover];
 
     fn name(self) -> &'static str {
         match self {
@@ -38,6 +41,7 @@ impl Kind {
             Self::Redis => "redis",
             Self::Rolling => "rolling",
             Self::Flush => "flush",
+            Self::Failover => "failover",
         }
     }
 
@@ -64,24 +68,23 @@ pub struct Done {
 
 pub struct Faults {
     pub pods: Arc<Pods>,
-    pub redis: Arc<Mutex<RedisServer>>,
+    pub redis: Arc<Redis>,
     pub recorder: Arc<Recorder>,
     pub done: Mutex<Vec<Done>>,
     /// Kills: when, which process, and the stacks that it led.
     pub kills: Mutex<Vec<(Time, usize, Vec<usize>)>>,
     /// Who ends and starts a process does so alone.
     places: [tokio::sync::Mutex<()>; PODS],
+    /// One failover at a time: the other server has to follow before it can be chosen.
+    failover: tokio::sync::Mutex<()>,
 }
 
 impl Faults {
-    pub fn new(
-        pods: &Arc<Pods>,
-        redis: Arc<Mutex<RedisServer>>,
-        recorder: &Arc<Recorder>,
-    ) -> Arc<Self> {
+    pub fn new(pods: &Arc<Pods>, redis: Arc<Redis>, recorder: &Arc<Recorder>) -> Arc<Self> {
         let (pods, recorder) = (Arc::clone(pods), Arc::clone(recorder));
-        let (done, kills, places) = (Mutex::default(), Mutex::default(), Default::default());
-        Arc::new(Self { pods, redis, recorder, done, kills, places })
+        let (done, kills) = (Mutex::default(), Mutex::default());
+        let (places, failover) = Default::default();
+        Arc::new(Self { pods, redis, recorder, done, kills, places, failover })
     }
 
     /// So many rolling restarts, and nothing else.
@@ -128,7 +131,12 @@ impl Faults {
 
     /// What goes wrong beside this kill. Flushes are rare: they make everybody forget.
     fn beside(&self, number: usize, kinds: &[Kind], random: &mut Random) -> Option<Kind> {
+        let guarded = self.redis.port().is_none();
         let drawn = match number % 50 {
+            4 | 13 | 26 | 39 if guarded => Kind::Failover,
+            9 | 31 if guarded => Kind::Rolling,
+            _ if guarded && number.is_multiple_of(3) => Kind::Pause,
+            _ if guarded => return None,
             12 => Kind::Redis,
             21 => Kind::Rolling,
             32 => Kind::Redis,
@@ -167,6 +175,7 @@ impl Faults {
             Kind::Redis => self.redis(random).await,
             Kind::Rolling => self.rolling().await,
             Kind::Flush => self.flush(),
+            Kind::Failover => self.failover(random).await,
         }
     }
 
@@ -186,9 +195,10 @@ impl Faults {
         let at = self.now();
         let (way, what) = *random
             .pick(&[(Way::Stalled, "link to redis stalled"), (Way::Refused, "link to redis cut")]);
-        self.pods.link(pod).set(way);
+        let Some(link) = self.pods.link(pod) else { return };
+        link.set(way);
         sleep(random.millis(200, 5000)).await;
-        self.pods.link(pod).set(Way::Open);
+        link.set(Way::Open);
         let until = self.now();
         self.recorder.note_at(at, What::Fault { kind: Fault::Store, until });
         self.done(at, Some(pod), what);
@@ -197,9 +207,9 @@ impl Faults {
     async fn redis(&self, random: &mut Random) {
         let at = self.now();
         let down = random.millis(100, 2500);
-        tokio::task::block_in_place(|| self.redis.lock().unwrap().kill());
+        tokio::task::block_in_place(|| self.redis.kill());
         sleep(down).await;
-        tokio::task::block_in_place(|| self.redis.lock().unwrap().restart());
+        tokio::task::block_in_place(|| self.redis.restart());
         let until = self.now();
         self.recorder.note_at(at, What::Fault { kind: Fault::Store, until });
         self.done(at, None, "redis restarted");
@@ -221,9 +231,29 @@ impl Faults {
 
     fn flush(&self) {
         let at = self.now();
-        let flushed = tokio::task::block_in_place(|| self.redis.lock().unwrap().ask(&["FLUSHALL"]));
-        assert_eq!(flushed, "+OK");
+        tokio::task::block_in_place(|| self.redis.flush());
         self.recorder.note_at(at, What::Fault { kind: Fault::StoreLost, until: self.now() });
         self.done(at, None, "redis forgot everything");
+    }
+
+    /// What the old master had acknowledged last may be lost.
+    async fn failover(&self, random: &mut Random) {
+        let _alone = self.failover.lock().await;
+        let at = self.now();
+        let ways = [Failover::Killed, Failover::Paused, Failover::Ordered];
+        let (how, pause) = (*random.pick(&ways), random.millis(0, 3000));
+        tokio::task::block_in_place(|| self.redis.lose_master(how));
+        let until = self.now();
+        for (at, kind) in [(at, Fault::Store), (at, Fault::StoreLost), (until, Fault::StoreLost)] {
+            self.recorder.note_at(at, What::Fault { kind, until });
+        }
+        let what = match how {
+            Failover::Killed => "failover: the master of redis died",
+            Failover::Paused => "failover: the master of redis stood still",
+            Failover::Ordered => "failover: another master of redis was asked for",
+        };
+        self.done(at, None, what);
+        sleep(pause).await;
+        tokio::task::block_in_place(|| self.redis.mend(how));
     }
 }

@@ -19,6 +19,8 @@ struct Reading {
     /// Of each epoch: behind which place all is to be had.
     from: BTreeMap<String, u64>,
     had: BTreeMap<String, BTreeSet<u64>>,
+    /// Calls that were ended straight at the stack: what a record tells of that is not told.
+    straight: BTreeSet<String>,
 }
 
 /// How many entries were to be had, and which of them never came.
@@ -56,6 +58,9 @@ pub fn judge(history: &History) -> (usize, Vec<String>) {
                     break;
                 }
                 checked += 1;
+                if reading.straight.contains(id) {
+                    continue;
+                }
                 if !had.contains(seq) {
                     let place = format!("{id}: {event} ({epoch} {seq})");
                     lost.push(format!("P2: {place} never came on connection {connection}"));
@@ -72,6 +77,9 @@ impl Reading {
         let (result, params) = (&frame["result"], &frame["params"]);
         let is_answer = result.is_object();
         let said = if is_answer { result } else { params };
+        if said["degraded"] == true {
+            self.straight.insert(said["cmd_id"].as_str().unwrap_or_default().to_owned());
+        }
         let (Some(epoch), Some(seq)) = (said["epoch"].as_str(), said["seq"].as_u64()) else {
             return;
         };
@@ -84,4 +92,27 @@ impl Reading {
             self.had.entry(epoch.to_owned()).or_default().insert(seq);
         }
     }
+}
+
+/// INVITEs and REFERs that reached a phone a second time for one command. No client here repeats a
+/// request of an epoch that is over, so not even a store that forgot excuses any.
+pub fn twice(history: &History) -> Vec<String> {
+    let mut sent: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for event in &history.events {
+        let (what, mark) = match &event.what {
+            What::Invite { from, by_proxy: true, .. } => {
+                ("INVITE", from.strip_prefix('"').and_then(|rest| rest.split('"').next()))
+            }
+            What::Refer { to, .. } => {
+                let mark = to.split_once(";cmd=").map(|(_, rest)| rest);
+                ("REFER", mark.and_then(|rest| rest.split([';', '>', '?']).next()))
+            }
+            _ => continue,
+        };
+        if let Some(mark) = mark {
+            *sent.entry((what, mark.to_owned())).or_default() += 1;
+        }
+    }
+    let again = sent.into_iter().filter(|(_, count)| *count > 1);
+    again.map(|((what, id), count)| format!("P3: {id}: {count} {what}s reached a phone")).collect()
 }

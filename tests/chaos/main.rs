@@ -2,8 +2,8 @@
 //! see, and everything that can go wrong with processes. Then the history is judged.
 //!
 //! * `CHAOS_SEED` draws phones, clients and faults, as far as real processes allow;
-//! * `CHAOS_KILLS` says how many processes are killed (50), in rounds of 50;
-//! * `CHAOS_FAULTS` names what goes wrong beside: `pause,link,redis,rolling,flush` (all);
+//! * `CHAOS_KILLS` says how many processes are killed (50), in rounds;
+//! * `CHAOS_FAULTS` names what goes wrong beside: `pause,link,redis,rolling,flush,failover` (all);
 //! * `CHAOS_CLIENTS` says how many clients there are (40);
 //! * `CHAOS_KEEP` names a folder for logs and histories;
 //! * `CHAOS_PROGRAM` names another build of callplane.
@@ -28,6 +28,7 @@ mod mi;
 mod pods;
 mod random;
 mod record;
+mod redis;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
 mod report;
@@ -46,8 +47,8 @@ use random::Random;
 use report::Report;
 use round::Settings;
 
-/// Kills of one round.
-const ROUND: usize = 50;
+/// Kills of one round: before one Redis, and before two that Sentinels guard.
+const ROUNDS: [(usize, bool); 2] = [(30, false), (20, true)];
 
 /// Between two things that one client does.
 const PAUSE: Duration = Duration::from_millis(900);
@@ -83,11 +84,16 @@ fn run(name: &str, kills: usize, rolls: usize) -> Option<Report> {
     let mut seeds = Random::new(seed);
     let mut report = Report::new(seed);
     let mut left = kills;
-    while report.rounds == 0 || left > 0 {
-        let kills = left.min(ROUND);
+    let may_fail_over = kinds.contains(&Kind::Failover);
+    let rounds = ROUNDS.iter().filter(|(_, guarded)| may_fail_over || !guarded).cycle();
+    for (most, guarded) in rounds {
+        if left == 0 && report.rounds > 0 {
+            break;
+        }
+        let kills = left.min(*most);
         left -= kills;
-        let (seed, kinds) = (seeds.next(), kinds.clone());
-        let settings = Settings { seed, kills, rolls, clients, pause: PAUSE, kinds };
+        let (seed, kinds, guarded) = (seeds.next(), kinds.clone(), *guarded);
+        let settings = Settings { seed, kills, guarded, rolls, clients, pause: PAUSE, kinds };
         let temporary = tempfile::tempdir().unwrap();
         let kept = std::env::var_os("CHAOS_KEEP").map(PathBuf::from);
         let folder = match &kept {

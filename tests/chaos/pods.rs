@@ -12,11 +12,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::faults::Done;
 use super::history::{Fault, Time, What};
 use super::link::Link;
 use super::mi;
 use super::random::Random;
 use super::record::Recorder;
+use super::redis::Redis;
 use super::stack::{FR_TIMEOUT, Stack, TIMES, domain};
 
 pub const PODS: usize = 3;
@@ -30,6 +32,8 @@ pub struct Pods {
     /// What processes said of leading, in order.
     leads: Arc<Mutex<Vec<Lead>>>,
     said: Arc<Mutex<Vec<String>>>,
+    /// When which process said that Redis did not answer it in time.
+    troubles: Arc<Mutex<Vec<(Time, usize)>>>,
 }
 
 /// A process said that it leads a stack, or does not any more.
@@ -44,7 +48,8 @@ pub struct Lead {
 struct Pod {
     config: PathBuf,
     log: PathBuf,
-    link: Link,
+    /// To the one Redis, where there is one.
+    link: Option<Link>,
     /// Where its clients connect while it serves.
     serves: watch::Sender<Option<SocketAddr>>,
     child: Mutex<Option<Child>>,
@@ -53,22 +58,25 @@ struct Pod {
 impl Pods {
     pub async fn start(
         folder: &Path,
-        redis: u16,
+        redis: &Redis,
         stacks: &[Stack],
         ledger: &Arc<mi::Ledger>,
         recorder: &Arc<Recorder>,
     ) -> Arc<Self> {
         let mut pods = Vec::new();
         for number in 0..PODS {
-            let link = Link::to(redis).await;
+            let link = match redis.port() {
+                Some(port) => Some(Link::to(port).await),
+                None => None,
+            };
+            let through = redis.config(link.as_ref().map(|link| link.port));
             let mut config = format!(
                 "install: chaos\nlisten:\n  address: 127.0.0.1:0\n  console: false\n\
                  admin:\n  listen: 127.0.0.1:0\n  control: 127.0.0.1:0\n\
                  commands:\n  {TIMES}\n\
                  drain:\n  timeout: 5s\n\
                  log:\n  redact: false\n\
-                 redis:\n  address: 127.0.0.1:{}\nstacks:\n",
-                link.port
+                 {through}stacks:\n"
             );
             for stack in stacks {
                 let mi = mi::relay(
@@ -100,8 +108,8 @@ impl Pods {
                 child: Mutex::new(None),
             });
         }
-        let (leads, said) = (Arc::default(), Arc::default());
-        let all = Self { pods, recorder: Arc::clone(recorder), leads, said };
+        let (leads, said, troubles) = (Arc::default(), Arc::default(), Arc::default());
+        let all = Self { pods, recorder: Arc::clone(recorder), leads, said, troubles };
         for number in 0..PODS {
             all.run(number);
         }
@@ -134,6 +142,7 @@ impl Pods {
     ) -> impl Future<Output = ()> + Send + 'static {
         let recorder = Arc::clone(&self.recorder);
         let (leads, said) = (Arc::clone(&self.leads), Arc::clone(&self.said));
+        let troubles = Arc::clone(&self.troubles);
         let serves = self.pods[number].serves.clone();
         let log = self.pods[number].log.clone();
         async move {
@@ -150,6 +159,10 @@ impl Pods {
                     let stack = line.split("stack=").nth(1).unwrap_or_default();
                     let stack = stack.split_whitespace().next().unwrap_or_default().to_owned();
                     leads.lock().unwrap().push(Lead { at, pod: number, stack, leads: leading });
+                }
+                let starved = [" the connection is given up", " no connection error="];
+                if starved.iter().any(|starved| line.contains(starved)) {
+                    troubles.lock().unwrap().push((at, number));
                 }
                 if line.contains("panicked at") {
                     said.lock().unwrap().push(format!("pod {number} at {at}: {line}"));
@@ -182,8 +195,8 @@ impl Pods {
         self.pods[number].serves.borrow().is_some()
     }
 
-    pub fn link(&self, number: usize) -> &Link {
-        &self.pods[number].link
+    pub fn link(&self, number: usize) -> Option<&Link> {
+        self.pods[number].link.as_ref()
     }
 
     /// Kills it (signal 9) and waits until it is gone.
@@ -231,6 +244,18 @@ impl Pods {
 
     pub fn leads(&self) -> Vec<Lead> {
         self.leads.lock().unwrap().clone()
+    }
+
+    /// What processes said of Redis' silence.
+    pub fn troubles(&self) -> Vec<Done> {
+        let troubles = self.troubles.lock().unwrap();
+        let said = troubles.iter().map(|(at, pod)| Done {
+            at: at.saturating_sub(1500),
+            until: *at,
+            pod: Some(*pod),
+            what: "had no answer of redis in time",
+        });
+        said.collect()
     }
 
     /// Panics of processes.

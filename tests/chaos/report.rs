@@ -58,7 +58,7 @@ impl Report {
                 let (reason, is_truth) = unknown::reason(played, end);
                 *self.reasons.entry(reason.clone()).or_default() += 1;
                 let line = format!(
-                    "round {} {:>7} {} ({}) {} \"{}\" up {}: {reason}",
+                    "round {}: {:>7} {} ({}) {} \"{}\" up {}: {reason}",
                     self.rounds, end.at, end.id, end.method, end.code, end.message, end.up
                 );
                 if !is_truth {
@@ -72,7 +72,8 @@ impl Report {
         self.broken.extend(history::judge(&played.history).into_iter().map(said));
         let (checked, lost) = lost::judge(&played.history);
         self.checked += checked;
-        self.broken.extend(lost.into_iter().map(|lost| format!("round {round}: {lost}")));
+        let lost = lost.into_iter().chain(lost::twice(&played.history));
+        self.broken.extend(lost.map(|lost| format!("round {round}: {lost}")));
         let open = played.open.iter();
         self.broken.extend(open.map(|open| format!("round {round}: P1: without outcome: {open}")));
         let panics = played.panics.iter();
@@ -111,11 +112,14 @@ impl Report {
         }
     }
 
-    /// A line of the round that was added last.
+    /// The round that was added last: its line, and what it broke.
     pub fn of_round(&self, played: &Played) -> String {
+        let this = format!("round {}:", self.rounds);
+        let broken = self.broken.iter().filter(|broken| broken.contains(&this));
+        let broken: String = broken.map(|broken| format!("\n  {broken}")).collect();
         format!(
             "round {}: {} kills, calm at {} ms, settled {} ms and clear {} ms later; \
-             {} commands so far, {} unknown, {} broken promises",
+             {} commands so far, {} unknown, {} broken promises{broken}",
             self.rounds,
             played.kills.len(),
             played.calm,

@@ -17,7 +17,8 @@ use super::mi::{Asked, Ledger};
 use super::pods::{Lead, Pods};
 use super::random::Random;
 use super::record::Recorder;
-use super::redis_server::RedisServer;
+use super::redis::Redis;
+use super::redis_server::connect;
 use super::stack::{PHONES, Stack};
 use super::told::{self, Reader};
 
@@ -32,6 +33,8 @@ const ORPHANS: Duration = Duration::from_secs(30);
 pub struct Settings {
     pub seed: u64,
     pub kills: usize,
+    /// Redis is two servers that Sentinels guard.
+    pub guarded: bool,
     /// Rolling restarts after that.
     pub rolls: usize,
     pub clients: usize,
@@ -72,14 +75,16 @@ impl Played {
 pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let mut random = Random::new(settings.seed);
     let recorder = Arc::new(Recorder::new());
-    let redis = RedisServer::start();
-    let (store, bus) = redis.connect(Install::parse("chaos").unwrap(), Limits::default()).await;
+    let start = if settings.guarded { Redis::guarded } else { Redis::one };
+    let redis = Arc::new(tokio::task::block_in_place(start));
+    let install = Install::parse("chaos").unwrap();
+    let (store, bus) = connect(redis.settings(), install, Limits::default()).await;
     let stacks = [
         Stack::start(0, Script::Stock, &mut random).await,
         Stack::start(1, Script::Reference, &mut random).await,
     ];
     let ledger = Arc::new(Ledger::default());
-    let pods = Pods::start(folder, redis.port(), &stacks, &ledger, &recorder).await;
+    let pods = Pods::start(folder, &redis, &stacks, &ledger, &recorder).await;
     until("the stacks are led", || (0..2).all(|stack| pods.leader(stack).is_some())).await;
     let given = given(&stacks, &recorder, &mut random).await;
 
@@ -98,9 +103,11 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let (stop_reading, stopped) = oneshot::channel();
     let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
     let stacks = Arc::new(stacks);
+    let stalls = Arc::new(Mutex::new(Vec::new()));
+    let ticking = tokio::spawn(watch_machine(Arc::clone(&stalls), Arc::clone(&recorder)));
     let watching = tokio::spawn(watch_phones(Arc::clone(&stacks), Arc::clone(&recorder)));
 
-    let faults = Faults::new(&pods, Arc::new(Mutex::new(redis)), &recorder);
+    let faults = Faults::new(&pods, redis, &recorder);
     faults.play(settings.kills, &settings.kinds, &mut random).await;
     faults.roll(settings.rolls, &mut random).await;
     let calm = recorder.now();
@@ -117,6 +124,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     reading.await.unwrap();
     drop(bus);
     watching.abort();
+    ticking.abort();
     for stack in stacks.iter() {
         stack.note_seen(&recorder).await;
         for call in stack.calls_of_phones().await {
@@ -130,7 +138,9 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     history.told = true;
     told::complete(&mut history);
     let figures = std::mem::take(&mut *common.figures.lock().unwrap());
-    let done = faults.done.lock().unwrap().clone();
+    let mut done = faults.done.lock().unwrap().clone();
+    done.extend(pods.troubles());
+    done.extend(stalls.lock().unwrap().drain(..));
     let kills = faults.kills.lock().unwrap().clone();
     Played {
         history,
@@ -167,6 +177,21 @@ async fn given(stacks: &[Stack], recorder: &Recorder, random: &mut Random) -> Ve
         }
     }
     given
+}
+
+/// Notes when the machine had no time for anybody.
+async fn watch_machine(stalls: Arc<Mutex<Vec<Done>>>, recorder: Arc<Recorder>) {
+    let tick = Duration::from_millis(50);
+    let mut before = recorder.now();
+    loop {
+        sleep(tick).await;
+        let now = recorder.now();
+        if now > before + 350 {
+            let what = "the machine stood still";
+            stalls.lock().unwrap().push(Done { at: before, until: now, pod: None, what });
+        }
+        before = now;
+    }
 }
 
 async fn watch_phones(stacks: Arc<[Stack; 2]>, recorder: Arc<Recorder>) {

@@ -108,6 +108,12 @@ impl Asking {
 }
 
 fn store_lost(played: &Played, asking: &Asking, end: &End) -> Option<&'static str> {
+    let changed = played.faults.iter().any(|done| {
+        done.what.starts_with("failover") && done.at <= end.at && done.until + 1000 >= asking.at
+    });
+    if changed {
+        return Some("another redis became master while it ran");
+    }
     let lost = played.history.events.iter().any(|event| {
         matches!(&event.what, What::Fault { kind: Fault::StoreLost, .. })
             && event.at + 5000 >= asking.at

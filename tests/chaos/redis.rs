@@ -1,0 +1,145 @@
+//! The Redis of a site: one server, or two that Sentinels guard.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use callplane::store::redis::{Servers, Settings};
+
+use super::redis_server::RedisServer;
+use super::redis_server::sentinels::Guarded;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub enum Redis {
+    One(Mutex<RedisServer>),
+    Guarded {
+        servers: Guarded,
+        /// Which of the two is the master.
+        master: AtomicUsize,
+    },
+}
+
+/// How a master is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failover {
+    Killed,
+    Paused,
+    Ordered,
+}
+
+impl Redis {
+    pub fn one() -> Self {
+        Self::One(Mutex::new(RedisServer::start()))
+    }
+
+    pub fn guarded() -> Self {
+        let redis = Self::Guarded { servers: Guarded::start(), master: AtomicUsize::new(0) };
+        (0..2).for_each(|number| redis.let_in(number));
+        redis
+    }
+
+    /// The configuration names one user for servers and Sentinels.
+    fn let_in(&self, number: usize) {
+        let Self::Guarded { servers, .. } = self else { return };
+        let (user, file) = self.access();
+        let password = format!(">{}", std::fs::read_to_string(file).unwrap().trim());
+        let words = ["ACL", "SETUSER", &user, "on", &password, "~*", "&*", "+@all"];
+        assert_eq!(servers.server(number).ask(&words), "+OK");
+    }
+
+    fn access(&self) -> (String, PathBuf) {
+        let access = self.settings().sentinel_access.unwrap();
+        (access.user.unwrap(), access.password.unwrap())
+    }
+
+    /// How it is reached past all links.
+    pub fn settings(&self) -> Settings {
+        match self {
+            Self::One(server) => server.lock().unwrap().settings(),
+            Self::Guarded { servers, .. } => servers.settings(),
+        }
+    }
+
+    /// The port of the one server.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::One(server) => Some(server.lock().unwrap().port()),
+            Self::Guarded { .. } => None,
+        }
+    }
+
+    /// The part of a process's configuration, by way of a link to the one server.
+    pub fn config(&self, link: Option<u16>) -> String {
+        let mut config = "redis:\n".to_owned();
+        match (self.settings().servers, link) {
+            (Servers::One(_), link) => {
+                writeln!(config, "  address: 127.0.0.1:{}", link.unwrap()).unwrap();
+            }
+            (Servers::Sentinels { of, master }, _) => {
+                let (user, file) = self.access();
+                let of: Vec<_> = of.iter().map(ToString::to_string).collect();
+                let (of, file) = (of.join(", "), file.display());
+                write!(
+                    config,
+                    "  sentinels: [{of}]\n  master: {master}\n  username: {user}\n  \
+                     password_file: {file}\n  replicas: 1\n"
+                )
+                .unwrap();
+            }
+        }
+        config
+    }
+
+    pub fn kill(&self) {
+        if let Self::One(server) = self {
+            server.lock().unwrap().kill();
+        }
+    }
+
+    pub fn restart(&self) {
+        if let Self::One(server) = self {
+            server.lock().unwrap().restart();
+        }
+    }
+
+    pub fn flush(&self) {
+        if let Self::One(server) = self {
+            assert_eq!(server.lock().unwrap().ask(&["FLUSHALL"]), "+OK");
+        }
+    }
+
+    /// The master is lost, and the Sentinels name the other.
+    pub fn lose_master(&self, how: Failover) {
+        let Self::Guarded { servers, master } = self else { return };
+        let old = master.load(Ordering::SeqCst);
+        match how {
+            Failover::Killed => servers.server(old).kill(),
+            Failover::Paused => servers.server(old).pause(),
+            Failover::Ordered => servers.fail_over(),
+        }
+        servers.until_named(1 - old);
+        master.store(1 - old, Ordering::SeqCst);
+    }
+
+    /// The lost one is back, and follows the new master.
+    pub fn mend(&self, how: Failover) {
+        let Self::Guarded { servers, master } = self else { return };
+        let new = master.load(Ordering::SeqCst);
+        match how {
+            Failover::Killed => {
+                servers.server(1 - new).restart();
+                self.let_in(1 - new);
+            }
+            Failover::Paused => servers.server(1 - new).go_on(),
+            Failover::Ordered => {}
+        }
+        let deadline = Instant::now() + DEADLINE;
+        while !servers.server(new).ask_all(&["INFO", "replication"]).contains("state=online") {
+            assert!(Instant::now() < deadline, "the lost server does not follow the new master");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
