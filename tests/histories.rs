@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::act::{
-    Act, Dialog, DialogState, Facts, NotSent, ReferMark, Refuser, Reply, Sighting,
+    Act, Dialog, DialogState, Facts, NotSent, Op, ReferMark, Refuser, Reply, Sighting,
 };
 use callplane::core::command::{Command, Ending, Input};
 use callplane::core::failure::{Code, Outcome, SipStatus, Up};
@@ -957,6 +957,24 @@ mod transferring {
                 run.answer("look", between("other", from, "sip:c@x.example"));
                 assert_eq!(run.asks("end"), ours, "{cancelled} {ours}");
             }
+        }
+    }
+
+    /// Its answer did not reach us: while the store was away nothing did.
+    #[test]
+    fn a_call_that_was_answered_unheard_is_not_ended_when_its_ringing_time_is_over() {
+        for (state, ended) in [(DialogState::Confirmed, false), (DialogState::Early, true)] {
+            let mut run = blind(reference());
+            let (token, _) = run.open("refer");
+            run.answer("refer", taken());
+            let (new_call, placed) = (call("new"), TransferState::Start);
+            run.happens(StackEvent::Referral { token, new_call, destination: None, state: placed });
+            run.due();
+            let mut sighting = nothing();
+            sighting.call = Some(dialog(&call("new"), state));
+            run.answer("look", Reply::Done(Facts::Looked(sighting)));
+            let ends = |op: &Op| op.act == Act::End { call: call("new") };
+            assert_eq!(run.command.open().iter().any(ends), ended, "{:#?}", run.command);
         }
     }
 

@@ -78,6 +78,16 @@ impl Guarded {
         assert!(told.starts_with("+OK"), "{told}");
     }
 
+    /// Until all Sentinels name this server.
+    pub fn until_named(&self, number: usize) {
+        let port = self.server(number).port.to_string();
+        self.until("the Sentinels to name the other server", |guarded| {
+            guarded.sentinels.iter().all(|sentinel| {
+                sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]).contains(&port)
+            })
+        });
+    }
+
     /// Has the first server watched by another name as well.
     pub fn watch(&self, name: &str) {
         let port = self.server(0).port.to_string();

@@ -151,7 +151,7 @@ enum Stage {
     /// It was answered; on a stock script its parties are looked at. `at`: the next look; none
     /// while one is under way.
     Verifying { at: Option<StoreTime>, until: StoreTime },
-    /// It rang too long; whether it is ours to end is being looked at.
+    /// It rang too long; whether it is ours to end, and rings still, is being looked at.
     RingingOut,
     /// It rang too long and was asked to end. `again`: its answer crossed that.
     RungOut { until: StoreTime, again: bool },
@@ -714,8 +714,9 @@ impl Referral {
                 Vec::new()
             }
             Stage::Ringing { until } if *until <= at => {
-                let unproven = self.new.as_ref().filter(|new| !new.proven);
-                match unproven.map(|new| new.call.clone()) {
+                // It may be somebody else's, or its answer may not have reached us: while the store
+                // was away nothing did, and a call that talks is not ended for that.
+                match self.new.as_ref().map(|new| new.call.clone()) {
                     Some(call) => {
                         turn.open(look_at(call), times.look());
                         self.stage = Stage::RingingOut;
@@ -926,7 +927,9 @@ impl Referral {
                 self.stage = Stage::Verifying { at, until };
                 Vec::new()
             }
-            Stage::RingingOut if dialog.is_some() => {
+            Stage::RingingOut if confirmed => self.decide_answered(),
+            // Not to be seen proves nothing of a call that was seen.
+            Stage::RingingOut if self.new.as_ref().is_some_and(|new| new.proven) => {
                 self.ring_out(turn);
                 Vec::new()
             }
