@@ -970,11 +970,14 @@ mod transferring {
             let (new_call, placed) = (call("new"), TransferState::Start);
             run.happens(StackEvent::Referral { token, new_call, destination: None, state: placed });
             run.due();
-            let mut sighting = nothing();
-            sighting.call = Some(dialog(&call("new"), state));
-            run.answer("look", Reply::Done(Facts::Looked(sighting)));
+            let mut seen = between("new", "sip:b@x.example", "sip:c@x.example");
+            if let Reply::Done(Facts::Looked(sighting)) = &mut seen {
+                sighting.call.as_mut().unwrap().state = state;
+            }
+            run.answer("look", seen);
             let ends = |op: &Op| op.act == Act::End { call: call("new") };
             assert_eq!(run.command.open().iter().any(ends), ended, "{:#?}", run.command);
+            assert_eq!(run.command.outcome().is_none(), ended);
         }
     }
 
