@@ -13,8 +13,9 @@ use super::meter::StackMeter;
 use crate::clock::Clock;
 use crate::config::{self, Config, Transport};
 use crate::core::act::{Op, Reply};
-use crate::core::ids::StackId;
+use crate::core::ids::{Boot, StackId};
 use crate::core::plan::Capabilities;
+use crate::core::time::StoreTime;
 use crate::metrics::Metrics;
 use crate::stack::opensips::settings::{EventSettings, EventTransport, StackSettings};
 use crate::stack::opensips::sink::Sink;
@@ -60,6 +61,10 @@ impl SipStack for ConfiguredStack {
 
     async fn perform(&self, op: &Op) -> Reply {
         self.0.perform(op).await
+    }
+
+    async fn life(&self) -> Option<(Boot, StoreTime)> {
+        self.0.life().await
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {

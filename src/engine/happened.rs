@@ -105,6 +105,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         term: Option<Term>,
     ) -> Result<(), NoList> {
         let Some(adapter) = self.stacks.get(stack) else { return Ok(()) };
+        // That it restarted is reported to those who knew it before. Whoever leads now may not have.
+        if let Some((boot, since)) = adapter.life().await {
+            let at = self.clock.now();
+            let heard = [Heard { event: StackEvent::Restarted { boot, since }, at }];
+            self.happened(stack, &heard, term).await.map_err(|Away| NoList)?;
+        }
         let snapshot = adapter.list().await.map_err(|_| NoList)?;
         // Two dialogs may carry one Call-ID, and one of them is long dead (fact F4).
         let living = |dialog: &&Dialog| dialog.state != DialogState::Deleted;

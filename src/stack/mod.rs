@@ -15,6 +15,7 @@ use crate::core::act::{Dialog, Op, Reply};
 use crate::core::ids::{Boot, StackId};
 use crate::core::plan::Capabilities;
 use crate::core::stack_event::StackEvent;
+use crate::core::time::StoreTime;
 
 /// One SIP stack.
 pub trait SipStack: Send + Sync + 'static {
@@ -36,6 +37,12 @@ pub trait SipStack: Send + Sync + 'static {
     /// Performs one operation and says what came of it. Checks `send_before` directly before the
     /// act's last request; answers [`Reply::Silent`] by `reply_by` at the latest.
     fn perform(&self, op: &Op) -> impl Future<Output = Reply> + Send;
+
+    /// Which life of the stack this is, and the latest moment at which it can have begun. `None`: it
+    /// does not say.
+    fn life(&self) -> impl Future<Output = Option<(Boot, StoreTime)>> + Send {
+        std::future::ready(None)
+    }
 
     /// Every dialog that the stack has, in one complete list.
     ///

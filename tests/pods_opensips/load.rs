@@ -34,8 +34,15 @@ pub async fn play() {
     let folder = keep.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder).unwrap();
     let seed_of_round = Random::new(seed).next();
-    let settings =
-        Settings { seed: seed_of_round, kills, clients: CLIENTS, pause: PAUSE, kinds: Vec::new() };
+    let settings = Settings {
+        seed: seed_of_round,
+        kills,
+        guarded: false,
+        rolls: 0,
+        clients: CLIENTS,
+        pause: PAUSE,
+        kinds: Vec::new(),
+    };
     let played = round::play(&settings, &folder).await;
     if keep.is_some() {
         std::fs::write(folder.join("history.txt"), played.history.text()).unwrap();
@@ -44,9 +51,9 @@ pub async fn play() {
         let asked: Vec<_> = played.asked.iter().map(|asked| format!("{asked:?}\n")).collect();
         std::fs::write(folder.join("asked.txt"), asked.concat()).unwrap();
     }
-    let mut report = Report::default();
+    let mut report = Report::new(seed);
     report.add(&played);
     println!("{}", report.of_round(&played));
     println!("{report}");
-    report.assert(seed);
+    report.assert_kept();
 }

@@ -25,6 +25,8 @@ mod history;
 #[path = "../chaos/link.rs"]
 mod link;
 mod load;
+#[path = "../chaos/lost.rs"]
+mod lost;
 mod mi;
 mod phases;
 #[path = "../chaos/pods.rs"]
@@ -33,6 +35,8 @@ mod pods;
 mod random;
 #[path = "../chaos/record.rs"]
 mod record;
+#[path = "../chaos/redis.rs"]
+mod redis;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
 #[path = "../chaos/report.rs"]

@@ -14,7 +14,7 @@ use super::history::{self, Fault, Time, What};
 use super::mi::Ledger;
 use super::pods::{PODS, Pods};
 use super::record::Recorder;
-use super::redis_server::RedisServer;
+use super::redis::Redis;
 use super::stack::{Stack, until};
 use super::support::phone::{Behaviour, Phone};
 use super::support::sip::Direction;
@@ -62,14 +62,14 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Result<String, S
     };
     std::fs::create_dir_all(&folder).unwrap();
     let recorder = Arc::new(Recorder::new());
-    let redis = tokio::task::block_in_place(RedisServer::start);
+    let redis = tokio::task::block_in_place(Redis::one);
     let mut stack = Stack::bare(number, script);
     for user in (0..ROWS.len()).flat_map(users) {
         stack.add(&user, Behaviour::default());
     }
     let stacks = [stack];
     let ledger = Arc::new(Ledger::default());
-    let pods = Pods::start(&folder, redis.port(), &stacks, &ledger, &recorder).await;
+    let pods = Pods::start(&folder, &redis, &stacks, &ledger, &recorder).await;
     let led =
         until("the proxy is led", Duration::from_secs(20), async || pods.leader(number).is_some());
     assert!(led.await, "nobody leads");

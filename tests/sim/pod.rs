@@ -12,7 +12,7 @@ use callplane::client::feed::Feed;
 use callplane::clock::{Clock, Nonces};
 use callplane::core::act::{Act, Op, Reply};
 use callplane::core::failure::Outcome;
-use callplane::core::ids::{Install, PodId, StackId};
+use callplane::core::ids::{Boot, Install, PodId, StackId};
 use callplane::core::plan::{Capabilities, Times};
 use callplane::core::request::Method;
 use callplane::core::time::StoreTime;
@@ -87,6 +87,10 @@ impl SipStack for Way {
                 self.connector.perform(&Op { send_before, ..op.clone() }).await
             }
         }
+    }
+
+    async fn life(&self) -> Option<(Boot, StoreTime)> {
+        self.connector.life().await
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {

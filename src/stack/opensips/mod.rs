@@ -243,7 +243,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     }
 
     async fn introduce(&self) -> Result<Connected, Away> {
-        let (boot, since) = self.life().await?;
+        let (boot, since) = self.up_since().await?;
         self.forget_grade_of_another_life(&boot);
         let release = match self.ask_own(MiRequest::new("version")).await? {
             MiAnswer::Result(answer) => script::release(&answer),
@@ -341,12 +341,12 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// # Errors
     /// [`Away`] when it does not answer.
     pub async fn check(&self) -> Result<Boot, Away> {
-        self.life().await.map(|(boot, _)| boot)
+        self.up_since().await.map(|(boot, _)| boot)
     }
 
     /// Which life of the stack this is, and the latest moment at which it can have begun: what it
     /// says is in whole seconds, and a command of the life before must not be taken for one of this.
-    async fn life(&self) -> Result<(Boot, StoreTime), Away> {
+    async fn up_since(&self) -> Result<(Boot, StoreTime), Away> {
         match self.gate.check(MiRequest::new("uptime")).await {
             Ok(MiAnswer::Result(uptime)) => {
                 let boot = lists::boot_of(&uptime).ok_or(Away::Unreachable)?;
@@ -452,6 +452,10 @@ impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
             Either::Left((reply, _)) => reply,
             Either::Right(((), _)) => Reply::Silent,
         }
+    }
+
+    async fn life(&self) -> Option<(Boot, StoreTime)> {
+        self.up_since().await.ok()
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {
