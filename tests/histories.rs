@@ -751,9 +751,12 @@ mod transferring {
             run.answer("refer", Reply::Silent);
             if restarts {
                 run.happens(restarted());
-                run.answer("look", unmarked());
+                let looks: Vec<OpId> = run.command.open().iter().map(|op| op.id.clone()).collect();
+                for op in looks {
+                    run.step(&Input::Replied { op, reply: unmarked() });
+                }
+                run.due();
             }
-            run.due();
             run.answer("look", unmarked());
             if restarts {
                 run.answer("look", unmarked());

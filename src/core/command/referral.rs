@@ -372,6 +372,10 @@ impl Referral {
             Reply::Silent => {
                 if asking {
                     self.follow(turn.at(), turn.later(times.follow), Taken::Lost);
+                    if turn.plan().capabilities.referral_tokens {
+                        // Its performer may have died before it was sent: the mark tells.
+                        turn.open(self.look_for_call(), times.look());
+                    }
                 }
                 Vec::new()
             }
@@ -805,14 +809,17 @@ impl Referral {
         {
             return self.seen_placed(&call, state, proven, turn);
         }
+        let never_sent = tokens
+            && !self.marks_void
+            && there.is_some_and(|dialog| dialog.last_op.as_ref() != Some(&self.token));
+        if matches!(self.stage, Stage::Following { taken: Taken::Lost, .. }) && never_sent {
+            return self.fail(Why::NotSent(NotSent::Unreachable));
+        }
         let Stage::LookingForCall { since, taken } = &self.stage else { return Vec::new() };
         let (since, taken) = (*since, *taken);
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
         // A token shows the call in a complete list; without one only events could tell of it.
         let nothing_came = seen.is_some_and(|sighting| sighting.full || !tokens);
-        let never_sent = tokens
-            && !self.marks_void
-            && there.is_some_and(|dialog| dialog.last_op.as_ref() != Some(&self.token));
         match taken {
             Taken::Sent { .. } if mark == Some(ReferMark::Refused) => self.fail(Why::RefusedUnsaid),
             Taken::Sent { looked: false } => {
