@@ -34,6 +34,9 @@ pub enum Dies {
 /// Every command is in its phase within this.
 const IN_PHASE: Duration = Duration::from_secs(15);
 
+/// A proxy tells its age in whole seconds, and in doubt it counts as younger.
+const OLD_ENOUGH: Duration = Duration::from_secs(3);
+
 /// All have ended within this.
 const ENDED: Duration = Duration::from_secs(75);
 
@@ -103,6 +106,8 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Result<String, S
         let watch = ledger.watch(&id, row.point.stop());
         plays.push(Play { row, id, users, given, watch, heard, performer: None });
     }
+    // What a mark tells counts only when the proxy surely ran before the operation.
+    until("the proxy is old enough", OLD_ENOUGH * 2, async || stack.age() > OLD_ENOUGH).await;
     let begun = recorder.now();
     for (send, wish) in &wishes {
         send.send_replace(Some(wish.clone()));
@@ -292,8 +297,7 @@ impl Play {
     fn calls_wrong(&self, stack: &Stack) -> Option<String> {
         let told = talk::told(&self.heard, &self.id);
         let (_, ended) = told.ended.first()?;
-        let live = |user: &String| -> Vec<String> { stack.has_live(user, &[]) };
-        let up: BTreeSet<String> = self.users.iter().flat_map(live).collect();
+        let up: BTreeSet<String> = self.users.iter().flat_map(|user| stack.live(user)).collect();
         let new = up.iter().filter(|call| !self.given.contains(call)).count();
         let old = up.len() - new;
         let places =
@@ -306,6 +310,12 @@ impl Play {
             }
             ("success", Command::Unhold) => {
                 old == 1 && self.offered(stack) == [Direction::SendRecv; 2]
+            }
+            ("failed" | "not_started", Command::Hold) => {
+                old == 1 && self.offered(stack) == [Direction::SendRecv; 2]
+            }
+            ("failed" | "not_started", Command::Unhold) => {
+                old == 1 && self.offered(stack) == [Direction::Inactive; 2]
             }
             ("failed" | "not_started", _) => new == 0 && old == self.given.len(),
             // Whatever is true, callplane ended no call of others.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use callplane::stack::simulated::Script;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::history::{Time, What};
 use super::random::Random;
@@ -34,6 +34,7 @@ pub struct Stack {
     pub mi_http: SocketAddr,
     phones: BTreeMap<String, Phone>,
     seen: Mutex<Seen>,
+    began: Instant,
     opensips: OpenSips,
 }
 
@@ -41,6 +42,8 @@ pub struct Stack {
 #[derive(Default)]
 struct Seen {
     messages: BTreeMap<String, usize>,
+    /// Requests, for a phone that says nothing gets each several times.
+    requests: BTreeSet<(String, String)>,
     up: BTreeSet<String>,
     ended: BTreeSet<String>,
 }
@@ -75,8 +78,8 @@ impl Stack {
         DOMAINS.lock().unwrap().insert(number, opensips.sip().to_string());
         let (mi, mi_http) =
             (opensips.mi(), SocketAddr::from(([127, 0, 0, 1], opensips.ports.http)));
-        let (phones, seen) = (BTreeMap::new(), Mutex::default());
-        Self { number, mi, mi_http, phones, seen, opensips }
+        let (phones, seen, began) = (BTreeMap::new(), Mutex::default(), Instant::now());
+        Self { number, mi, mi_http, phones, seen, began, opensips }
     }
 
     /// A registered phone of this user.
@@ -89,6 +92,11 @@ impl Stack {
     /// No domain leads to it: all proxies here have the same host.
     pub fn serves(&self) -> String {
         String::new()
+    }
+
+    /// How long it has been running.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     pub fn uri(&self, user: &str) -> String {
@@ -164,10 +172,9 @@ impl Stack {
         self.phones.values().flat_map(Phone::violations).collect()
     }
 
-    /// Waits until this call is over at every phone.
-    pub fn has_live(&self, user: &str, but: &[String]) -> Vec<String> {
-        let live = self.phone(user).live().into_iter().map(|dialog| dialog.call_id);
-        live.filter(|call| !but.contains(call)).collect()
+    /// The calls that a phone has, ringing or up.
+    pub fn live(&self, user: &str) -> Vec<String> {
+        self.phone(user).live().into_iter().map(|dialog| dialog.call_id).collect()
     }
 }
 
@@ -182,6 +189,10 @@ impl Seen {
         if message.is_response() {
             let answered = message.method() == "INVITE" && (200..300).contains(&message.status());
             return (answered && self.up.insert(call.clone())).then_some(What::Up { stack, call });
+        }
+        let request = (phone.to_owned(), format!("{} {}", message.branch(), message.method()));
+        if !self.requests.insert(request) {
+            return None;
         }
         let phone = phone.to_owned();
         let header = |name: &str| message.header(name).unwrap_or_default().to_owned();
@@ -225,7 +236,7 @@ fn character(at: usize, random: &mut Random) -> Behaviour {
     match random.below(11) {
         0 => Behaviour { answer: Some(486), ..plain },
         1 => Behaviour { answer: None, ..plain },
-        2 => Behaviour { answer: None, ring: false, ..plain },
+        2 => Behaviour { dead: true, ..plain },
         3 => Behaviour { refer: Some(603), ..plain },
         4 => Behaviour { refer: None, ..plain },
         5 => Behaviour { follow: false, ..plain },
@@ -248,9 +259,4 @@ pub async fn until(what: &str, within: Duration, is_so: impl AsyncFn() -> bool) 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     true
-}
-
-/// A value's text.
-pub fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
