@@ -56,7 +56,21 @@ struct Play {
     performer: Option<usize>,
 }
 
-pub async fn play(number: usize, script: Script, dies: Dies) -> Result<String, String> {
+/// Longer than this nothing may be kept back: what waits for its turn is not sent any more.
+const IN_TIME: u64 = 400;
+
+/// One site at a time has its commands in their phases: they are to come there quickly.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// What a run came to.
+pub enum Played {
+    Well(String),
+    Broken(String),
+    /// It took too long until all were in their phase: nothing is learned.
+    TooSlow,
+}
+
+pub async fn play(number: usize, script: Script, dies: Dies) -> Played {
     let folder = tempfile::tempdir().unwrap();
     let keep = std::env::var_os("PODS_KEEP").map(std::path::PathBuf::from);
     let folder = match keep {
@@ -108,6 +122,7 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Result<String, S
     }
     // What a mark tells counts only when the proxy surely ran before the operation.
     until("the proxy is old enough", OLD_ENOUGH * 2, async || stack.age() > OLD_ENOUGH).await;
+    let turn = TURN.lock().await;
     let begun = recorder.now();
     for (send, wish) in &wishes {
         send.send_replace(Some(wish.clone()));
@@ -130,9 +145,15 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Result<String, S
         Dies::Both => vec![theirs, leader],
     };
     let killed = recorder.now();
+    if killed - begun > IN_TIME && broken.is_empty() {
+        over.send_replace(true);
+        pods.end().await;
+        return Played::TooSlow;
+    }
     futures_util::future::join_all(dead.iter().map(|pod| pods.kill(*pod))).await;
     recorder.note_at(killed, What::Fault { kind: Fault::Crash, until: recorder.now() });
     ledger.release(&dead).await;
+    drop(turn);
 
     until("all have ended", ENDED, async || {
         plays.iter().all(|play| !talk::told(&play.heard, &play.id).ended.is_empty())
@@ -192,9 +213,9 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Result<String, S
         stack.violations().into_iter().filter(|said| !said.contains(": BYE with CSeq"));
     broken.extend(violations.map(|said| format!("a phone: {said}")));
     if broken.is_empty() {
-        return Ok(report);
+        return Played::Well(report);
     }
-    Err(format!("{report}{} broken:\n  {}", broken.len(), broken.join("\n  ")))
+    Played::Broken(format!("{report}{} broken:\n  {}", broken.len(), broken.join("\n  ")))
 }
 
 fn users(at: usize) -> [String; 3] {
