@@ -17,6 +17,9 @@ use crate::store::{Away, Find, Store};
 /// How far the clocks of two processes may be apart when it is asked what came first.
 const CLOCKS: Duration = Duration::from_millis(50);
 
+/// A stack tells its age in whole seconds: it may have begun this much earlier than it says at most.
+const UP_SINCE: Duration = Duration::from_secs(2);
+
 /// Something that a stack reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
@@ -107,7 +110,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         let Some(adapter) = self.stacks.get(stack) else { return Ok(()) };
         // That it restarted is reported to those who knew it before. Whoever leads now may not have.
         if let Some((boot, since)) = adapter.life().await {
-            let at = self.clock.now();
+            // In doubt a command began in this life: that it restarted is only asked, not known.
+            let (at, since) = (self.clock.now(), since.before(UP_SINCE));
             let heard = [Heard { event: StackEvent::Restarted { boot, since }, at }];
             self.happened(stack, &heard, term).await.map_err(|Away| NoList)?;
         }
