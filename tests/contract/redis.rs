@@ -80,7 +80,8 @@ impl Servers for Encrypted {
 /// A master with a replica, named by Sentinels.
 impl Servers for Guarded {
     fn start() -> Self {
-        Self::start()
+        // A busy machine must not make them choose another one.
+        Self::start_with(DEADLINE)
     }
 
     fn settings(&self) -> Settings {

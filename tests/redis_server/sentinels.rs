@@ -25,13 +25,19 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// The first server is the master. Sentinels want to be given a password.
+    /// The first server is the master. Sentinels want to be given a password, and take a server for
+    /// dead that is silent for a second.
     pub fn start() -> Self {
+        Self::start_with(Duration::from_secs(1))
+    }
+
+    /// The same, with Sentinels of another patience.
+    pub fn start_with(patience: Duration) -> Self {
         let master = RedisServer::start();
         let replica = RedisServer::start_as(Setup { replica_of: Some(master.port) });
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("password"), format!("{}\n", WATCHER.1)).unwrap();
-        let sentinels = sentinels(&folder, master.port, replica.port);
+        let sentinels = sentinels(&folder, patience, master.port, replica.port);
         let servers = [Mutex::new(master), Mutex::new(replica)];
         let guarded = Self { servers, sentinels, folder };
         guarded.until("the replica to follow", |guarded| {
@@ -160,7 +166,8 @@ impl Drop for Sentinel {
 }
 
 /// They are told of each other at once: to find it out takes seconds.
-fn sentinels(folder: &TempDir, master: u16, replica: u16) -> Vec<Sentinel> {
+fn sentinels(folder: &TempDir, patience: Duration, master: u16, replica: u16) -> Vec<Sentinel> {
+    let patience = patience.as_millis();
     let ids = ['a', 'b', 'c'].map(|letter| letter.to_string().repeat(40));
     for _ in 0..20 {
         let ports = [free_port(), free_port(), free_port()];
@@ -172,7 +179,7 @@ fn sentinels(folder: &TempDir, master: u16, replica: u16) -> Vec<Sentinel> {
                      user default off\nuser {user} on >{password} allchannels +@all\n\
                      sentinel sentinel-user {user}\nsentinel sentinel-pass {password}\n\
                      sentinel monitor {MASTER} 127.0.0.1 {master} 2\n\
-                     sentinel down-after-milliseconds {MASTER} 1000\n\
+                     sentinel down-after-milliseconds {MASTER} {patience}\n\
                      sentinel failover-timeout {MASTER} 5000\n\
                      sentinel known-replica {MASTER} 127.0.0.1 {replica}\n",
                     ports[who], ids[who]

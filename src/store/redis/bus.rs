@@ -26,10 +26,10 @@ use crate::store::{Away, Store as _, Unreadable};
 /// Most messages that wait to be told. What does not fit is read from the streams.
 const WAITING: usize = 16_384;
 
-/// How often the server is asked whether it is there.
-const PING: Duration = Duration::from_secs(1);
+/// How often what could not be read is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
-/// All streams are looked at after this many pings.
+/// All streams are looked at each time that this many of those have passed.
 const SWEEP: u32 = 5;
 
 /// How many entries are read at once.
@@ -186,11 +186,11 @@ impl Carrier {
 
     /// Tells what is published over this connection until it breaks.
     async fn carry(&mut self, live: &Live) {
-        let mut ping = interval(PING);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut broken = self.connection.breaks();
         let mut epoch = self.store.epoch.subscribe();
-        let mut pings = 0_u32;
+        let mut passed = 0_u32;
         loop {
             tokio::select! {
                 push = self.pushes.recv() => match push {
@@ -201,13 +201,9 @@ impl Carrier {
                 () = reaches(&mut broken, live.number) => return,
                 // Whoever waits for something that is lost should not wait for the next message.
                 Ok(()) = epoch.changed() => self.behind = self.sweep().await.is_err(),
-                _ = ping.tick() => {
-                    if live.ping().await.is_err() {
-                        self.connection.give_up(live, "no answer to a ping");
-                        return;
-                    }
-                    pings = pings.wrapping_add(1);
-                    if self.behind || pings.is_multiple_of(SWEEP) {
+                _ = again.tick() => {
+                    passed = passed.wrapping_add(1);
+                    if self.behind || passed.is_multiple_of(SWEEP) {
                         self.behind = self.sweep().await.is_err();
                     }
                 }

@@ -94,13 +94,6 @@ impl Live {
         }
     }
 
-    /// Whether the server answers.
-    pub(super) async fn ping(&self) -> Result<(), Away> {
-        let mut ping = redis::pipe();
-        ping.cmd("PING");
-        self.ask(&ping).await.map(|_| ()).map_err(|_| Away)
-    }
-
     /// Asks once.
     async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
         self.ask_within(ATTEMPT, pipeline).await
