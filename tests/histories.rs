@@ -592,6 +592,52 @@ mod holding {
         }
     }
 
+    /// Its performer died. The reference script's mark tells whether it had sent the offer.
+    #[test]
+    fn an_offer_that_was_never_sent_leaves_no_doubt() {
+        for request in [Request::Hold { call: call("A") }, Request::Unhold { call: call("A") }] {
+            let hold = matches!(request, Request::Hold { .. });
+            let mut run = Run::begin(&request, reference());
+            run.answer("reinvite", Reply::Silent);
+            run.answer("look", sent(Some(false)));
+            if hold {
+                // The call may have been marked for it.
+                assert_eq!(run.open("mark").1, Act::Mark { call: call("A"), held: false });
+                run.answer("mark", Reply::Done(Facts::Nothing));
+            }
+            run.ended(Outcome::NotStarted, Code::StackUnreachable, Up::Unknown);
+
+            let mut run = Run::begin(&request, reference());
+            run.answer("reinvite", Reply::Done(Facts::Nothing));
+            run.answer("reinvite", Reply::Silent);
+            run.answer("look", sent(Some(false)));
+            // The other leg is put back.
+            run.answer("reinvite", Reply::Done(Facts::Nothing));
+            assert_eq!(run.open("mark").1, Act::Mark { call: call("A"), held: !hold });
+            run.answer("mark", Reply::Done(Facts::Nothing));
+            run.ended(Outcome::Failed, Code::StackUnreachable, Up::Unknown);
+        }
+    }
+
+    #[test]
+    fn an_offer_that_may_have_been_sent_leaves_a_doubt() {
+        let unknown = Outcome::Unknown { up: Up::Unknown };
+        for told in [sent(Some(true)), sent(None), Reply::Silent] {
+            let mut run = Run::begin(&Request::Hold { call: call("A") }, reference());
+            run.answer("reinvite", Reply::Silent);
+            run.answer("look", told);
+            run.ended(unknown, Code::ReplyLost, Up::Unknown);
+        }
+        let mut run = Run::begin(&Request::Hold { call: call("A") }, stock());
+        run.answer("reinvite", Reply::Silent);
+        run.ended(unknown, Code::ReplyLost, Up::Unknown);
+    }
+
+    fn sent(sent: Option<bool>) -> Reply {
+        let call = Some(dialog(&call("A"), DialogState::Confirmed));
+        Reply::Done(Facts::Looked(Box::new(Sighting { call, sent, ..*nothing() })))
+    }
+
     /// The callee refuses and the caller can't be put back: nobody may say that nobody is held.
     #[test]
     fn a_hold_that_can_not_be_undone_is_not_told_as_undone() {

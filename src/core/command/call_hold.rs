@@ -18,7 +18,7 @@ use super::look::seen;
 use super::turn::Turn;
 use super::words::{failure, not_sent, restarted, with_sip};
 use super::{Ending, Fact};
-use crate::core::act::{Act, DialogState, Offer, Op, Refuser, Reply, Sighting};
+use crate::core::act::{Act, DialogState, NotSent, Offer, Op, Refuser, Reply, Sent, Sighting};
 use crate::core::failure::{Code, Failure, Outcome, SipStatus, Up};
 use crate::core::ids::CallId;
 use crate::core::notice::{Data, Event};
@@ -85,9 +85,11 @@ impl Hold {
     /// Begins. Also says how long it may take at most.
     pub(crate) fn begin(call: &CallId, hold: bool, turn: &mut Turn<'_>) -> (Self, Duration) {
         let times = turn.plan().times;
-        // Not found and found, each leg, each with a glare, putting one back, the mark.
+        // Not found and found, each leg, each with a glare, putting one back, the mark, and a look
+        // whether an offer was sent.
         let longest = times.within(Self::answer(turn)) * 6
             + times.absent()
+            + times.within(times.look())
             + GLARE_LONGEST * 2
             + times.within(times.reply);
         let legs = StackLegs::default();
@@ -157,6 +159,11 @@ impl Hold {
         // A late word on something that was decided meanwhile finds another phase.
         match &op.act {
             Act::ReInvite { .. } => match &self.phase {
+                Phase::Asking { .. }
+                    if *reply == Reply::Silent && turn.plan().capabilities.referral_tokens =>
+                {
+                    self.look_whether_sent(op, turn);
+                }
                 Phase::Asking { leg, place, glared } => {
                     let (leg, place, glared) = (*leg, *place, *glared);
                     self.leg_answered(leg, place, glared, reply, turn);
@@ -179,14 +186,25 @@ impl Hold {
                     turn.end(ending);
                 }
             }
-            Act::Look { .. } => {
-                if let Phase::Missing { .. } = &self.phase {
-                    match seen(reply) {
-                        Some(sighting) => self.weigh(sighting, turn),
-                        None => turn.end(Ending::failed(not_found(Up::Unknown))),
+            Act::Look { .. } => match &self.phase {
+                Phase::Missing { .. } => match seen(reply) {
+                    Some(sighting) => self.weigh(sighting, turn),
+                    None => turn.end(Ending::failed(not_found(Up::Unknown))),
+                },
+                Phase::Asking { leg, place, glared } => {
+                    let (leg, place, glared) = (*leg, *place, *glared);
+                    match seen(reply).and_then(|sighting| sighting.sent) {
+                        Some(false) => self.never_sent(leg, place, turn),
+                        Some(true) | None => {
+                            self.leg_answered(leg, place, glared, &Reply::Silent, turn);
+                        }
                     }
                 }
-            }
+                Phase::Glaring { .. }
+                | Phase::Restoring { .. }
+                | Phase::Marking { .. }
+                | Phase::Stack { .. } => {}
+            },
             Act::StackHold { .. } => self.stack_answered(reply, turn),
             Act::Invite { .. }
             | Act::CancelInvite { .. }
@@ -255,6 +273,28 @@ impl Hold {
                     turn.end(ending);
                 }
             }
+        }
+    }
+
+    /// Nobody answered: its performer may have died before it was sent. The reference script's mark
+    /// tells.
+    fn look_whether_sent(&self, op: &Op, turn: &mut Turn<'_>) {
+        let times = turn.plan().times;
+        let waits = u64::try_from(times.send.as_millis()).unwrap_or(u64::MAX);
+        let since = StoreTime(op.send_before.0.saturating_sub(waits));
+        let sent = Some(Sent { op: op.id.clone(), since });
+        let act = Act::Look { call: self.call.clone(), referred_by: None, sent };
+        turn.open(act, times.look());
+    }
+
+    /// The proxy never sent the offer. Its performer may have marked the call for it before it died.
+    fn never_sent(&mut self, leg: Leg, place: Place, turn: &mut Turn<'_>) {
+        let (code, text) = not_sent(NotSent::Unreachable);
+        let failed = failure(code, text, Up::Unknown);
+        match place {
+            Place::First if self.hold => self.mark(false, Ending::not_started(failed), turn),
+            Place::First => turn.end(Ending::not_started(failed)),
+            Place::Second => self.leg_failed(leg, place, Ending::failed(failed), turn),
         }
     }
 
