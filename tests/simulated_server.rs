@@ -315,3 +315,20 @@ async fn the_control_interface() {
     let start = s.mi("t_uac_dlg", uac("bob", "alice", "unreg")).await;
     assert_eq!(start["result"]["Status"], "404 Not Found");
 }
+
+#[tokio::test]
+async fn what_phones_saw_is_shown_once() {
+    let s = plain_stack().await;
+    let nothing = s.control("GET", "/seen", Value::Null).await.1;
+    assert_eq!(nothing["seen"], json!([]));
+    let (_, placed) = s.control("POST", "/calls", json!({"from": "alice", "to": "bob"})).await;
+    let call = placed["callid"].clone();
+    s.until("/calls", |calls| calls.to_string().contains("\"callee_up\":true")).await;
+    let seen = s.control("GET", "/seen", Value::Null).await.1;
+    let what: Vec<_> = seen["seen"].as_array().unwrap().iter().map(|saw| &saw["what"]).collect();
+    assert_eq!(what, ["invite", "up"], "{seen}");
+    let invite = &seen["seen"][0];
+    assert_eq!((&invite["call"], &invite["phone"]), (&call, &json!("bob")));
+    assert!(invite["at_ms"].as_u64() <= seen["now_ms"].as_u64(), "{seen}");
+    assert_eq!(s.control("GET", "/seen", Value::Null).await.1["seen"], json!([]));
+}

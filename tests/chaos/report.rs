@@ -68,8 +68,11 @@ impl Report {
             }
         }
         let round = self.rounds;
+        let round_of = format!("round {round}:");
         let said = |broken: Broken| format!("round {round}: {broken}");
         self.broken.extend(history::judge(&played.history).into_iter().map(said));
+        self.broken
+            .extend(late(&played.history).into_iter().map(|late| format!("{round_of} {late}")));
         let (checked, lost) = lost::judge(&played.history);
         self.checked += checked;
         let lost = lost.into_iter().chain(lost::twice(&played.history));
@@ -213,4 +216,37 @@ fn ends(history: &History) -> Vec<End> {
         }
     }
     ends.into_values().collect()
+}
+
+/// Commands that ended later than they had stated, whatever was away meanwhile: their deadlines are
+/// longer than all that is done here.
+fn late(history: &History) -> Vec<String> {
+    let mut due: BTreeMap<&str, Time> = BTreeMap::new();
+    let mut asked: BTreeMap<&str, Time> = BTreeMap::new();
+    let mut late = Vec::new();
+    for event in &history.events {
+        match &event.what {
+            What::Told { cmd_id, event: what, .. } if what == "Started" => {
+                asked.insert(cmd_id, event.at);
+            }
+            What::Told { cmd_id, event: what, .. } if what == "Ended" => {
+                if due.get(cmd_id.as_str()).is_some_and(|due| event.at > due + 1000) {
+                    late.push(format!("P1: {cmd_id} ended at {}, later than stated", event.at));
+                }
+            }
+            What::Received { text, .. } if text.contains("\"deadline_ms\"") => {
+                let frame: Value = serde_json::from_str(text).unwrap();
+                let said =
+                    if frame["result"].is_object() { &frame["result"] } else { &frame["params"] };
+                let (id, within) = (said["cmd_id"].as_str(), said["deadline_ms"].as_u64());
+                if let (Some(id), Some(within)) = (id, within)
+                    && let Some((id, asked)) = asked.get_key_value(id)
+                {
+                    due.insert(id, asked + within);
+                }
+            }
+            _ => {}
+        }
+    }
+    late
 }
