@@ -182,9 +182,7 @@ impl Faults {
     async fn pause(&self, random: &mut Random) {
         let pod = random.index(PODS);
         let at = self.now();
-        self.pods.signal(pod, "-STOP").await;
-        sleep(random.millis(1000, 8000)).await;
-        self.pods.signal(pod, "-CONT").await;
+        self.pods.pause(pod, random.millis(1000, 8000)).await;
         let until = self.now();
         self.recorder.note_at(at, What::Fault { kind: Fault::Pause, until });
         self.done(at, Some(pod), "paused");

@@ -220,10 +220,22 @@ impl Pods {
 
     /// Sends a signal to it, if it is there.
     pub async fn signal(&self, number: usize, signal: &str) {
-        let pid = self.pods[number].child.lock().unwrap().as_ref().and_then(Child::id);
-        let Some(pid) = pid else { return };
-        let sent = Command::new("kill").args([signal, &pid.to_string()]).status().await;
-        assert!(sent.unwrap().success(), "kill {signal} {pid}");
+        if let Some(pid) = self.pid(number) {
+            send(pid, signal).await;
+        }
+    }
+
+    /// Lets it stand still for a while.
+    pub async fn pause(&self, number: usize, time: Duration) {
+        let Some(pid) = self.pid(number) else { return };
+        send(pid, "-STOP").await;
+        tokio::time::sleep(time).await;
+        // By its number: it may have been told to stop meanwhile, and has to live to do that.
+        send(pid, "-CONT").await;
+    }
+
+    fn pid(&self, number: usize) -> Option<u32> {
+        self.pods[number].child.lock().unwrap().as_ref().and_then(Child::id)
     }
 
     /// Starts it again, and notes that it was away since then.
@@ -268,6 +280,12 @@ impl Pods {
             self.kill(number).await;
         }
     }
+}
+
+/// To a process that may be gone by now.
+async fn send(pid: u32, signal: &str) {
+    let _ =
+        Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status().await;
 }
 
 fn address(line: &str) -> Option<SocketAddr> {

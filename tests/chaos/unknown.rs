@@ -58,6 +58,12 @@ pub fn reason(played: &Played, end: &End) -> (String, bool) {
     {
         return (format!("{grade}: nobody who heard of the new call lived on"), true);
     }
+    // Whoever had sent it had the next look at its timer, or on its way.
+    let mut hands = sent.iter().map(|asked| asked.pod).chain(asking.pods.iter().copied());
+    if let Some(trouble) = hands.find_map(|pod| trouble(played, pod, from, end.at + FELT)) {
+        let what = format!("{grade}: what was to be looked at next, its process {}", trouble.what);
+        return (what, true);
+    }
     if matches!(end.code.as_str(), "refer_ignored" | "caller_hung_up" | "call_ended") {
         return (format!("{grade}: a phone took a REFER and did nothing, or hung up"), true);
     }
