@@ -14,9 +14,9 @@ use super::redis_server::sentinels::Guarded;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub enum Redis {
-    One(Mutex<RedisServer>),
+    One(Box<Mutex<RedisServer>>),
     Guarded {
-        servers: Guarded,
+        servers: Box<Guarded>,
         /// Which of the two is the master.
         master: AtomicUsize,
     },
@@ -32,11 +32,12 @@ pub enum Failover {
 
 impl Redis {
     pub fn one() -> Self {
-        Self::One(Mutex::new(RedisServer::start()))
+        Self::One(Box::new(Mutex::new(RedisServer::start())))
     }
 
     pub fn guarded() -> Self {
-        let redis = Self::Guarded { servers: Guarded::start(), master: AtomicUsize::new(0) };
+        let redis =
+            Self::Guarded { servers: Box::new(Guarded::start()), master: AtomicUsize::new(0) };
         (0..2).for_each(|number| redis.let_in(number));
         redis
     }

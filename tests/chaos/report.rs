@@ -229,10 +229,11 @@ fn late(history: &History) -> Vec<String> {
             What::Told { cmd_id, event: what, .. } if what == "Started" => {
                 asked.insert(cmd_id, event.at);
             }
-            What::Told { cmd_id, event: what, .. } if what == "Ended" => {
-                if due.get(cmd_id.as_str()).is_some_and(|due| event.at > due + 1000) {
-                    late.push(format!("P1: {cmd_id} ended at {}, later than stated", event.at));
-                }
+            What::Told { cmd_id, event: what, .. }
+                if what == "Ended"
+                    && due.get(cmd_id.as_str()).is_some_and(|due| event.at > due + 1000) =>
+            {
+                late.push(format!("P1: {cmd_id} ended at {}, later than stated", event.at));
             }
             What::Received { text, .. } if text.contains("\"deadline_ms\"") => {
                 let frame: Value = serde_json::from_str(text).unwrap();
