@@ -31,7 +31,8 @@ pub fn judge_answers(history: &History, client: &Client, found: &mut Vec<Broken>
             }
             Line::Refused { to, kind } if kind == "id_conflict" => {
                 let known = taken.get(to.cmd_id.as_str());
-                if known.is_some_and(|(_, params)| **params == to.params) {
+                let holds = |since: &u64| !forgot(history, since.saturating_sub(5000), said.at);
+                if known.is_some_and(|(since, params)| **params == to.params && holds(since)) {
                     found.push(broken(format!("{}: the same again is a conflict", to.cmd_id)));
                 }
             }

@@ -88,8 +88,6 @@ pub enum Fault {
     Restart { stack: usize },
     /// A client's connection broke.
     Client,
-    /// A process's clock is wrong.
-    Clock,
     /// The leader was taken its lease.
     Lease,
 }
@@ -98,7 +96,7 @@ impl Fault {
     /// Whether no process or no store was there: time that does not count.
     fn stops_time(&self) -> bool {
         match self {
-            Self::Crash | Self::Pause | Self::Store | Self::StoreLost | Self::Clock => true,
+            Self::Crash | Self::Pause | Self::Store | Self::StoreLost => true,
             Self::Bus | Self::Stack { .. } | Self::Restart { .. } | Self::Client | Self::Lease => {
                 false
             }

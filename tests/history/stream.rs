@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::conversation::{Client, Line};
-use super::{Broken, History, What};
+use super::{Broken, History, Time, What};
 
 /// One connection's place in the stream.
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     let mut received: BTreeMap<(&str, u64), (&str, &str)> = BTreeMap::new();
     // What a client was told that it can't have.
     let mut excused: Vec<(String, u64)> = Vec::new();
+    // What was told before that may be missing: the client knows.
+    let mut gap = 0;
     for said in &client.said {
         let reading = readings.entry(said.connection).or_default();
         match &said.what {
@@ -38,6 +40,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
                     }
                     if result.recovered == Some(false) {
                         excused.push((epoch.to_owned(), seq));
+                        gap = said.at;
                     }
                 }
                 if result.event == "Started" {
@@ -88,7 +91,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
         }
     }
     if history.told {
-        compare(history, client, &received, &excused, found);
+        compare(history, client, &received, &excused, gap, found);
     }
 }
 
@@ -98,24 +101,28 @@ fn compare(
     client: &Client,
     received: &BTreeMap<(&str, u64), (&str, &str)>,
     excused: &[(String, u64)],
+    gap: Time,
     found: &mut Vec<Broken>,
 ) {
     let mut told = BTreeMap::new();
     for event in &history.events {
+        let event_at = event.at;
         let What::Told { cmd_id, epoch, seq, event, .. } = &event.what else { continue };
         if client.commands.contains_key(cmd_id) {
-            told.insert((epoch.as_str(), *seq), (cmd_id.as_str(), event.as_str()));
+            let before = event_at <= gap;
+            told.insert((epoch.as_str(), *seq), (cmd_id.as_str(), event.as_str(), before));
         }
     }
     for (position, (id, event)) in received {
-        if told.get(position) != Some(&(*id, *event)) {
+        let known = told.get(position).map(|(id, event, _)| (*id, *event));
+        if known != Some((*id, *event)) {
             found.push(broken("P2", format!("{id}: {event} {position:?} was never committed")));
         }
     }
     if !client.is_connected {
         return;
     }
-    for (position, (id, event)) in &told {
+    for (position, (id, event, before)) in &told {
         let (epoch, seq) = position;
         let is_excused = excused.iter().any(|(what, until)| {
             what == id || (what == epoch && seq <= until) || (what != epoch && *until != u64::MAX)
@@ -125,7 +132,7 @@ fn compare(
         let was_over = received
             .iter()
             .any(|((other, _), (known, event))| other != epoch && known == id && *event == "Ended");
-        if !received.contains_key(position) && !is_excused && !degraded && !was_over {
+        if !received.contains_key(position) && !before && !is_excused && !degraded && !was_over {
             found.push(broken("P2", format!("{id}: {event} ({seq}) was never received")));
         }
     }

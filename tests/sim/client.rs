@@ -16,6 +16,7 @@ use super::executor::WORLD;
 use super::history::{Fault, What};
 use super::network::Place;
 use super::random::Random;
+use super::run::CALM;
 use super::site::{PODS, Site, domain, phone};
 use super::socket::{Served, Socket, Wire};
 
@@ -217,7 +218,7 @@ impl Client {
                 let wait = site.network.late(Place::Pod(pod), Place::Client(client.number));
                 *last = (site.executor.now() + wait).max(*last + Duration::from_micros(1));
                 let client = Arc::clone(&client);
-                site.executor.at(*last, WORLD, { move || client.received(connection, text) });
+                site.executor.at(*last, WORLD, move || client.received(connection, text));
             }
         })
     }
@@ -454,6 +455,10 @@ impl Client {
 
     /// Does one thing of its own; later, where it is not connected.
     pub fn act(self: &Arc<Self>) {
+        // What it does must have a chance to be seen.
+        if self.site.executor.now() >= CALM {
+            return;
+        }
         let mut state = self.state.lock().unwrap();
         if !state.ready {
             drop(state);

@@ -205,10 +205,6 @@ impl Executor {
         }
     }
 
-    pub fn is_paused(&self, group: Group) -> bool {
-        self.state().groups[group].paused
-    }
-
     /// Drops everything of the group.
     pub fn end(&self, group: Group) {
         let mut state = self.state();
@@ -415,9 +411,5 @@ impl<T> Answer<T> {
                 Poll::Pending
             }
         }
-    }
-
-    pub async fn taken(&self) -> T {
-        std::future::poll_fn(|context| self.poll_take(context)).await
     }
 }

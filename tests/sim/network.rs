@@ -60,15 +60,6 @@ impl Network {
         change(state.ways.entry((from, to)).or_default());
     }
 
-    pub fn both(&self, one: Place, other: Place, change: impl Fn(&mut Way)) {
-        self.change(one, other, &change);
-        self.change(other, one, &change);
-    }
-
-    pub fn is_cut(&self, from: Place, to: Place) -> bool {
-        self.state.lock().unwrap().ways.get(&(from, to)).is_some_and(|way| way.cut)
-    }
-
     pub fn send(&self, from: Place, to: Place) -> Fate {
         let mut state = self.state.lock().unwrap();
         let way = state.ways.get(&(from, to)).copied().unwrap_or_default();

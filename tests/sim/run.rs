@@ -42,27 +42,15 @@ pub fn run(seed: u64, bug: Option<Bug>) -> History {
     }
     let clients = clients(&site, &mut random);
     faults::plan(&site, &clients, &mut random);
-    let mut end = CALM + LONGEST;
-    let mut settled = None;
-    let mut looked = Duration::ZERO;
+    let mut rest = Rest::default();
     watch(&site, &clients);
     loop {
         site.executor.settle();
-        let now = site.executor.now();
-        if settled.is_none() && now >= CALM && clients.iter().all(|client| client.is_settled()) {
-            settled = Some(now);
-            end = now + AFTER;
-            looked = now;
-        }
-        if settled.is_some() && now >= looked {
-            looked = now + Duration::from_secs(1);
-            if !site.proxies.iter().any(|proxy| has_setup_leg(proxy)) {
-                end = end.min(now + QUIET);
-            }
+        if rest.is_over(&site, &clients) {
+            break;
         }
         let due = site.proxies.iter().filter_map(|proxy| proxy.due());
-        let next = due.chain(site.executor.due()).min();
-        let Some(next) = next.filter(|next| *next <= end) else { break };
+        let Some(next) = due.chain(site.executor.due()).min() else { break };
         site.executor.advance(next);
         for proxy in &site.proxies {
             if proxy.due().is_some_and(|due| due <= next) {
@@ -117,6 +105,37 @@ fn watch(site: &Arc<Site>, clients: &[Arc<Client>]) {
         }
         watch(&again, &watched);
     });
+}
+
+/// When a schedule is over.
+#[derive(Default)]
+struct Rest {
+    /// Looked at again then.
+    look_at: Duration,
+    /// Since when all has ended for the clients.
+    settled: Option<Duration>,
+    /// Since when callplane has no leg of its own either.
+    quiet: Option<Duration>,
+}
+
+impl Rest {
+    fn is_over(&mut self, site: &Site, clients: &[Arc<Client>]) -> bool {
+        let now = site.executor.now();
+        if now < CALM.max(self.look_at) {
+            return false;
+        }
+        self.look_at = now + Duration::from_millis(500);
+        if !clients.iter().all(|client| client.is_settled()) {
+            (self.settled, self.quiet) = (None, None);
+            return now >= CALM + LONGEST;
+        }
+        let settled = *self.settled.get_or_insert(now);
+        if site.proxies.iter().any(|proxy| has_setup_leg(proxy)) {
+            self.quiet = None;
+            return now >= settled + AFTER;
+        }
+        now >= *self.quiet.get_or_insert(now) + QUIET
+    }
 }
 
 fn has_setup_leg(proxy: &Proxy) -> bool {
