@@ -289,17 +289,24 @@ fn told(message: &[u8]) -> Option<(u64, bool)> {
     let name = br#""cmd_id":""#;
     let Some(at) = find(message, name) else { unexpected() };
     let after = &message[at + name.len()..];
-    let digits = after.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let number = || std::str::from_utf8(&after[..digits]).unwrap().parse().unwrap();
-    // It was refused, and did not begin.
+    // Refused: its `cmd_id` may be that of the command in its way. The request has the same number.
     if find(message, REFUSED).is_some() {
-        return Some((number(), false));
+        let id = br#""id":"#;
+        let Some(at) = find(message, id) else { unexpected() };
+        return Some((leading_number(&message[at + id.len()..]).0, false));
     }
+    let (number, digits) = leading_number(after);
     let Some(event) = after[digits..].strip_prefix(br#"","event":""#) else { unexpected() };
     if !event.starts_with(b"Ended") {
         return None;
     }
-    Some((number(), find(event, br#""outcome":"success""#).is_some()))
+    Some((number, find(event, br#""outcome":"success""#).is_some()))
+}
+
+/// The number that a text begins with, and how many digits it has.
+fn leading_number(text: &[u8]) -> (u64, usize) {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (std::str::from_utf8(&text[..digits]).unwrap().parse().unwrap(), digits)
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
