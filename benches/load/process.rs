@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 #[path = "../../tests/process/mod.rs"]
-mod child;
+pub mod child;
 
 pub use child::Process;
 

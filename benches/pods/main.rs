@@ -16,8 +16,6 @@
     reason = "a bench ends by panicking where it can't go on"
 )]
 
-#[path = "../../tests/process/cpu.rs"]
-mod cpu;
 mod events;
 mod holds;
 #[path = "../load/in_process.rs"]

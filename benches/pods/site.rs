@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use callplane::stack::simulated::WorldConfig;
 
-use super::cpu;
+use super::load::process::child::cpu;
 use super::load::process::{Process, serve_anywhere};
 use super::load::proxy::{Proxy, metrics, wait_for_events};
 use super::redis_server::RedisServer;

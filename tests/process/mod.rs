@@ -9,7 +9,7 @@
     reason = "test code; every test binary and bench uses a part of it"
 )]
 
-mod cpu;
+pub mod cpu;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
