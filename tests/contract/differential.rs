@@ -260,7 +260,7 @@ impl Pair {
             2 => Find::DueBy(StoreTime(u64::MAX / 4)),
             3 => Find::PerformedBy(PodId::new("p")),
             _ => {
-                let calls = ["a", "b"].map(|name| commits::call(name));
+                let calls = ["a", "b"].map(commits::call);
                 let watch = callplane::core::stack_event::Watch::Call;
                 Find::Watching(stack, calls.map(watch).to_vec())
             }
