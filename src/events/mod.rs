@@ -4,7 +4,7 @@
 //! what does not fit is counted and made good by looking at a list again. A restart is told once, and
 //! no list shows it: the newest one is kept aside when it does not fit.
 //!
-//! A process that does not lead hears them too, and keeps them for a while ([`ring`]). When it comes to
+//! A process that does not lead hears them too, and keeps them for a while (`ring.rs`). When it comes to
 //! lead, it applies what its predecessor may not have, and then looks at a list. To apply something
 //! twice does no harm.
 
