@@ -97,7 +97,6 @@ fn running() {
     mean(&site.redis, "a claim", "cp:*}:call:*");
     mean(&site.redis, "a set of who listens", "cp:*}:w?:*");
     mean(&site.redis, "a route", "cp:*:route:*");
-    mean(&site.redis, "where a session's entries stand", "cp:*}:s:*");
     drop(sockets);
 }
 
