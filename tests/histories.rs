@@ -814,6 +814,20 @@ mod transferring {
         }
     }
 
+    /// What callops notes on a call stays there: it may be the call that an earlier REFER brought about.
+    #[test]
+    fn a_call_that_an_earlier_refer_brought_about_is_not_told_as_placed() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.due();
+        let refer = Some(ReferMark::Placed(call("older")));
+        let call = Some(Box::new(Dialog { refer, ..*dialog(&call("A"), DialogState::Confirmed) }));
+        let over = Sighting { call, full: false, ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(over))));
+        run.answer("look", unmarked());
+        run.ended(Outcome::Unknown { up: Up::Yes }, Code::ReplyLost, Up::Yes);
+    }
+
     fn unmarked() -> Reply {
         let call = Some(dialog(&call("A"), DialogState::Confirmed));
         Reply::Done(Facts::Looked(Box::new(Sighting { call, ..*nothing() })))
@@ -1143,7 +1157,6 @@ mod transferring {
         let sighting = Sighting { call: Some(Box::new(marked)), ..*nothing() };
         run.answer("look", Reply::Done(Facts::Looked(Box::new(sighting))));
         run.due();
-        run.answer("look", unseen());
         run.answer("look", unmarked());
         run.ended(Outcome::Failed, Code::TargetBusy, Up::Yes);
     }

@@ -45,11 +45,7 @@ pub async fn play() {
     };
     let played = round::play(&settings, &folder).await;
     if keep.is_some() {
-        std::fs::write(folder.join("history.txt"), played.history.text()).unwrap();
-        let faults: Vec<_> = played.faults.iter().map(|done| format!("{done:?}\n")).collect();
-        std::fs::write(folder.join("faults.txt"), faults.concat()).unwrap();
-        let asked: Vec<_> = played.asked.iter().map(|asked| format!("{asked:?}\n")).collect();
-        std::fs::write(folder.join("asked.txt"), asked.concat()).unwrap();
+        played.keep(&folder);
     }
     let mut report = Report::new(seed);
     report.add(&played);

@@ -19,6 +19,7 @@ use crate::core::act::{
 };
 use crate::core::failure::SipStatus;
 use crate::core::ids::{CallId, DialogId, OpId};
+use crate::core::plan::ReferBy;
 use crate::core::request::Leg;
 use crate::core::sip_address::SipAddress;
 use crate::core::stack_event::{StackEvent, TransferState, Watch};
@@ -793,15 +794,17 @@ impl Referral {
         let mark = there.and_then(|dialog| dialog.refer.clone());
         let referred = seen.and_then(|sighting| sighting.referred.as_ref());
         let tokens = turn.plan().capabilities.referral_tokens;
+        // Where a call can be referred again, what callops noted on it may be of an earlier REFER.
+        let is_marked_once = turn.plan().capabilities.refer == ReferBy::Stack;
         let placed = match (referred, &mark) {
             (Some(dialog), _) if tokens || self.parties.fit(dialog) => {
                 Some((dialog.call.clone(), dialog.state, true))
             }
             (Some(_), _) => None,
-            (None, Some(ReferMark::Placed(call))) => {
+            (None, Some(ReferMark::Placed(call))) if is_marked_once => {
                 Some((call.clone(), DialogState::Unconfirmed, false))
             }
-            (None, Some(ReferMark::Out | ReferMark::Refused) | None) => None,
+            (None, Some(ReferMark::Out | ReferMark::Refused | ReferMark::Placed(_)) | None) => None,
         };
         if let Some((call, state, proven)) = placed
             && !self.names_us(&call)
@@ -820,6 +823,14 @@ impl Referral {
         self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
         // A token shows the call in a complete list; without one only events could tell of it.
         let nothing_came = seen.is_some_and(|sighting| sighting.full || !tokens);
+        // A call that was placed and is gone: it came of this REFER, or of one before.
+        let some_call = match &mark {
+            Some(ReferMark::Placed(call)) => !self.strangers.contains(call),
+            Some(ReferMark::Out | ReferMark::Refused) | None => false,
+        };
+        if some_call && referred.is_none() && !tokens {
+            return self.fail(Why::Lost);
+        }
         match taken {
             Taken::Sent { .. } if mark == Some(ReferMark::Refused) => self.fail(Why::RefusedUnsaid),
             Taken::Sent { looked: false } => {
