@@ -63,10 +63,15 @@ impl Backing {
     ) -> Result<Self, BadSettings> {
         let Some(redis) = settings::redis(&config.redis) else { return Ok(Self::alone(limits)) };
         let store = Arc::new(RedisStore::start(redis, config.install.clone(), limits)?);
+        let mut told = false;
         let bus = loop {
             match RedisBus::start(Arc::clone(&store)).await {
                 Ok(bus) => break bus,
-                Err(Away) => tracing::warn!("redis does not answer: waiting for it"),
+                Err(Away) if told => {}
+                Err(Away) => {
+                    told = true;
+                    tracing::warn!("redis does not answer: waiting for it");
+                }
             }
             tokio::time::sleep(AGAIN).await;
         };
