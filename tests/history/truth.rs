@@ -137,14 +137,26 @@ fn lie(
 }
 
 /// Open: a transfer's events name only its call. What another one on the same call brought about a
-/// moment before this one began is taken for its own, within the time that clocks may be apart.
+/// moment before this one began is taken for its own, within the time that clocks may be apart. And
+/// where the store forgot the other one, both run at once.
 fn is_taken_for_another(history: &History, command: &Command) -> bool {
     let call = command.params["callid"].as_str().unwrap_or_default();
+    let referred = history.events.iter().filter(|event| match &event.what {
+        What::Refer { call: referred, .. } => referred == call,
+        _ => false,
+    });
+    if referred.count() > 1 && forgot_anything(history) {
+        return true;
+    }
     let near = command.asked_at.saturating_sub(300)..=command.asked_at + 300;
     history.events.iter().any(|event| match &event.what {
         What::EndedByProxy { call: ended, .. } => ended == call && near.contains(&event.at),
         _ => false,
     })
+}
+
+fn forgot_anything(history: &History) -> bool {
+    history.faults().any(|(_, _, kind)| matches!(kind, Fault::StoreLost))
 }
 
 /// Whether something went wrong that a command of that time felt, or phones were of a kind that

@@ -27,6 +27,9 @@ pub const CALM: Duration = Duration::from_secs(15);
 /// When all has ended for the clients, legs of callplane's own are waited for this long.
 const AFTER: Duration = Duration::from_secs(30);
 
+/// What the bus lost before is read from the streams by then.
+const SWEPT: Duration = Duration::from_millis(5_500);
+
 /// And what should not come is waited for this long.
 const QUIET: Duration = Duration::from_millis(1_500);
 
@@ -121,7 +124,7 @@ struct Rest {
 impl Rest {
     fn is_over(&mut self, site: &Site, clients: &[Arc<Client>]) -> bool {
         let now = site.executor.now();
-        if now < CALM.max(self.look_at) {
+        if now < (CALM + SWEPT).max(self.look_at) {
             return false;
         }
         self.look_at = now + Duration::from_millis(500);
