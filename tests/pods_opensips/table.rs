@@ -125,7 +125,9 @@ const OFFER: &str = "a stock script tells nothing of an offer that it has sent";
 
 const DOUBT: &str = "unknown reply_lost up unknown";
 
-/// The first offer of a hold or an unhold, not sent: the reference script's mark says so.
+/// The first offer of a hold or an unhold, not sent: the reference script's mark says so. (On a stock
+/// script a call without the mark of a hold would say so too, before that is written; callplane does not
+/// look for it.)
 const fn no_offer(command: Command, point: Point) -> Row {
     row(command, point, [DOUBT, "not_started stack_unreachable up unknown"], OFFER)
 }
