@@ -47,10 +47,16 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
             What::Told { cmd_id, event, .. } => cmd_id == id && event == "Started",
             _ => false,
         });
-        let since = begun.clone().map(|event| event.at).filter(|begun| *begun <= at).max();
-        // So it may go on though it was told to be over.
+        let before = begun.clone().map(|event| event.at).filter(|begun| *begun <= at);
         let forgotten = history.faults().filter(|(_, _, kind)| **kind == Fault::StoreLost);
-        let anew = begun.map(|event| event.at).chain(forgotten.map(|(lost, _, _)| lost));
+        let forgotten: Vec<Time> = forgotten.map(|(lost, _, _)| lost).collect();
+        // Or it came to remember the one before.
+        let since = match before.clone().max() {
+            Some(last) if forgotten.iter().any(|lost| (last..=at).contains(lost)) => before.min(),
+            last => last,
+        };
+        // So it may go on though it was told to be over.
+        let anew = begun.map(|event| event.at).chain(forgotten);
         let until = anew.filter(|anew| *anew > at).min().unwrap_or(history.end);
         let sights = sights(history, since.unwrap_or_default()..=until, id, command);
         let error = error.and_then(|error| error.error.as_ref());
