@@ -342,7 +342,7 @@ impl Session {
             Answer::Page(page) => return self.page(page, turn),
             Answer::Begun(ticket, begun) => self.begun(ticket, begun, turn),
             Answer::Known(ticket, known) => return self.known(ticket, known, turn),
-            Answer::Replayed(ticket, page) => self.replay(ticket, page, turn),
+            Answer::Replayed(ticket, page) => return self.replay(ticket, page, turn),
         }
         None
     }

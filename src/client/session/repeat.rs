@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{Ask, PAGE, Session, Ticket, Turn, Waiter, Want};
+use crate::client::close::Close;
 use crate::client::commands::{Page, Summary, Unreadable, Wanted};
 use crate::core::ids::Epoch;
 use crate::core::notice::Notice;
@@ -69,8 +70,8 @@ impl Session {
             }
     }
 
-    /// Whether an entry that comes by the inbox was told by a replay already. The inbox may be
-    /// behind, and in another epoch still.
+    /// Whether an entry that comes by the inbox was told by a replay already: the inbox may be
+    /// behind.
     pub(super) fn was_replayed(&self, epoch: &Epoch, entry: &Entry) -> bool {
         let until = self.replayed.get(&entry.key.id);
         until.is_some_and(|until| until.epoch == *epoch && entry.seq <= until.seq)
@@ -81,19 +82,24 @@ impl Session {
         ticket: Ticket,
         page: Result<Page, Unreadable>,
         turn: &mut Turn<'_>,
-    ) {
+    ) -> Option<Close> {
         let Some(Waiter { want: Want::Replay { summary, entries }, .. }) =
             self.waiting.get_mut(&ticket)
         else {
-            return;
+            return None;
         };
         let Ok(page) = page else {
             let summary = summary.clone();
             self.tell_repeated(ticket, &summary, Some(Vec::new()), turn);
-            return;
+            return None;
         };
+        if summary.first.epoch != self.epoch {
+            // The stream goes on in an epoch that the inbox has not brought yet. A client that
+            // was told an entry of it would stand there, past what it never got.
+            return Some(Close::StreamLost);
+        }
         // What stands behind `from` was told as it came.
-        let until = if summary.first.epoch == self.epoch { self.from } else { u64::MAX };
+        let until = self.from;
         entries.extend(
             page.entries
                 .into_iter()
@@ -109,9 +115,10 @@ impl Session {
                 *kept = entries;
             }
             turn.asks.push(Ask::Replay(ticket, wanted));
-            return;
+            return None;
         }
         self.tell_repeated(ticket, &summary, Some(entries), turn);
+        None
     }
 
     /// Answers a repeated request; `entries` are those of a replay, from `Started` on.
