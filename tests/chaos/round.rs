@@ -22,6 +22,9 @@ use super::redis_server::connect;
 use super::stack::{PHONES, Stack};
 use super::told::{self, Reader};
 
+/// Before anything begins, proxies are as old as this.
+const YOUNG: Duration = Duration::from_millis(2500);
+
 /// When nothing goes wrong any more, all commands have ended within this.
 const SETTLE: Duration = Duration::from_secs(60);
 
@@ -86,6 +89,9 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let ledger = Arc::new(Ledger::default());
     let pods = Pods::start(folder, &redis, &stacks, &ledger, &recorder).await;
     led(&pods).await;
+    // A proxy tells its age in whole seconds: who comes to lead can't tell what began in its first from
+    // what was before.
+    sleep(YOUNG).await;
     let given = given(&stacks, &recorder, &mut random).await;
 
     let (phase, phases) = watch::channel(Phase::Busy);

@@ -40,12 +40,15 @@ pub fn reason(played: &Played, end: &End) -> (String, bool) {
     let stack = usize::from(grade == "reference");
     let last = sent.iter().map(|asked| asked.answered.unwrap_or(asked.at)).max();
     let from = last.unwrap_or(asking.at).saturating_sub(50);
-    let mut leaders = played.leads.iter().filter(|lead| {
-        lead.leads && lead.at <= from + 4000 && lead.stack == format!("stack{stack}")
-    });
+    let name = format!("stack{stack}");
+    let of_it = |at: Time| {
+        let mut leads = played.leads.iter().filter(move |lead| lead.leads && lead.at <= at);
+        leads.rfind(|lead| lead.stack == name).map(|lead| lead.pod)
+    };
+    let leaders = [of_it(from), of_it(from + 500), of_it(from + 4000)].into_iter().flatten();
     let asked = asking.pods.iter().copied().filter(|_| sent.is_empty());
     let until = (from + 4000).min(end.at);
-    let mut next = asked.chain(leaders.next_back().map(|lead| lead.pod));
+    let mut next = asked.chain(leaders);
     if let Some(trouble) = next.find_map(|pod| trouble(played, pod, from, until)) {
         let what = match last {
             None => "nothing was seen sent",
