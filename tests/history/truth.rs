@@ -23,6 +23,8 @@ struct Sights {
     up: BTreeMap<String, Time>,
     over: BTreeMap<String, Time>,
     left: bool,
+    /// Phones were asked under this id by a command that the store has forgotten.
+    forgotten: bool,
     /// Its `CallEnd` and the answer of the phone crossed.
     crossed: bool,
 }
@@ -79,6 +81,10 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
 fn sights(history: &History, during: RangeInclusive<Time>, id: &str, command: &Command) -> Sights {
     let mut seen = Sights::default();
     let mut calls: Vec<&str> = Vec::new();
+    seen.forgotten = history.events.iter().any(|event| match &event.what {
+        What::Invite { asked, .. } => event.at < *during.start() && mark(asked) == Some(id),
+        _ => false,
+    });
     for event in history.events.iter().filter(|event| during.contains(&event.at)) {
         match &event.what {
             What::Invite { from, by_proxy: true, .. } => {
@@ -121,7 +127,7 @@ fn lie(
             Some("not_started, and a phone was asked".to_owned())
         }
         "success" if places && !by_notify && !seen.up.values().any(|up| *up <= at) => {
-            let other = is_taken_for_another(history, command);
+            let other = seen.forgotten || is_taken_for_another(history, command);
             (!other).then(|| "success, and no such call was up".to_owned())
         }
         // Open: after a CANCEL that was taken, and without any event, nobody looks whether the phone
@@ -144,7 +150,7 @@ fn lie(
 
 /// Open: a transfer's events name only its call. What another one on the same call brought about a
 /// moment before this one began is taken for its own, within the time that clocks may be apart. And
-/// where the store forgot the other one, both run at once.
+/// where the store forgot the other one, be it of the same id, both run at once.
 fn is_taken_for_another(history: &History, command: &Command) -> bool {
     let call = command.params["callid"].as_str().unwrap_or_default();
     let referred = history.events.iter().filter(|event| match &event.what {
