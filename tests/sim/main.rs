@@ -33,13 +33,17 @@ mod store;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bug::Bug;
 use history::Broken;
 
 /// So many schedules are played unless `SCHEDULES` says otherwise.
 const SCHEDULES: u64 = 2_000;
+
+/// The first seed, unless `FROM` names one. The same each time: a test that is red now and then
+/// says nothing of the change at hand. `make simulate` plays new ones.
+const FROM: u64 = 1;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|number| number.parse().unwrap())
@@ -72,12 +76,10 @@ fn say(seed: u64, broken: &[Broken]) {
     println!("    replay: SEED={seed} cargo test --test sim -- --exact one_seed --nocapture");
 }
 
-/// New ones each time, unless `FROM` names the first.
 #[test]
 fn schedules_keep_the_promises() {
     let count = number("SCHEDULES").unwrap_or(SCHEDULES);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let from = number("FROM").unwrap_or(now.as_secs() << 20);
+    let from = number("FROM").unwrap_or(FROM);
     println!("{count} schedules, seeds from {from}");
     let began = Instant::now();
     let failed = play(&(from..from + count).collect::<Vec<_>>());
