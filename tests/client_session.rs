@@ -461,6 +461,30 @@ fn a_repeat_does_not_move_a_client_into_an_epoch_that_its_stream_has_not_reached
 }
 
 #[test]
+fn what_two_repeats_ask_for_at_once_is_told_once() {
+    let mut desk = Desk::new();
+    desk.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e0","seq":1}}));
+    desk.asks.clear();
+    desk.session.attached(Position { epoch: epoch(), seq: 9 });
+    assert!(desk.session.next_page().is_some());
+    desk.answer(Answer::Page(Err(Unreadable::Restarted)));
+    desk.written();
+    let mut replays = Vec::new();
+    for id in [2, 3] {
+        desk.send(&hold(id, "a"));
+        let (ticket, _) = desk.begins().pop().unwrap();
+        desk.answer(Answer::Begun(ticket, Ok(Begun::Repeated(summary_of("a", epoch(), 4)))));
+        let Some(Ask::Replay(ticket, _)) = desk.asks.pop() else { panic!() };
+        replays.push(ticket);
+    }
+    for ticket in replays {
+        let entries = vec![entry(4, "a", started()), entry(5, "a", holding())];
+        desk.answer(Answer::Replayed(ticket, Ok(Page { entries, through: 5, more: false })));
+    }
+    assert_eq!(sketch(&desk.written()), ["=2 4", "a:CallHolding 5", "=3 4"]);
+}
+
+#[test]
 fn a_command_that_a_repeat_takes_up_is_asked_after() {
     let mut desk = Desk::new();
     desk.resume();

@@ -88,6 +88,12 @@ impl Session {
         else {
             return None;
         };
+        if self.replayed.contains_key(&summary.id) {
+            // Asked twice at once: the other one's answer was first, and told it.
+            let summary = summary.clone();
+            self.tell_repeated(ticket, &summary, None, turn);
+            return None;
+        }
         let Ok(page) = page else {
             let summary = summary.clone();
             self.tell_repeated(ticket, &summary, Some(Vec::new()), turn);
