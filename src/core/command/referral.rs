@@ -781,6 +781,10 @@ impl Referral {
             let candidate = self.candidates.remove(at);
             return self.looked_at_candidate(candidate, seen, turn);
         }
+        if seen.is_none() && matches!(self.stage, Stage::RingingOut) {
+            // Nobody could say whether the party talks.
+            return self.fail(Why::Lost);
+        }
         let dialog = seen.and_then(|sighting| sighting.call.as_ref());
         if self.new.as_ref().is_some_and(|new| new.call == *call) {
             self.looked_at_new(dialog.map(|dialog| &**dialog), turn)
