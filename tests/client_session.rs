@@ -431,6 +431,16 @@ impl Desk {
         self.written();
     }
 
+    /// Its session is taken up where the store has begun another epoch since; it is at 9 there.
+    fn resume_of_an_epoch_that_is_over(&mut self) {
+        self.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e0","seq":1}}));
+        self.asks.clear();
+        self.session.attached(Position { epoch: epoch(), seq: 9 });
+        assert!(self.session.next_page().is_some());
+        self.answer(Answer::Page(Err(Unreadable::Restarted)));
+        self.written();
+    }
+
     /// Repeats a hold that began elsewhere, and gets what was told of it so far.
     fn repeat(&mut self, id: u64, summary: Summary, entries: Vec<Arc<Entry>>) -> Option<Close> {
         self.send(&hold(id, summary.id.as_str()));
@@ -445,12 +455,7 @@ impl Desk {
 #[test]
 fn a_repeat_does_not_move_a_client_into_an_epoch_that_its_stream_has_not_reached() {
     let mut desk = Desk::new();
-    desk.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e0","seq":1}}));
-    desk.asks.clear();
-    desk.session.attached(Position { epoch: epoch(), seq: 9 });
-    assert!(desk.session.next_page().is_some());
-    desk.answer(Answer::Page(Err(Unreadable::Restarted)));
-    desk.written();
+    desk.resume_of_an_epoch_that_is_over();
     let next = Epoch::parse("e2").unwrap();
     let told = vec![entry(4, "a", started()), entry(5, "a", holding())];
     // The store is in another epoch already, and this process has not heard of it. To tell seq 5
@@ -463,12 +468,7 @@ fn a_repeat_does_not_move_a_client_into_an_epoch_that_its_stream_has_not_reached
 #[test]
 fn what_two_repeats_ask_for_at_once_is_told_once() {
     let mut desk = Desk::new();
-    desk.send(&json!({"jsonrpc":"2.0","id":1,"method":"Resume","params":{"session":"s1","epoch":"e0","seq":1}}));
-    desk.asks.clear();
-    desk.session.attached(Position { epoch: epoch(), seq: 9 });
-    assert!(desk.session.next_page().is_some());
-    desk.answer(Answer::Page(Err(Unreadable::Restarted)));
-    desk.written();
+    desk.resume_of_an_epoch_that_is_over();
     let mut replays = Vec::new();
     for id in [2, 3] {
         desk.send(&hold(id, "a"));
