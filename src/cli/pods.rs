@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::arguments::Demo;
@@ -39,7 +40,7 @@ impl std::str::FromStr for Shared {
 /// Runs them until `readiness` is told to drain.
 ///
 /// # Errors
-/// One clear line: no redis-server, a busy port.
+/// One clear line: no redis-server, a busy port, a server that ended before it served.
 pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String> {
     let stack = DemoStack::bind().await?;
     let port = match arguments.port {
@@ -53,6 +54,13 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
     let mut pods = Vec::new();
     for number in 1..=count {
         pods.push(Pod::start(number, port, &shared)?);
+    }
+    // Who reads an address may use it at once.
+    for pod in &mut pods {
+        tokio::select! {
+            serves = pod.serves() => serves?,
+            () = readiness.drained() => return Ok(Exit::Success),
+        }
     }
     super::say(&format!("console       http://127.0.0.1:{port}/"));
     super::say(&format!("clients       ws://127.0.0.1:{port}/call-api"));
@@ -89,11 +97,23 @@ impl Pod {
         let child = std::env::current_exe().and_then(|program| {
             let mut command = Command::new(program);
             command.args(["demo", "--port", &port.to_string(), "--shared", shared]);
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn()
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()
         });
         let mut child =
             child.map_err(|error| format!("server {number} does not start: {error}"))?;
         Ok(Self { number, _life: child.stdin.take(), child })
+    }
+
+    /// Waits for the one line that it says when it serves.
+    async fn serves(&mut self) -> Result<(), String> {
+        let mut line = String::new();
+        if let Some(said) = self.child.stdout.take() {
+            let _ = BufReader::new(said).read_line(&mut line).await;
+        }
+        match line.is_empty() {
+            true => Err(format!("server {} ended before it served", self.number)),
+            false => Ok(()),
+        }
     }
 
     fn pid(&self) -> String {

@@ -180,7 +180,7 @@ pub async fn demo(
     Ok(Exit::Success)
 }
 
-/// Serves as one of several until the standard input ends.
+/// Serves as one of several until the standard input ends. Says a line when it serves.
 async fn one_of_several(
     port: u16,
     shared: &pods::Shared,
@@ -191,6 +191,7 @@ async fn one_of_several(
     config.listen.shared = true;
     config.redis.address = Some(HostPort::loopback(shared.redis));
     let server = start(&config, &demo_hints(), levels, readiness.clone()).await?;
+    super::say(&format!("serves on {}", server.client_address()));
     let parent = async {
         let mut nothing = Vec::new();
         // Whatever it was, it is over.
