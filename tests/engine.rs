@@ -491,14 +491,14 @@ fn a_start_is_given_up_straight_at_the_stack_while_the_store_is_away() {
     let invite = world.last_asked();
     away(&world);
     let (engine, key) = (Arc::clone(&world.engine), key("s"));
-    let cancelled = world.start(async move { engine.cancel(&key).await });
+    let cancelled = world.start(async move { engine.cancel(key).await });
     assert!(matches!(world.last_asked().act, Act::CancelInvite { .. }), "{:?}", world.asked());
     world.reply(&world.last_asked(), Reply::Done(Facts::Nothing));
     let answer = cancelled.lock().unwrap().take();
     assert!(matches!(answer, Some(Ok(Cancelling::Straight(_)))), "{answer:?}");
     // Of a command that this process never saw nothing is known.
     let of_others = self::key("other");
-    assert!(world.run(world.engine.cancel(&of_others)).is_err());
+    assert!(world.run(world.engine.cancel(of_others)).is_err());
     world.store.faults.lock().unwrap().clear();
     *world.store.away.lock().unwrap() = false;
     world.reply(&invite, Reply::Silent);
@@ -550,13 +550,37 @@ fn an_operation_is_asked_once_though_an_old_version_names_it_again() {
     let mut context = Context::from_waker(Waker::noop());
     assert!(beginning.as_mut().poll(&mut context).is_pending(), "its answer is on its way");
     // Somebody else steps the same command: the cancel names the REFER as open, too.
-    world.run(world.engine.cancel(&key("t"))).unwrap();
+    world.run(world.engine.cancel(key("t"))).unwrap();
     let refer = world.asked().into_iter().find(|op| matches!(op.act, Act::Refer { .. })).unwrap();
     world.reply(&refer, referred());
     world.store.go_on();
     assert!(beginning.as_mut().poll(&mut context).is_ready());
     world.settle();
     assert_eq!(refers(&world), 1);
+    world.check();
+}
+
+/// A socket that closes drops what it asked: the commit of it may be in the store by then.
+#[test]
+fn what_was_asked_is_done_though_nobody_waits_for_it_any_more() {
+    let world = World::new();
+    let mut context = Context::from_waker(Waker::noop());
+    world.store.next(&[Fault::AnswerWaits]);
+    let mut beginning = Box::pin(world.engine.begin(begin("t", blind())));
+    assert!(beginning.as_mut().poll(&mut context).is_pending(), "its answer is on its way");
+    drop(beginning);
+    world.store.go_on();
+    world.settle();
+    assert_eq!(refers(&world), 1);
+    world.reply(&world.last_asked(), referred());
+
+    world.store.next(&[Fault::AnswerWaits]);
+    let mut cancelling = Box::pin(world.engine.cancel(key("t")));
+    assert!(cancelling.as_mut().poll(&mut context).is_pending(), "its answer is on its way");
+    drop(cancelling);
+    world.store.go_on();
+    world.settle();
+    assert!(matches!(world.last_asked().act, Act::Revoke { .. }), "{:?}", world.last_asked());
     world.check();
 }
 
@@ -655,7 +679,7 @@ fn what_a_forgetful_store_lost_is_not_gone_on_with_under_the_same_version() {
     let world = World::new();
     world.begin("t", blind()).unwrap();
     let then = world.store.inner.remember();
-    world.run(world.engine.cancel(&key("t"))).unwrap();
+    world.run(world.engine.cancel(key("t"))).unwrap();
     world.reply(&world.asked()[0], referred());
     let lost = world.last_asked();
     let version = world.record("t").version;

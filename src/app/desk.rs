@@ -50,7 +50,7 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
     }
 
     async fn cancel(&self, key: Key) -> Result<Option<Summary>, Refusal> {
-        match self.engine.cancel(&key).await {
+        match self.engine.cancel(key.clone()).await {
             Ok(Cancelling::Unknown) => Ok(None),
             Ok(Cancelling::Ended(record) | Cancelling::Begun(record)) => Ok(Some(summary(&record))),
             Ok(Cancelling::Straight(record)) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,15 +24,18 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Runs the engine's work as tokio tasks.
 pub struct TokioHost {
     tasks: TaskTracker,
+    /// Work may be handed over from where no runtime is entered: what is dropped while it ends.
+    runtime: Handle,
     /// The earliest time asked for since the last wake, in milliseconds; `u64::MAX`: none.
     wanted: AtomicU64,
     wake: Notify,
 }
 
 impl TokioHost {
-    /// A host whose tasks are counted by this tracker.
+    /// A host on the runtime of its caller, whose tasks are counted by this tracker.
     pub fn new(tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { tasks, wanted: AtomicU64::new(u64::MAX), wake: Notify::new() })
+        let runtime = Handle::current();
+        Arc::new(Self { tasks, runtime, wanted: AtomicU64::new(u64::MAX), wake: Notify::new() })
     }
 
     /// Fires the engine's timers until `stop`. One task for all commands.
@@ -77,7 +81,7 @@ impl TokioHost {
 
 impl Host for TokioHost {
     fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.tasks.spawn(work);
+        self.tasks.spawn_on(work, &self.runtime);
     }
 
     fn wake_at(&self, at: StoreTime) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::carried::Carried;
 use super::owed::Owed;
 use super::{Engine, lock};
 use crate::core::command::{Claim, Command, Ending, Input};
@@ -72,7 +73,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     ///
     /// # Errors
     /// [`Refusal`] says why it does not begin.
-    pub async fn begin(self: &Arc<Self>, begin: Begin) -> Result<Begun, Refusal> {
+    pub fn begin(self: &Arc<Self>, begin: Begin) -> Carried<Result<Begun, Refusal>> {
+        let engine = Arc::clone(self);
+        Carried::new(&self.host, async move { engine.begun(begin).await })
+    }
+
+    async fn begun(self: &Arc<Self>, begin: Begin) -> Result<Begun, Refusal> {
         let stack = self.stack_of(&begin).await?;
         if let (Some(adapter), false) = (self.stacks.get(&stack), begin.request.is_end()) {
             // The plan is made once, of what the stack can. To end a call is the same for all.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::carried::Carried;
 use super::{Engine, NoList, lock};
 use crate::core::act::{Dialog, DialogState};
 use crate::core::command::Input;
@@ -102,7 +103,16 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     ///
     /// # Errors
     /// [`NoList`]: it is to be tried again.
-    pub async fn joined(
+    pub fn joined(
+        self: &Arc<Self>,
+        stack: &StackId,
+        term: Option<Term>,
+    ) -> Carried<Result<(), NoList>> {
+        let (engine, stack) = (Arc::clone(self), stack.clone());
+        Carried::new(&self.host, async move { engine.look_at_list(&stack, term).await })
+    }
+
+    async fn look_at_list(
         self: &Arc<Self>,
         stack: &StackId,
         term: Option<Term>,

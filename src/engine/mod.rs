@@ -6,12 +6,13 @@
 //! our own traits and has no clock, randomness or tasks of its own: a simulator can run it in one
 //! thread and virtual time.
 //!
-//! The files: [`begin`] (a client's command), [`performing`] (each operation once), [`owed`] (what
-//! could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
+//! The files: [`begin`] (a client's command), [`carried`] (work that outlives its asker), [`performing`]
+//! (each operation once), [`owed`] (what could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
 //! (who lives, and the operations of who does not), [`orphans`] (legs of ours that nobody remembers),
 //! [`routes`] (which stack a call is at), [`straight`] (what works without the store).
 
 pub mod begin;
+pub mod carried;
 pub mod happened;
 pub mod heart;
 pub mod orphans;
@@ -28,6 +29,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use self::carried::Carried;
 use self::heart::Heart;
 use self::orphans::Orphans;
 use self::owed::{Debts, Owed};
@@ -453,7 +455,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     ///
     /// # Errors
     /// [`Away`] when the store can't be asked, and this process does not know the command.
-    pub async fn cancel(self: &Arc<Self>, key: &Key) -> Result<Cancelling, Away> {
+    pub fn cancel(self: &Arc<Self>, key: Key) -> Carried<Result<Cancelling, Away>> {
+        let engine = Arc::clone(self);
+        Carried::new(&self.host, async move { engine.give_up(&key).await })
+    }
+
+    async fn give_up(self: &Arc<Self>, key: &Key) -> Result<Cancelling, Away> {
         let record = match self.get(key).await {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(Cancelling::Unknown),
