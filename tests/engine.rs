@@ -29,7 +29,7 @@ use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
 use callplane::core::record::{Begin, Key, Position, Record};
 use callplane::core::request::{Leg, Method, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
-use callplane::core::stack_event::StackEvent;
+use callplane::core::stack_event::{StackEvent, Uptime};
 use callplane::core::time::StoreTime;
 use callplane::engine::begin::{Begun, Refusal};
 use callplane::engine::happened::Heard;
@@ -212,8 +212,8 @@ impl SipStack for Stack {
 
     async fn list(&self) -> Result<Snapshot, stack::Away> {
         if *self.listed.lock().unwrap() {
-            let boot = callplane::core::ids::Boot::new("b");
-            Ok(Snapshot { boot, dialogs: Vec::new() })
+            let uptime = Uptime { boot: Boot::new("b"), since: StoreTime(1) };
+            Ok(Snapshot { uptime, dialogs: Vec::new() })
         } else {
             Err(stack::Away::Incomplete)
         }
@@ -749,7 +749,7 @@ fn who_is_refused_for_an_ended_command_is_told_when_to_come_back() {
     assert_eq!(world.begin("h", hold()), Err(running), "nobody knows how long it runs");
     world.pass(Duration::from_secs(1));
     let (boot, since) = (Boot::new("another life"), world.hands.now());
-    let restarted = StackEvent::Restarted { boot, since };
+    let restarted = StackEvent::Restarted(Uptime { boot, since });
     world.happened(restarted, None);
     assert!(world.record("t").state.outcome().is_some());
     let wait = world.hands.now().until(refer.reply_by);

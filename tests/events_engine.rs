@@ -27,7 +27,7 @@ use callplane::core::ids::{
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
 use callplane::core::record::{Begin, Key};
 use callplane::core::request::{Method, Request};
-use callplane::core::stack_event::StackEvent;
+use callplane::core::stack_event::{StackEvent, Uptime};
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
 use callplane::events::{Inbox, inbox, run};
@@ -68,7 +68,10 @@ impl SipStack for Stack {
         if self.holds.load(Ordering::SeqCst) {
             self.go_on.notified().await;
         }
-        Ok(Snapshot { boot: Boot::new("b"), dialogs: Vec::new() })
+        Ok(Snapshot {
+            uptime: Uptime { boot: Boot::new("b"), since: StoreTime(1) },
+            dialogs: Vec::new(),
+        })
     }
 }
 
@@ -304,7 +307,7 @@ async fn a_restart_that_finds_no_room_is_applied_all_the_same() {
         place.inbox.report(&name(), event(n));
     }
     let since = SystemClock::new().now().after(LONG);
-    let restart = StackEvent::Restarted { boot: Boot::new("second life"), since };
+    let restart = StackEvent::Restarted(Uptime { boot: Boot::new("second life"), since });
     place.inbox.report(&name(), StackReport::Event(restart));
     place.stacks.stack.holds.store(false, Ordering::SeqCst);
     place.stacks.stack.go_on.notify_one();

@@ -18,7 +18,7 @@ use callplane::core::act::DialogState;
 use callplane::core::failure::SipStatus;
 use callplane::core::ids::{CallId, DialogId, OpId, StackId};
 use callplane::core::request::Leg;
-use callplane::core::stack_event::{HoldState, StackEvent, TransferState};
+use callplane::core::stack_event::{HoldState, StackEvent, TransferState, Uptime};
 use callplane::stack::mi::{Mi, MiAnswer, MiEvent, MiFailure, MiRequest};
 use callplane::stack::opensips::event::{Meaning, meaning};
 use callplane::stack::opensips::keeper::keep;
@@ -384,7 +384,7 @@ async fn a_restart_is_reported_before_everybody_looks_again() {
     work.until("joined again", |work| work.kept.joined() == 2).await;
     let reports = work.kept.all();
     assert_eq!(reports.len(), 3);
-    let StackReport::Event(StackEvent::Restarted { boot, since }) = &reports[1] else {
+    let StackReport::Event(StackEvent::Restarted(Uptime { boot, since })) = &reports[1] else {
         panic!("{reports:?}");
     };
     assert_eq!(boot.as_str(), "second life");

@@ -22,7 +22,7 @@ use callplane::core::ids::{
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
 use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
-use callplane::core::stack_event::{StackEvent, TransferState};
+use callplane::core::stack_event::{StackEvent, TransferState, Uptime};
 use callplane::core::time::{Now, StoreTime};
 
 const BEGUN: StoreTime = StoreTime(1_000_000);
@@ -74,13 +74,17 @@ fn dialog(of: &CallId, state: DialogState) -> Box<Dialog> {
     })
 }
 
+/// The life of the stack in which every command begins.
+fn first_life() -> Uptime {
+    Uptime { boot: Boot::new("first life"), since: StoreTime(1) }
+}
+
 /// A full list without the call that was asked for.
 fn nothing() -> Box<Sighting> {
     Box::new(Sighting {
         call: None,
         referred: None,
-        full: true,
-        boot: Boot::new("first life"),
+        full: Some(first_life()),
         named_recently: false,
         sent: None,
     })
@@ -92,7 +96,7 @@ fn missing(of: &CallId) -> Reply {
 
 fn restarted() -> StackEvent {
     let since = BEGUN.after(Duration::from_millis(1));
-    StackEvent::Restarted { boot: Boot::new("second life"), since }
+    StackEvent::Restarted(Uptime { boot: Boot::new("second life"), since })
 }
 
 fn taken() -> Reply {
@@ -109,7 +113,8 @@ struct Run {
 impl Run {
     fn begin(request: &Request, plan: Plan) -> Self {
         let now = Now { at: BEGUN, nonce: Nonce(1), pod: PodId::new("p") };
-        Self { command: Command::begin(request, Arc::new(plan), &now).state, at: BEGUN, drawn: 1 }
+        let command = Command::begin(request, Arc::new(plan), Some(first_life()), &now).state;
+        Self { command, at: BEGUN, drawn: 1 }
     }
 
     fn step(&mut self, input: &Input) {
@@ -276,12 +281,16 @@ mod starting {
     /// A restart is noticed some seconds late, and a start began in between.
     #[test]
     fn a_restart_ends_only_what_began_before_it() {
-        let boot = Boot::new("second life");
-        let since = |at| StackEvent::Restarted { boot: boot.clone(), since: StoreTime(at) };
+        let since = |boot, at| {
+            StackEvent::Restarted(Uptime { boot: Boot::new(boot), since: StoreTime(at) })
+        };
         let mut run = start(stock());
-        run.happens(since(BEGUN.0 - 2_000));
+        run.happens(since("second life", BEGUN.0 - 2_000));
         assert_eq!(run.command.outcome(), None, "it runs in the new life");
-        run.happens(since(BEGUN.0 + 1));
+        // Whole seconds: asked at another moment, the same life may seem to be younger.
+        run.happens(since("second life", BEGUN.0 + 1));
+        assert_eq!(run.command.outcome(), None, "that is no news");
+        run.happens(since("third life", BEGUN.0 + 1));
         run.ended(Outcome::Unknown { up: Up::Unknown }, Code::StackRestarted, Up::Unknown);
     }
 
@@ -292,7 +301,7 @@ mod starting {
         run.at = run.at.after(Duration::from_secs(5));
         run.step(&Input::Cancel);
         let since = BEGUN.after(Duration::from_secs(3));
-        run.happens(StackEvent::Restarted { boot: Boot::new("second life"), since });
+        run.happens(StackEvent::Restarted(Uptime { boot: Boot::new("second life"), since }));
         assert!(run.asks("cancel_invite"));
         assert!(!run.asks("invite"));
     }
@@ -383,7 +392,7 @@ mod starting {
 
     fn looked(of: &CallId, state: DialogState) -> Reply {
         let call = Some(dialog(of, state));
-        Reply::Done(Facts::Looked(Box::new(Sighting { call, full: false, ..*nothing() })))
+        Reply::Done(Facts::Looked(Box::new(Sighting { call, full: None, ..*nothing() })))
     }
 
     #[test]
@@ -404,7 +413,7 @@ mod starting {
         run.answer("refer", taken());
         run.due();
         let call = Some(dialog(&setup, DialogState::Confirmed));
-        let unlisted = Sighting { call, full: false, ..*nothing() };
+        let unlisted = Sighting { call, full: None, ..*nothing() };
         run.answer("look", Reply::Done(Facts::Looked(Box::new(unlisted))));
         run.answer("revoke", Reply::Done(Facts::Nothing));
         run.answer("end", Reply::Done(Facts::Nothing));
@@ -822,7 +831,7 @@ mod transferring {
         run.due();
         let refer = Some(ReferMark::Placed(call("older")));
         let call = Some(Box::new(Dialog { refer, ..*dialog(&call("A"), DialogState::Confirmed) }));
-        let over = Sighting { call, full: false, ..*nothing() };
+        let over = Sighting { call, full: None, ..*nothing() };
         run.answer("look", Reply::Done(Facts::Looked(Box::new(over))));
         run.answer("look", unmarked());
         run.ended(Outcome::Unknown { up: Up::Yes }, Code::ReplyLost, Up::Yes);
@@ -835,7 +844,7 @@ mod transferring {
 
     fn no_list() -> Box<Sighting> {
         let call = Some(dialog(&call("A"), DialogState::Confirmed));
-        Box::new(Sighting { call, full: false, ..*nothing() })
+        Box::new(Sighting { call, full: None, ..*nothing() })
     }
 
     /// The token's events were lost, and so many calls are up that no list can be read.

@@ -255,7 +255,7 @@ async fn a_life_of_the_stack_is_never_taken_for_older_than_it_is() {
             fake.then("uptime", Does::Answers(MiAnswer::Result(uptime)));
             fake.then("version", Does::Answers(MiAnswer::Result(json!({"Server": "OpenSIPS"}))));
             let connected = stack(&fake, |_| ()).connect().await.unwrap();
-            let since = connected.since.0;
+            let since = connected.uptime.since.0;
             assert!((began..=now).contains(&since), "began {began}, is {now}, told {since}");
             assert!(since < began + 2_000, "began {began}, is {now}, told {since}");
         }
@@ -730,7 +730,9 @@ async fn one_full_list_serves_all_who_wait_for_it() {
     fake.then("dlg_list_ctx", Does::Answers(empty()));
     answer.send(empty()).unwrap();
     let seen = |reply: Reply| match reply {
-        Reply::Done(Facts::Looked(sighting)) => assert!(sighting.full && sighting.call.is_none()),
+        Reply::Done(Facts::Looked(sighting)) => {
+            assert!(sighting.full.is_some() && sighting.call.is_none())
+        }
         other => panic!("{other:?}"),
     };
     seen(first.await.unwrap());
@@ -758,7 +760,7 @@ async fn a_list_that_spans_a_restart_proves_nothing() {
     fake.then("dlg_list_ctx", Does::Answers(MiAnswer::Result(json!({"Dialogs": []}))));
     let look = Act::Look { call: call(), referred_by: None, sent: None };
     match stack.perform(&op(&fake, look)).await {
-        Reply::Done(Facts::Looked(sighting)) => assert!(!sighting.full),
+        Reply::Done(Facts::Looked(sighting)) => assert!(sighting.full.is_none()),
         other => panic!("{other:?}"),
     }
 }

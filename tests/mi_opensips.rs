@@ -259,14 +259,14 @@ async fn what_is_not_there_or_not_ready_is_said() {
             match place.act(act).await {
                 Reply::Missing { call, sighting } => {
                     assert_eq!(call, nobody);
-                    assert!(sighting.full && sighting.call.is_none());
+                    assert!(sighting.full.is_some() && sighting.call.is_none());
                     assert!(!sighting.named_recently);
                 }
                 other => panic!("{other:?}"),
             }
         }
         let sighting = place.look(&nobody).await;
-        assert!(sighting.full && sighting.call.is_none() && sighting.sent.is_none());
+        assert!(sighting.full.is_some() && sighting.call.is_none() && sighting.sent.is_none());
 
         bob.behave(|b| b.answer = None);
         let ringing = call_id(&alice.call(&bob.aor()));
@@ -473,7 +473,7 @@ async fn an_attended_transfer_joins_the_far_ends() {
             match place.act(act).await {
                 Reply::Missing { call, sighting } => {
                     assert_eq!(call.as_str(), "gone@nowhere");
-                    assert!(sighting.full);
+                    assert!(sighting.full.is_some());
                 }
                 other => panic!("{other:?}"),
             }
@@ -595,7 +595,7 @@ async fn a_list_that_does_not_fit_a_datagram_comes_over_http() {
     let away = place.stack.list().await.unwrap_err();
     assert_eq!(away, callplane::stack::Away::Incomplete);
     let sighting = place.look(&call_id("nobody@nowhere")).await;
-    assert!(!sighting.full, "no complete list, no proof");
+    assert!(sighting.full.is_none(), "no complete list, no proof");
 
     let mut settings = place.stack.settings().clone();
     settings.mi_http = Some(place.opensips.http());

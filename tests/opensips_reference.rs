@@ -357,7 +357,7 @@ fn longest_start(silence: Duration) -> Duration {
         one_start_per_caller: true,
     };
     let now = Now { at: StoreTime(0), nonce: Nonce(7), pod: PodId::new("p") };
-    let state = Command::begin(&request, Arc::new(plan), &now).state;
+    let state = Command::begin(&request, Arc::new(plan), None, &now).state;
     state.begun.until(state.deadline)
 }
 

@@ -13,9 +13,9 @@ use super::meter::StackMeter;
 use crate::clock::Clock;
 use crate::config::{self, Config, Transport};
 use crate::core::act::{Op, Reply};
-use crate::core::ids::{Boot, StackId};
+use crate::core::ids::StackId;
 use crate::core::plan::Capabilities;
-use crate::core::time::StoreTime;
+use crate::core::stack_event::Uptime;
 use crate::metrics::Metrics;
 use crate::stack::opensips::settings::{EventSettings, EventTransport, StackSettings};
 use crate::stack::opensips::sink::Sink;
@@ -63,8 +63,12 @@ impl SipStack for ConfiguredStack {
         self.0.perform(op).await
     }
 
-    async fn life(&self) -> Option<(Boot, StoreTime)> {
-        self.0.life().await
+    fn uptime(&self) -> Option<Uptime> {
+        self.0.uptime()
+    }
+
+    async fn ask_uptime(&self) -> Option<Uptime> {
+        self.0.ask_uptime().await
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {

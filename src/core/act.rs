@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Boot, CallId, DialogId, OpId, PodId, StackId};
+use super::ids::{CallId, DialogId, OpId, PodId, StackId};
 use super::plan::Capabilities;
 use super::request::{Display, Leg};
 use super::sip_address::SipAddress;
+use super::stack_event::Uptime;
 use super::time::StoreTime;
 
 /// One operation at a stack: committed before it is sent, sent by one performer.
@@ -282,11 +283,9 @@ pub struct Sighting {
     pub call: Option<Box<Dialog>>,
     /// The call that the REFER brought about, if it was asked for and is there.
     pub referred: Option<Box<Dialog>>,
-    /// Whether a complete list was read. Pages prove nothing. Without one, a referred call that is
-    /// not shown may be there all the same.
-    pub full: bool,
-    /// Which life of the stack was seen.
-    pub boot: Boot,
+    /// A complete list was read, of this life of the stack. Pages prove nothing. Without one, a
+    /// referred call that is not shown may be there all the same.
+    pub full: Option<Uptime>,
     /// An event of the last 10 s named the call, so one list is not enough to call it absent.
     pub named_recently: bool,
     /// Whether the INVITE asked about left the proxy; `None`: can't be known, also when the stack

@@ -59,13 +59,17 @@ pub enum StackEvent {
         state: HoldState,
     },
     /// The stack runs since another moment than before: its memory is gone.
-    Restarted {
-        /// The new life.
-        boot: Boot,
-        /// The latest moment at which it can have begun. What began later runs in it; what began
-        /// up to two seconds earlier may do so too.
-        since: StoreTime,
-    },
+    Restarted(Uptime),
+}
+
+/// Since when a stack runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uptime {
+    /// Which life of the stack this is.
+    pub boot: Boot,
+    /// The latest moment at which it can have begun. What began later runs in it; what began
+    /// up to two seconds earlier may do so too.
+    pub since: StoreTime,
 }
 
 /// How far a transfer is.
@@ -101,7 +105,7 @@ impl StackEvent {
             Self::Dialog { call, .. } | Self::Hold { call, .. } => (Some(call), None, None),
             Self::Transfer { call, new_call, .. } => (Some(call), new_call.as_ref(), None),
             Self::Referral { token, new_call, .. } => (None, Some(new_call), Some(token)),
-            Self::Restarted { .. } => (None, None, None),
+            Self::Restarted(_) => (None, None, None),
         };
         first
             .into_iter()

@@ -159,7 +159,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             one_start_per_caller: self.settings.one_start_per_caller,
         };
         let now = self.now();
-        let step = Command::begin(&begin.request, Arc::new(plan), &now);
+        let step = Command::begin(&begin.request, Arc::new(plan), adapter.uptime(), &now);
         let record = Record {
             key: begin.key.clone(),
             digest: begin.digest,

@@ -18,9 +18,6 @@ use crate::store::{Away, Find, Store};
 /// How far the clocks of two processes may be apart when it is asked what came first.
 const CLOCKS: Duration = Duration::from_millis(50);
 
-/// A stack tells its age in whole seconds: it may have begun this much earlier than it says at most.
-const UP_SINCE: Duration = Duration::from_secs(2);
-
 /// Something that a stack reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
@@ -46,7 +43,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         heard: &[Heard],
         term: Option<Term>,
     ) -> Result<(), Away> {
-        let is_restart = |heard: &Heard| matches!(heard.event, StackEvent::Restarted { .. });
+        let is_restart = |heard: &Heard| matches!(heard.event, StackEvent::Restarted(_));
         // A restart concerns everybody, at its place between the others.
         for part in heard.chunk_by(|a, b| !is_restart(a) && !is_restart(b)) {
             let concerned = match part {
@@ -119,10 +116,9 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     ) -> Result<(), NoList> {
         let Some(adapter) = self.stacks.get(stack) else { return Ok(()) };
         // That it restarted is reported to those who knew it before. Whoever leads now may not have.
-        if let Some((boot, since)) = adapter.life().await {
-            // In doubt a command began in this life: that it restarted is only asked, not known.
-            let (at, since) = (self.clock.now(), since.before(UP_SINCE));
-            let heard = [Heard { event: StackEvent::Restarted { boot, since }, at }];
+        // A command knows the life that it began in.
+        if let Some(uptime) = adapter.ask_uptime().await {
+            let heard = [Heard { event: StackEvent::Restarted(uptime), at: self.clock.now() }];
             self.happened(stack, &heard, term).await.map_err(|Away| NoList)?;
         }
         let snapshot = adapter.list().await.map_err(|_| NoList)?;

@@ -40,7 +40,7 @@ pub(super) struct Gap {
 
 impl Gap {
     fn lose(&self, report: StackReport) {
-        if let StackReport::Event(restart @ StackEvent::Restarted { .. }) = report {
+        if let StackReport::Event(restart @ StackEvent::Restarted(_)) = report {
             *self.restart.lock().unwrap_or_else(PoisonError::into_inner) = Some(restart);
         }
         self.lost.fetch_add(1, Ordering::Relaxed);

@@ -41,10 +41,10 @@ impl Ring {
 mod tests {
     use super::*;
     use crate::core::ids::Boot;
-    use crate::core::stack_event::StackEvent;
+    use crate::core::stack_event::{StackEvent, Uptime};
 
     fn heard(at: u64) -> Heard {
-        let event = StackEvent::Restarted { boot: Boot::new("b"), since: StoreTime(at) };
+        let event = StackEvent::Restarted(Uptime { boot: Boot::new("b"), since: StoreTime(at) });
         Heard { event, at: StoreTime(at) }
     }
 

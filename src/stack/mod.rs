@@ -12,10 +12,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::core::act::{Dialog, Op, Reply};
-use crate::core::ids::{Boot, StackId};
+use crate::core::ids::StackId;
 use crate::core::plan::Capabilities;
-use crate::core::stack_event::StackEvent;
-use crate::core::time::StoreTime;
+use crate::core::stack_event::{StackEvent, Uptime};
 
 /// One SIP stack.
 pub trait SipStack: Send + Sync + 'static {
@@ -38,9 +37,13 @@ pub trait SipStack: Send + Sync + 'static {
     /// act's last request; answers [`Reply::Silent`] by `reply_by` at the latest.
     fn perform(&self, op: &Op) -> impl Future<Output = Reply> + Send;
 
-    /// Which life of the stack this is, and the latest moment at which it can have begun. `None`: it
-    /// does not say.
-    fn life(&self) -> impl Future<Output = Option<(Boot, StoreTime)>> + Send {
+    /// Since when it runs, as was learned last. `None`: it was not reached yet, or does not say.
+    fn uptime(&self) -> Option<Uptime> {
+        None
+    }
+
+    /// The same, asked now.
+    fn ask_uptime(&self) -> impl Future<Output = Option<Uptime>> + Send {
         std::future::ready(None)
     }
 
@@ -71,7 +74,7 @@ pub enum StackReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Which life of the stack it shows.
-    pub boot: Boot,
+    pub uptime: Uptime,
     /// The dialogs, also those that ended a moment ago.
     pub dialogs: Vec<Dialog>,
 }

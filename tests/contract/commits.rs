@@ -246,7 +246,7 @@ impl<S: Stand> Pen<S> {
 
     pub async fn beginning_at(&self, stack: &StackId, key: Key, request: Request) -> Commit {
         let now = self.now().await;
-        let step = Command::begin(&request, plan(stack), &now);
+        let step = Command::begin(&request, plan(stack), None, &now);
         let record = Record {
             session: SessionId::parse("session").unwrap(),
             digest: Digest([7; 32]),

@@ -178,7 +178,7 @@ impl Pair {
         let id = format!("k{}", self.random.below(14));
         let stack = StackId::new(self.random.pick(&["s", "t"]));
         let request = self.request();
-        let step = Command::begin(&request, plan(stack), &now);
+        let step = Command::begin(&request, plan(stack), None, &now);
         let record = Record {
             key: key_of(&tenant, &id),
             digest: Digest([7; 32]),

@@ -30,7 +30,7 @@ use callplane::core::notice::Notice;
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
 use callplane::core::request::{Leg, Method, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
-use callplane::core::stack_event::{HoldState, StackEvent, TransferState, Watch};
+use callplane::core::stack_event::{HoldState, StackEvent, TransferState, Uptime, Watch};
 use callplane::core::time::{Now, StoreTime};
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
@@ -223,7 +223,7 @@ struct World {
 impl World {
     fn begin(request: &Request, plan: Plan) -> Self {
         let at = StoreTime(1_000_000);
-        let begun = Command::begin(request, Arc::new(plan), &now(at, 1));
+        let begun = Command::begin(request, Arc::new(plan), None, &now(at, 1));
         assert!(matches!(begun.notices[0], Notice::Started { .. }));
         let mut world = Self {
             command: begun.state,
@@ -611,8 +611,10 @@ fn sighting(of: &CallId, kind: u8, code: u16) -> Box<Sighting> {
         call: (kind.is_multiple_of(3))
             .then(|| dialog(of, state_of(u8::try_from(code % 5).unwrap()))),
         referred: (kind % 4 == 1).then(|| dialog(&call("new-1"), DialogState::Confirmed)),
-        full: code != 408,
-        boot: Boot::new(if code == 481 { "other" } else { "boot" }),
+        full: (code != 408).then(|| Uptime {
+            boot: Boot::new(if code == 481 { "other" } else { "boot" }),
+            since: StoreTime(if code.is_multiple_of(3) { 1_000_002 } else { 998_000 }),
+        }),
         named_recently: code.is_multiple_of(2),
         sent: [None, Some(true), Some(false)][usize::from(kind % 3)],
     })
@@ -680,10 +682,10 @@ fn event(kind: u8, at: &CallId, token: Option<OpId>, state: u8, code: u16) -> Op
             hold: !code.is_multiple_of(5),
             state: [HoldState::Start, HoldState::Ok, HoldState::Fail][usize::from(state % 3)],
         },
-        _ if code == 603 => StackEvent::Restarted {
+        _ if code == 603 => StackEvent::Restarted(Uptime {
             boot: Boot::new("next"),
             since: StoreTime(if state == 0 { 999_000 } else { 1_000_001 }),
-        },
+        }),
         _ => return None,
     })
 }
@@ -734,7 +736,8 @@ fn a_hold_by_the_stack_that_has_ended_claims_nothing_any_more() {
     };
     let begun = || {
         let request = Request::Hold { call: call("A") };
-        Command::begin(&request, Arc::new(plan(false, true, false)), &now(StoreTime(1), 1)).state
+        Command::begin(&request, Arc::new(plan(false, true, false)), None, &now(StoreTime(1), 1))
+            .state
     };
     let answer =
         |command: &Command, reply| Input::Replied { op: command.open()[0].id.clone(), reply };

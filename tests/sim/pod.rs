@@ -12,9 +12,10 @@ use callplane::client::feed::Feed;
 use callplane::clock::{Clock, Nonces};
 use callplane::core::act::{Act, Op, Reply};
 use callplane::core::failure::Outcome;
-use callplane::core::ids::{Boot, Install, PodId, StackId};
+use callplane::core::ids::{Install, PodId, StackId};
 use callplane::core::plan::{Capabilities, Times};
 use callplane::core::request::Method;
+use callplane::core::stack_event::Uptime;
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
 use callplane::events;
@@ -89,8 +90,12 @@ impl SipStack for Way {
         }
     }
 
-    async fn life(&self) -> Option<(Boot, StoreTime)> {
-        self.connector.life().await
+    fn uptime(&self) -> Option<Uptime> {
+        self.connector.uptime()
+    }
+
+    async fn ask_uptime(&self) -> Option<Uptime> {
+        self.connector.ask_uptime().await
     }
 
     async fn list(&self) -> Result<Snapshot, Away> {

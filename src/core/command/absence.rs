@@ -11,6 +11,7 @@ use super::look::look_at;
 use super::turn::Turn;
 use crate::core::act::{Dialog, DialogState, Sighting};
 use crate::core::ids::{Boot, CallId};
+use crate::core::stack_event::Uptime;
 use crate::core::time::StoreTime;
 
 /// The search for a call that was not found.
@@ -95,15 +96,15 @@ impl Search {
                 | DialogState::Confirmed => Finding::Present(dialog.clone()),
             });
         }
-        if !sighting.full {
+        let Some(Uptime { boot: seen, .. }) = &sighting.full else {
             return Some(Finding::Unknowable);
-        }
+        };
         if !known && !sighting.named_recently {
             return Some(Finding::Absent);
         }
         let apart = turn.plan().times.absence;
-        let (since, boot) = self.first.get_or_insert_with(|| (turn.at(), sighting.boot.clone()));
-        if *boot != sighting.boot {
+        let (since, boot) = self.first.get_or_insert_with(|| (turn.at(), seen.clone()));
+        if boot != seen {
             return Some(Finding::Lost);
         }
         let second = since.after(apart);

@@ -112,7 +112,7 @@ impl End {
             Fact::Event(StackEvent::Dialog { call, dialog, state }) if *call == self.call => {
                 self.dialog_changed(dialog, *state, turn);
             }
-            Fact::Event(StackEvent::Restarted { .. }) => {
+            Fact::Event(StackEvent::Restarted(_)) => {
                 if !turn.plan().capabilities.persists_dialogs {
                     turn.end(restarted());
                 }

@@ -137,7 +137,7 @@ impl Hold {
                     turn.end(Ending::failed(ended));
                 }
             }
-            Fact::Event(StackEvent::Restarted { .. }) => {
+            Fact::Event(StackEvent::Restarted(_)) => {
                 if !turn.plan().capabilities.persists_dialogs {
                     turn.end(restarted());
                 }

@@ -149,7 +149,7 @@ impl Start {
 
     /// Takes a fact.
     pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
-        if let Fact::Event(StackEvent::Restarted { .. }) = fact
+        if let Fact::Event(StackEvent::Restarted(_)) = fact
             && !turn.plan().capabilities.persists_dialogs
             && !matches!(self.phase, Phase::Closing(_))
         {
@@ -291,7 +291,7 @@ impl Start {
         let Phase::Calling(calling) = &mut self.phase else { return };
         let (call, state) = match event {
             StackEvent::Dialog { call, state, .. } => (call, state),
-            StackEvent::Restarted { .. } => {
+            StackEvent::Restarted(_) => {
                 calling.marks_void = true;
                 return;
             }
@@ -519,7 +519,7 @@ impl Start {
                     | DialogState::Answered => {}
                 }
             }
-            Fact::Event(StackEvent::Restarted { .. }) => self.look_for_state_4(turn),
+            Fact::Event(StackEvent::Restarted(_)) => self.look_for_state_4(turn),
             Fact::Event(_) => {}
             Fact::Reply(op, reply) => {
                 if !matches!(op.act, Act::Look { .. }) {

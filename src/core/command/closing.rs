@@ -268,7 +268,7 @@ impl Closing {
                 }
             }
             StackEvent::Transfer { new_call: None, .. } | StackEvent::Hold { .. } => {}
-            StackEvent::Restarted { .. } => {
+            StackEvent::Restarted(_) => {
                 // Its dialogs are forgotten; the phones may talk on.
                 if !turn.plan().capabilities.persists_dialogs {
                     for leg in &mut self.legs {

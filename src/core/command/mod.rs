@@ -29,16 +29,17 @@ use serde::{Deserialize, Serialize};
 use self::call_end::End;
 use self::call_hold::Hold;
 use self::call_start::Start;
+use self::look::seen;
 use self::transfer::Transfer;
 use self::turn::Turn;
 use super::act::{DialogState, Facts, Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
-use super::ids::{Boot, CallId, CommandId, DialogId, OpId, PodId};
+use super::ids::{CallId, CommandId, DialogId, OpId, PodId};
 use super::notice::{Notice, Remarks};
 use super::plan::{OVERDUE, Plan};
 use super::request::{Method, Request};
 use super::sip_address::SipAddress;
-use super::stack_event::{StackEvent, Watch};
+use super::stack_event::{StackEvent, Uptime, Watch};
 use super::time::{Now, StoreTime};
 
 /// One command, whatever it is.
@@ -54,8 +55,8 @@ pub struct Command {
     pub deadline: StoreTime,
     /// Operations that were committed and have no reply yet.
     pub ops: Vec<Op>,
-    /// The restart of the stack that it was told of last: each counts once.
-    pub boot: Option<Boot>,
+    /// Since when the stack runs that it is at, as was known when it began, or learned since.
+    pub uptime: Option<Uptime>,
     /// How far it is.
     pub progress: Progress,
 }
@@ -101,6 +102,21 @@ pub enum Input {
         /// Which.
         op: OpId,
     },
+}
+
+impl Input {
+    /// What it tells of since when the stack runs.
+    fn uptime(&self) -> Option<&Uptime> {
+        match self {
+            Self::Replied { reply, .. } => seen(reply)?.full.as_ref(),
+            Self::Happened(StackEvent::Restarted(uptime)) => Some(uptime),
+            Self::Happened(_)
+            | Self::Due
+            | Self::Cancel
+            | Self::Ending { .. }
+            | Self::Doubt { .. } => None,
+        }
+    }
 }
 
 /// What came of a step.
@@ -161,9 +177,10 @@ pub enum Taking {
 }
 
 impl Command {
-    /// Begins a command: its first state with its first operation, and `Started`.
+    /// Begins a command: its first state with its first operation, and `Started`. `uptime`: that of
+    /// its stack, as far as it is known.
     #[must_use]
-    pub fn begin(request: &Request, plan: Arc<Plan>, now: &Now) -> Step {
+    pub fn begin(request: &Request, plan: Arc<Plan>, uptime: Option<Uptime>, now: &Now) -> Step {
         let mut ops = Vec::new();
         let mut turn = Turn::new(now, &plan, &mut ops);
         let (progress, within) = match request {
@@ -199,7 +216,7 @@ impl Command {
         notices.extend(told.notices);
         let deadline = now.at.after(within);
         let method = request.method();
-        let state = Self { plan, method, begun: now.at, deadline, ops, boot: None, progress };
+        let state = Self { plan, method, begun: now.at, deadline, ops, uptime, progress };
         Step { state, notices }
     }
 
@@ -211,11 +228,16 @@ impl Command {
         }
         let plan = Arc::clone(&self.plan);
         let mut state = self.clone();
+        let restarted = input.uptime().filter(|seen| state.note(seen));
         let mut turn = Turn::new(now, &plan, &mut state.ops);
         let progress = &mut state.progress;
         match input {
             Input::Replied { op, reply } => {
                 let op = turn.take(op)?;
+                if let Some(uptime) = restarted {
+                    // A look shows another life than the one that it was to tell of.
+                    progress.restarted(uptime, &mut turn);
+                }
                 progress.apply(&Fact::Reply(&op, reply), &mut turn);
             }
             Input::Doubt { op } => {
@@ -226,21 +248,10 @@ impl Command {
                 }
                 progress.apply(&Fact::Reply(&op, &Reply::Silent), &mut turn);
             }
-            Input::Happened(event @ StackEvent::Restarted { boot, since }) => {
-                // A restart is noticed late: what began in the new life did not live through it.
-                if *since <= self.begun {
-                    return None;
+            Input::Happened(StackEvent::Restarted(_)) => {
+                if let Some(uptime) = restarted {
+                    progress.restarted(uptime, &mut turn);
                 }
-                if state.boot.replace(boot.clone()).as_ref() == Some(boot) {
-                    return None;
-                }
-                if plan.capabilities.persists_dialogs {
-                    // The dialogs are there still; what was under way gets no reply any more.
-                    let before = since.after(plan.times.send);
-                    let lost = turn.take_all(|op| op.send_before < before);
-                    progress.lose(lost, &mut turn);
-                }
-                progress.apply(&Fact::Event(event), &mut turn);
             }
             Input::Happened(event) => progress.apply(&Fact::Event(event), &mut turn),
             Input::Due if now.at >= self.deadline => turn.end(deadline_passed()),
@@ -262,6 +273,20 @@ impl Command {
         }
         (state != *self || !told.notices.is_empty())
             .then_some(Step { state, notices: told.notices })
+    }
+
+    /// Takes in since when the stack runs. Says whether it has restarted under the command.
+    fn note(&mut self, seen: &Uptime) -> bool {
+        let known = self.uptime.as_ref();
+        if known.is_some_and(|known| known.boot == seen.boot) {
+            return false;
+        }
+        // A restart is noticed late: what began in the new life did not live through it.
+        let restarted = seen.since > self.begun;
+        if restarted || known.is_none_or(|known| known.since < seen.since) {
+            self.uptime = Some(seen.clone());
+        }
+        restarted
     }
 
     /// Operations that were committed and have no reply yet. Each is performed by its
@@ -388,6 +413,17 @@ impl Progress {
                 None
             }
         }
+    }
+
+    /// The stack restarted.
+    fn restarted(&mut self, uptime: &Uptime, turn: &mut Turn<'_>) {
+        if turn.plan().capabilities.persists_dialogs {
+            // The dialogs are there still; what was under way gets no reply any more.
+            let before = uptime.since.after(turn.plan().times.send);
+            let lost = turn.take_all(|op| op.send_before < before);
+            self.lose(lost, turn);
+        }
+        self.apply(&Fact::Event(&StackEvent::Restarted(uptime.clone())), turn);
     }
 
     /// These operations will get no reply.

@@ -426,7 +426,7 @@ impl Referral {
                 }
                 self.dialog_changed(call, dialog, *state, turn)
             }
-            StackEvent::Restarted { .. } => {
+            StackEvent::Restarted(_) => {
                 self.marks_void = true;
                 // Events may be lost: see what is there now.
                 self.look_around(turn);
@@ -781,13 +781,8 @@ impl Referral {
             let candidate = self.candidates.remove(at);
             return self.looked_at_candidate(candidate, seen, turn);
         }
-        if seen.is_none() && matches!(self.stage, Stage::RingingOut) {
-            // Nobody could say whether the party talks.
-            return self.fail(Why::Lost);
-        }
-        let dialog = seen.and_then(|sighting| sighting.call.as_ref());
         if self.new.as_ref().is_some_and(|new| new.call == *call) {
-            self.looked_at_new(dialog.map(|dialog| &**dialog), turn)
+            self.looked_at_new(seen, turn)
         } else {
             Vec::new()
         }
@@ -824,9 +819,9 @@ impl Referral {
         }
         let Stage::LookingForCall { since, taken } = &self.stage else { return Vec::new() };
         let (since, taken) = (*since, *taken);
-        self.call_missing |= seen.is_some_and(|s| s.full && s.call.is_none());
+        self.call_missing |= seen.is_some_and(|s| s.full.is_some() && s.call.is_none());
         // A token shows the call in a complete list; without one only events could tell of it.
-        let nothing_came = seen.is_some_and(|sighting| sighting.full || !tokens);
+        let nothing_came = seen.is_some_and(|sighting| sighting.full.is_some() || !tokens);
         // A call that was placed and is gone: it came of this REFER, or of one before.
         let some_call = match &mark {
             Some(ReferMark::Placed(call)) => !self.strangers.contains(call),
@@ -918,7 +913,9 @@ impl Referral {
         }
     }
 
-    fn looked_at_new(&mut self, dialog: Option<&Dialog>, turn: &mut Turn<'_>) -> Vec<Progress> {
+    /// `None`: the look got no answer.
+    fn looked_at_new(&mut self, seen: Option<&Sighting>, turn: &mut Turn<'_>) -> Vec<Progress> {
+        let dialog = seen.and_then(|sighting| sighting.call.as_deref());
         let hides_it = |id| self.new.as_ref().is_some_and(|new| new.life.is_beside(id));
         let alive = dialog.filter(|d| d.state != DialogState::Deleted || hides_it(&d.id));
         let confirmed = alive.is_some_and(|dialog| dialog.state == DialogState::Confirmed);
@@ -950,6 +947,10 @@ impl Referral {
                 Vec::new()
             }
             Stage::RingingOut if confirmed => self.decide_answered(),
+            // Nobody could say whether the party talks.
+            Stage::RingingOut | Stage::CheckingFailure { .. } if seen.is_none() => {
+                self.fail(Why::Lost)
+            }
             // Not to be seen proves nothing of a call that was seen.
             Stage::RingingOut if self.new.as_ref().is_some_and(|new| new.proven) => {
                 self.ring_out(turn);

@@ -125,7 +125,7 @@ impl Transfer {
 
     /// Takes a fact.
     pub(crate) fn apply(&mut self, fact: &Fact<'_>, turn: &mut Turn<'_>) {
-        if let Fact::Event(StackEvent::Restarted { .. }) = fact
+        if let Fact::Event(StackEvent::Restarted(_)) = fact
             && !turn.plan().capabilities.persists_dialogs
             && !matches!(self.phase, Phase::Closing(_))
         {

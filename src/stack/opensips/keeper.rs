@@ -117,7 +117,7 @@ async fn subscribe_and_watch<M: Mi, L: Mi>(
         let wait = events.check.min(stack.gate.now().until(refresh_at));
         select(pin!(gaps.noticed.notified()), stack.gate.timer.sleep(wait)).await;
         match stack.check().await {
-            Ok(boot) if boot == connected.boot => {}
+            Ok(boot) if boot == connected.uptime.boot => {}
             Ok(_) => return Ok(()),
             Err(Away::Unreachable | Away::Incomplete) => {
                 tracing::warn!(stack = %id, "the stack does not answer");
@@ -181,7 +181,7 @@ async fn wait_for<M: Mi, L: Mi>(stack: &OpenSips<M, L>, every: Duration) {
 
 fn restarted<M: Mi, L: Mi>(stack: &OpenSips<M, L>, connected: &Connected, reports: &dyn Reports) {
     if let Some(event) = stack.has_restarted(connected) {
-        tracing::warn!(stack = %stack.id(), boot = %connected.boot, "the stack has restarted");
+        tracing::warn!(stack = %stack.id(), boot = %connected.uptime.boot, "the stack has restarted");
         stack.meter().restarted();
         reports.report(stack.id(), StackReport::Event(event));
     }

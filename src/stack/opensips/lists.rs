@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::dialog::Listed;
 use super::gate::{Answer, Gate};
+use super::script;
 use crate::core::act::{Dialog, DialogState};
-use crate::core::ids::{Boot, CallId, OpId};
+use crate::core::ids::{CallId, OpId};
+use crate::core::stack_event::Uptime;
 use crate::core::time::StoreTime;
 use crate::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 use crate::stack::{Away, Snapshot};
@@ -68,7 +69,7 @@ impl<L: Mi> Lists<L> {
 
     /// A list counts for one life of the stack: the boot time is asked before and after.
     async fn take<M: Mi>(&self, gate: &Gate<M>, timeout: Duration) -> Result<Snapshot, Away> {
-        let before = boot(gate).await.ok_or(Away::Unreachable)?;
+        let before = uptime(gate).await.ok_or(Away::Unreachable)?;
         let asked = self.mi.call(MiRequest::new("dlg_list_ctx"), timeout).await;
         let answer = match asked {
             Ok(MiAnswer::Result(answer)) => answer,
@@ -83,25 +84,19 @@ impl<L: Mi> Lists<L> {
         };
         let listed = Listed::all(&answer).ok_or(Away::Incomplete)?;
         let dialogs = listed.filter_map(Listed::to_dialog).collect();
-        match boot(gate).await {
-            Some(after) if after == before => Ok(Snapshot { boot: before, dialogs }),
+        match uptime(gate).await {
+            Some(after) if after.boot == before.boot => Ok(Snapshot { uptime: before, dialogs }),
             Some(_) | None => Err(Away::Incomplete),
         }
     }
 }
 
-/// When the stack started.
-pub(super) async fn boot<M: Mi>(gate: &Gate<M>) -> Option<Boot> {
+async fn uptime<M: Mi>(gate: &Gate<M>) -> Option<Uptime> {
     let limits = gate.own_limits();
     match gate.ask(MiRequest::new("uptime"), Answer::StackAgain, limits).await {
-        Ok(MiAnswer::Result(uptime)) => boot_of(&uptime),
+        Ok(MiAnswer::Result(answer)) => script::uptime(&answer, gate.now()),
         Ok(MiAnswer::Error { .. }) | Err(_) => None,
     }
-}
-
-/// `{"Up since": "..."}` of the answer to `uptime`.
-pub(super) fn boot_of(uptime: &Value) -> Option<Boot> {
-    uptime.get("Up since").and_then(Value::as_str).map(Boot::new)
 }
 
 /// The dialog of this call. A dead one can have the same Call-ID as a live one: the one that is

@@ -4,7 +4,7 @@ use super::dialog::{HOLD_VALUE, Listed};
 use super::gate::{Answer, Failed, Limits};
 use super::{OpenSips, last_failed, lists, preparing_failed, refused_by_stack, script};
 use crate::core::act::{Dialog, DialogState, Facts, NotSent, Reply, Sent, Sighting};
-use crate::core::ids::{Boot, CallId, DialogId, OpId};
+use crate::core::ids::{CallId, DialogId, OpId};
 use crate::core::sdp::HoldMark;
 use crate::stack::mi::{Mi, MiAnswer, MiRequest};
 use serde_json::Value;
@@ -60,8 +60,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             Ok(list) => Sighting {
                 call: lists::of_call(list, call).cloned().map(Box::new),
                 referred: None,
-                full: true,
-                boot: list.boot.clone(),
+                full: Some(list.uptime.clone()),
                 named_recently: self.named.lately(call, now),
                 sent: None,
             },
@@ -71,12 +70,10 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     /// What one dialog, and no list, tells.
     fn only_seen(&self, call: &CallId, dialog: Option<Dialog>) -> Sighting {
-        let boot = self.known().boot.clone().unwrap_or_else(|| Boot::new(""));
         Sighting {
             call: dialog.map(Box::new),
             referred: None,
-            full: false,
-            boot,
+            full: None,
             named_recently: self.named.lately(call, self.gate.now()),
             sent: None,
         }
@@ -121,7 +118,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             if let Ok(list) = list {
                 sighting.referred = lists::of_token(&list, token, call).cloned().map(Box::new);
                 // A call that was found, and can't be read, is not absent.
-                sighting.full |= sighting.call.is_some();
+                sighting.full =
+                    sighting.full.or_else(|| sighting.call.is_some().then(|| list.uptime.clone()));
             }
         }
         if let Some(sent) = sent {

@@ -61,7 +61,7 @@ use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
 use crate::core::plan::Capabilities;
 use crate::core::script::Grade;
-use crate::core::stack_event::StackEvent;
+use crate::core::stack_event::{StackEvent, Uptime};
 use crate::core::time::StoreTime;
 
 /// A list may take this long when nobody waits for an operation's reply.
@@ -93,7 +93,7 @@ pub struct OpenSips<M, L = M> {
 struct Known {
     capabilities: Capabilities,
     script: Option<Script>,
-    boot: Option<Boot>,
+    uptime: Option<Uptime>,
     /// Whether `script` was asked for in this life of the stack.
     graded: bool,
     /// What has been warned of.
@@ -115,9 +115,7 @@ pub struct Surroundings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
     /// Which life of the stack this is.
-    pub boot: Boot,
-    /// The latest moment at which it can have begun; at most two seconds late.
-    pub since: StoreTime,
+    pub uptime: Uptime,
     /// Its release, such as (3, 6).
     pub release: Option<(u32, u32)>,
     /// The reference script's word; `None`: a stock script.
@@ -177,7 +175,7 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             // What nobody has confirmed is not promised.
             capabilities: script::capabilities(&settings, None),
             script: None,
-            boot: None,
+            uptime: None,
             graded: settings.grade == Grade::Stock,
             warned: BTreeSet::new(),
         };
@@ -243,8 +241,8 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     }
 
     async fn introduce(&self) -> Result<Connected, Away> {
-        let (boot, since) = self.up_since().await?;
-        self.forget_grade_of_another_life(&boot);
+        let uptime = self.up_since().await?;
+        self.forget_grade_of_another_life(&uptime.boot);
         let release = match self.ask_own(MiRequest::new("version")).await? {
             MiAnswer::Result(answer) => script::release(&answer),
             MiAnswer::Error { .. } => None,
@@ -258,16 +256,18 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.capabilities = script::capabilities(&self.settings, found.as_ref());
         known.script.clone_from(&found);
-        known.boot.get_or_insert_with(|| boot.clone());
+        known.uptime.get_or_insert_with(|| uptime.clone());
         known.graded = true;
         drop(known);
-        Ok(Connected { boot, since, release, script: found })
+        Ok(Connected { uptime, release, script: found })
     }
 
     /// After a restart another script may run.
     fn forget_grade_of_another_life(&self, boot: &Boot) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if self.settings.grade != Grade::Stock && known.boot.as_ref() != Some(boot) {
+        if self.settings.grade != Grade::Stock
+            && known.uptime.as_ref().is_none_or(|known| known.boot != *boot)
+        {
             known.graded = false;
         }
     }
@@ -341,19 +341,13 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
     /// # Errors
     /// [`Away`] when it does not answer.
     pub async fn check(&self) -> Result<Boot, Away> {
-        self.up_since().await.map(|(boot, _)| boot)
+        self.up_since().await.map(|uptime| uptime.boot)
     }
 
-    /// Which life of the stack this is, and the latest moment at which it can have begun: what it
-    /// says is in whole seconds, and a command of the life before must not be taken for one of this.
-    async fn up_since(&self) -> Result<(Boot, StoreTime), Away> {
+    async fn up_since(&self) -> Result<Uptime, Away> {
         match self.gate.check(MiRequest::new("uptime")).await {
-            Ok(MiAnswer::Result(uptime)) => {
-                let boot = lists::boot_of(&uptime).ok_or(Away::Unreachable)?;
-                // Where it does not say, everything that runs counts as older.
-                let up = script::up_time(&uptime).unwrap_or_default();
-                let at_least = up.saturating_sub(script::UP_TIME_GRAIN);
-                Ok((boot, self.gate.now().before(at_least)))
+            Ok(MiAnswer::Result(answer)) => {
+                script::uptime(&answer, self.gate.now()).ok_or(Away::Unreachable)
             }
             Ok(MiAnswer::Error { .. }) => Err(Away::Unreachable),
             Err(failed) => Err(away(failed)),
@@ -376,12 +370,11 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
 
     /// Notes that the stack runs since another moment. Says whether that is news.
     fn has_restarted(&self, connected: &Connected) -> Option<StackEvent> {
-        let (boot, since) = (&connected.boot, connected.since);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let before = known.boot.replace(boot.clone());
+        let before = known.uptime.replace(connected.uptime.clone());
         drop(known);
-        let restarted = before.is_some_and(|before| before != *boot);
-        restarted.then(|| StackEvent::Restarted { boot: boot.clone(), since })
+        let restarted = before.is_some_and(|before| before.boot != connected.uptime.boot);
+        restarted.then(|| StackEvent::Restarted(connected.uptime.clone()))
     }
 
     fn known(&self) -> std::sync::RwLockReadGuard<'_, Known> {
@@ -454,7 +447,11 @@ impl<M: Mi, L: Mi> SipStack for OpenSips<M, L> {
         }
     }
 
-    async fn life(&self) -> Option<(Boot, StoreTime)> {
+    fn uptime(&self) -> Option<Uptime> {
+        self.known().uptime.clone()
+    }
+
+    async fn ask_uptime(&self) -> Option<Uptime> {
         self.up_since().await.ok()
     }
 

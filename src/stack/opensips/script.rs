@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::settings::StackSettings;
+use crate::core::ids::Boot;
 use crate::core::plan::{Capabilities, ReferBy};
+use crate::core::stack_event::Uptime;
+use crate::core::time::StoreTime;
 
 /// More than that is no timeout.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -83,6 +86,14 @@ pub(super) fn release(answer: &Value) -> Option<(u32, u32)> {
 pub(super) fn up_time(answer: &Value) -> Option<Duration> {
     let seconds = answer.get("Up time")?.as_str()?.split(' ').next()?;
     seconds.parse().ok().map(Duration::from_secs)
+}
+
+/// Since when the stack runs, from the answer to `uptime` at that time: it says so in whole seconds.
+pub(super) fn uptime(answer: &Value, now: StoreTime) -> Option<Uptime> {
+    let boot = Boot::new(answer.get("Up since")?.as_str()?);
+    // Where it does not say how long, everything that runs counts as older.
+    let at_least = up_time(answer).unwrap_or_default().saturating_sub(UP_TIME_GRAIN);
+    Some(Uptime { boot, since: now.before(at_least) })
 }
 
 /// It is the difference of two times in whole seconds, so it is wrong by less than this.
