@@ -108,19 +108,21 @@ struct Run {
     command: Command,
     at: StoreTime,
     drawn: u128,
+    /// Who steps it.
+    pod: &'static str,
 }
 
 impl Run {
     fn begin(request: &Request, plan: Plan) -> Self {
         let now = Now { at: BEGUN, nonce: Nonce(1), pod: PodId::new("p") };
         let command = Command::begin(request, Arc::new(plan), Some(first_life()), &now).state;
-        Self { command, at: BEGUN, drawn: 1 }
+        Self { command, at: BEGUN, drawn: 1, pod: "p" }
     }
 
     fn step(&mut self, input: &Input) {
         self.drawn += 7;
         let nonce = Nonce(self.drawn.wrapping_mul(0x1234_5678_9abc_def1));
-        let now = Now { at: self.at, nonce, pod: PodId::new("p") };
+        let now = Now { at: self.at, nonce, pod: PodId::new(self.pod) };
         if let Some(step) = self.command.step(input, &now) {
             self.command = step.state;
         }
@@ -637,9 +639,69 @@ mod holding {
             run.answer("look", told);
             run.ended(unknown, Code::ReplyLost, Up::Unknown);
         }
+        for told in [sent(None), Reply::Silent] {
+            let mut run = Run::begin(&Request::Hold { call: call("A") }, stock());
+            run.answer("reinvite", Reply::Silent);
+            run.answer("look", told);
+            run.ended(unknown, Code::ReplyLost, Up::Unknown);
+        }
+    }
+
+    /// Its performer died while it looked for a call that had ended before.
+    #[test]
+    fn a_hold_that_nobody_answered_fails_where_there_is_no_call() {
+        let gone = || Reply::Done(Facts::Looked(nothing()));
+        for plan in [stock(), reference()] {
+            let mut run = Run::begin(&Request::Hold { call: call("A") }, plan);
+            run.answer("reinvite", Reply::Silent);
+            run.answer("look", gone());
+            run.ended(Outcome::Failed, Code::CallNotFound, Up::No);
+        }
+
+        // Once a leg took its offer the call was there: it takes two lists to say that it is gone.
+        let mut run = Run::begin(&Request::Unhold { call: call("A") }, stock());
+        run.answer("reinvite", Reply::Done(Facts::Nothing));
+        run.answer("reinvite", Reply::Silent);
+        run.answer("look", gone());
+        run.due();
+        run.answer("look", gone());
+        run.ended(Outcome::Failed, Code::CallEnded, Up::No);
+    }
+
+    #[test]
+    fn a_hold_by_the_stack_that_nobody_answered_fails_where_there_is_no_call() {
+        let mut plan = stock();
+        plan.capabilities.hold = HoldBy::Stack;
+        let silent = |told| {
+            let mut run = Run::begin(&Request::Hold { call: call("A") }, plan.clone());
+            run.answer("stack_hold", Reply::Silent);
+            run.due();
+            run.answer("look", told);
+            run
+        };
+        silent(Reply::Done(Facts::Looked(nothing()))).ended(
+            Outcome::Failed,
+            Code::CallNotFound,
+            Up::No,
+        );
+        let unknown = Outcome::Unknown { up: Up::Unknown };
+        silent(sent(None)).ended(unknown, Code::ReplyLost, Up::Unknown);
+        silent(Reply::Silent).ended(unknown, Code::ReplyLost, Up::Unknown);
+    }
+
+    /// A look changes nothing: whoever notices that its performer died makes it again.
+    #[test]
+    fn a_look_whose_performer_died_is_made_again() {
         let mut run = Run::begin(&Request::Hold { call: call("A") }, stock());
         run.answer("reinvite", Reply::Silent);
-        run.ended(unknown, Code::ReplyLost, Up::Unknown);
+        let (look, _) = run.open("look");
+        run.pod = "q";
+        run.at = run.at.after(Duration::from_secs(5));
+        run.step(&Input::Doubt { op: look.clone() });
+        assert_eq!(run.open("look").0, look, "under its old name: a late answer counts too");
+        assert_eq!(run.command.open()[0].by, PodId::new("q"));
+        run.answer("look", Reply::Done(Facts::Looked(nothing())));
+        run.ended(Outcome::Failed, Code::CallNotFound, Up::No);
     }
 
     fn sent(sent: Option<bool>) -> Reply {

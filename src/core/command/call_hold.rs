@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::absence::{Finding, Search};
 use super::life::Life;
-use super::look::seen;
+use super::look::{look_at, seen};
 use super::turn::Turn;
 use super::words::{failure, not_sent, restarted, with_sip};
 use super::{Ending, Fact};
@@ -52,6 +52,8 @@ enum Phase {
     Marking { ending: Box<Ending> },
     /// The call was not found: looks decide whether it is really not there.
     Missing(Search),
+    /// Nobody answered, and what was sent can't be known: looks tell whether there is a call at all.
+    Doubtful { search: Search, place: Place },
     /// The stack's own hold: its events decide. `until`: none while its reply is out.
     Stack { legs: StackLegs, until: Option<StoreTime> },
 }
@@ -85,10 +87,10 @@ impl Hold {
     /// Begins. Also says how long it may take at most.
     pub(crate) fn begin(call: &CallId, hold: bool, turn: &mut Turn<'_>) -> (Self, Duration) {
         let times = turn.plan().times;
-        // Not found and found, each leg, each with a glare, putting one back, the mark, and a look
-        // whether an offer was sent.
+        // Not found and found, each leg, each with a glare, putting one back, the mark, and looks
+        // whether an offer was sent, and whether there is a call.
         let longest = times.within(Self::answer(turn)) * 6
-            + times.absent()
+            + times.absent() * 2
             + times.within(times.look())
             + GLARE_LONGEST * 2
             + times.within(times.reply);
@@ -159,9 +161,7 @@ impl Hold {
         // A late word on something that was decided meanwhile finds another phase.
         match &op.act {
             Act::ReInvite { .. } => match &self.phase {
-                Phase::Asking { .. }
-                    if *reply == Reply::Silent && turn.plan().capabilities.referral_tokens =>
-                {
+                Phase::Asking { .. } if *reply == Reply::Silent => {
                     self.look_whether_sent(op, turn);
                 }
                 Phase::Asking { leg, place, glared } => {
@@ -178,6 +178,7 @@ impl Hold {
                 Phase::Glaring { .. }
                 | Phase::Marking { .. }
                 | Phase::Missing { .. }
+                | Phase::Doubtful { .. }
                 | Phase::Stack { .. } => {}
             },
             Act::Mark { .. } => {
@@ -193,13 +194,22 @@ impl Hold {
                 },
                 Phase::Asking { leg, place, glared } => {
                     let (leg, place, glared) = (*leg, *place, *glared);
-                    match seen(reply).and_then(|sighting| sighting.sent) {
-                        Some(false) => self.never_sent(leg, place, turn),
-                        Some(true) | None => {
-                            self.leg_answered(leg, place, glared, &Reply::Silent, turn);
+                    match seen(reply) {
+                        Some(sighting) if sighting.sent == Some(false) => {
+                            self.never_sent(leg, place, turn);
                         }
+                        Some(sighting) => {
+                            let search = Search::begin(&self.call);
+                            self.phase = Phase::Doubtful { search, place };
+                            self.weigh_doubt(sighting, turn);
+                        }
+                        None => self.leg_answered(leg, place, glared, &Reply::Silent, turn),
                     }
                 }
+                Phase::Doubtful { place, .. } => match seen(reply) {
+                    Some(sighting) => self.weigh_doubt(sighting, turn),
+                    None => self.lost(*place, turn),
+                },
                 Phase::Glaring { .. }
                 | Phase::Restoring { .. }
                 | Phase::Marking { .. }
@@ -263,23 +273,29 @@ impl Hold {
                 };
                 self.leg_failed(leg, place, ending, turn);
             }
-            Reply::Silent => {
-                let lost = failure(Code::ReplyLost, "stack unreachable", Up::Unknown);
-                let ending = Ending::unknown(lost);
-                // The last offer of an unhold took the mark off.
-                if place == Place::Second && !self.hold {
-                    self.mark(true, ending, turn);
-                } else {
-                    turn.end(ending);
-                }
-            }
+            Reply::Silent => self.lost(place, turn),
+        }
+    }
+
+    /// Nobody knows whether the leg took its offer.
+    fn lost(&mut self, place: Place, turn: &mut Turn<'_>) {
+        let ending = Ending::unknown(reply_lost());
+        // The last offer of an unhold took the mark off.
+        if place == Place::Second && !self.hold {
+            self.mark(true, ending, turn);
+        } else {
+            turn.end(ending);
         }
     }
 
     /// Nobody answered: its performer may have died before it was sent. The reference script's mark
-    /// tells.
+    /// tells; on every script a call that is not there says what became of the hold.
     fn look_whether_sent(&self, op: &Op, turn: &mut Turn<'_>) {
         let times = turn.plan().times;
+        if !turn.plan().capabilities.referral_tokens {
+            turn.open(look_at(self.call.clone()), times.look());
+            return;
+        }
         let waits = u64::try_from(times.send.as_millis()).unwrap_or(u64::MAX);
         let since = StoreTime(op.send_before.0.saturating_sub(waits));
         let sent = Some(Sent { op: op.id.clone(), since });
@@ -337,10 +353,16 @@ impl Hold {
                 let (leg, place) = (*leg, *place);
                 self.ask(leg, place, true, turn);
             }
-            Phase::Missing(search) => search.look_if_due(turn),
+            Phase::Missing(search) | Phase::Doubtful { search, .. } => search.look_if_due(turn),
             Phase::Stack { legs, until } if until.is_some_and(|until| until <= at) => {
-                let ending = legs.verdict();
-                turn.end(ending);
+                if legs.silent() {
+                    let mut search = Search::begin(&self.call);
+                    search.look(turn);
+                    self.phase = Phase::Doubtful { search, place: Place::First };
+                } else {
+                    let ending = legs.verdict();
+                    turn.end(ending);
+                }
             }
             Phase::Asking { .. }
             | Phase::Glaring { .. }
@@ -412,6 +434,21 @@ impl Hold {
         }
     }
 
+    fn weigh_doubt(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
+        let Phase::Doubtful { search, place } = &mut self.phase else { return };
+        let (place, known) = (*place, *place == Place::Second);
+        match search.weigh(sighting, known, &self.life, turn) {
+            None => {}
+            Some(Finding::Absent) => turn.end(Ending::failed(match place {
+                Place::First => not_found(Up::No),
+                Place::Second => failure(Code::CallEnded, "call ended", Up::No),
+            })),
+            Some(Finding::Present(_) | Finding::Lost | Finding::Unknowable) => {
+                self.lost(place, turn);
+            }
+        }
+    }
+
     fn weigh(&mut self, sighting: &Sighting, turn: &mut Turn<'_>) {
         let Phase::Missing(search) = &mut self.phase else { return };
         let Some(finding) = search.weigh(sighting, false, &self.life, turn) else { return };
@@ -442,7 +479,7 @@ impl Hold {
         match &self.phase {
             Phase::Asking { .. } | Phase::Restoring { .. } | Phase::Marking { .. } => None,
             Phase::Glaring { at, .. } => Some(*at),
-            Phase::Missing(search) => search.due(),
+            Phase::Missing(search) | Phase::Doubtful { search, .. } => search.due(),
             Phase::Stack { until, .. } => *until,
         }
     }
@@ -451,6 +488,11 @@ impl Hold {
 impl StackLegs {
     fn both_settled(&self) -> bool {
         self.done.len() + self.failed.len() == 2
+    }
+
+    /// Neither a reply nor an event tells that it was asked at all.
+    fn silent(&self) -> bool {
+        !self.answered && self.started.is_empty()
     }
 
     /// How long more events may come: a leg that has nothing to change raises none (fact W5).
@@ -470,8 +512,8 @@ impl StackLegs {
             let text = format!("{}: {}", leg.as_str(), SipStatus::timeout());
             return Ending::unknown(failure(Code::LegTimeout, &text, Up::Unknown));
         }
-        if !self.answered && self.started.is_empty() {
-            return Ending::unknown(failure(Code::ReplyLost, "stack unreachable", Up::Unknown));
+        if self.silent() {
+            return Ending::unknown(reply_lost());
         }
         let mut ending = Ending::success();
         ending.remarks.already = self.started.is_empty();
@@ -485,6 +527,10 @@ fn offer(hold: bool, first: bool, last: bool) -> Offer {
 
 fn of_leg(leg: Leg) -> Data {
     Data { leg: Some(leg), ..Data::default() }
+}
+
+fn reply_lost() -> Failure {
+    failure(Code::ReplyLost, "stack unreachable", Up::Unknown)
 }
 
 fn not_found(up: Up) -> Failure {

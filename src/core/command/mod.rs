@@ -32,7 +32,7 @@ use self::call_start::Start;
 use self::look::seen;
 use self::transfer::Transfer;
 use self::turn::Turn;
-use super::act::{DialogState, Facts, Op, Repeat, Reply};
+use super::act::{Act, DialogState, Facts, Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
 use super::ids::{CallId, CommandId, DialogId, OpId, PodId};
 use super::notice::{Notice, Remarks};
@@ -246,7 +246,7 @@ impl Command {
                     // It may yet be sent in time, so its fate is still to come.
                     return None;
                 }
-                progress.apply(&Fact::Reply(&op, &Reply::Silent), &mut turn);
+                progress.lose(vec![op], &mut turn);
             }
             Input::Happened(StackEvent::Restarted(_)) => {
                 if let Some(uptime) = restarted {
@@ -421,13 +421,26 @@ impl Progress {
             // The dialogs are there still; what was under way gets no reply any more.
             let before = uptime.since.after(turn.plan().times.send);
             let lost = turn.take_all(|op| op.send_before < before);
-            self.lose(lost, turn);
+            self.silence(lost, turn);
         }
         self.apply(&Fact::Event(&StackEvent::Restarted(uptime.clone())), turn);
     }
 
-    /// These operations will get no reply.
+    /// Whoever performed these is gone. A look of another process is made again here, under its old
+    /// name, so that a late answer counts too; of the rest nobody will say more.
     fn lose(&mut self, ops: Vec<Op>, turn: &mut Turn<'_>) {
+        let here = turn.now().pod.clone();
+        let again = |op: &Op| matches!(op.act, Act::Look { .. }) && op.by != here;
+        let (looks, others): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(again);
+        for Op { id, act, send_before, reply_by, .. } in looks {
+            let answer = send_before.until(reply_by);
+            turn.reopen(id, act, turn.later(turn.plan().times.send).after(answer));
+        }
+        self.silence(others, turn);
+    }
+
+    /// These operations will get no reply.
+    fn silence(&mut self, ops: Vec<Op>, turn: &mut Turn<'_>) {
         for op in ops {
             self.apply(&Fact::Reply(&op, &Reply::Silent), turn);
         }
