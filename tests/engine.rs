@@ -91,6 +91,8 @@ enum Fault {
     AnswerLost,
     /// It never arrives.
     Lost,
+    /// It arrives too late, and is not applied.
+    Late,
     /// It is applied; the answer comes when [`Shaky::go_on`] is called.
     AnswerWaits,
 }
@@ -128,8 +130,10 @@ impl Store for Shaky {
             commit.epoch = self.epoch.clone();
         }
         let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::Fine);
-        if fault == Fault::Lost {
-            return Err(Away);
+        match fault {
+            Fault::Lost => return Err(Away),
+            Fault::Late => return Ok(Verdict::Late),
+            Fault::Fine | Fault::AnswerLost | Fault::AnswerWaits => {}
         }
         let ops: Vec<OpId> = commit.record.state.open().iter().map(|op| op.id.clone()).collect();
         let verdict = self.inner.commit(commit).await;
@@ -145,7 +149,7 @@ impl Store for Shaky {
                 };
                 std::future::poll_fn(waits).await;
             }
-            Fault::Fine | Fault::Lost => {}
+            Fault::Fine | Fault::Lost | Fault::Late => {}
         }
         verdict
     }
@@ -621,6 +625,42 @@ fn who_was_overtaken_learns_of_it_when_the_store_is_back() {
     let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
     assert_eq!(revokes, 1, "the transfer is being given up");
     world.check();
+}
+
+/// While a commit waits until enough servers have it, a timer of the version before may find it.
+#[test]
+fn what_may_not_be_kept_is_not_sent_by_a_timer_in_between() {
+    let world = World::new();
+    world.begin("s", start()).unwrap();
+    let invite = world.last_asked();
+    let Act::Invite { call: setup, .. } = &invite.act else { panic!("{invite:?}") };
+    let dialog = DialogId::parse("d.1").unwrap();
+    let state = DialogState::Confirmed;
+    world.happened(StackEvent::Dialog { call: setup.clone(), dialog, state }, None);
+    world.pass(Duration::from_millis(800));
+    // The first one meets the version that the event made.
+    world.store.next(&[Fault::Fine, Fault::AnswerWaits]);
+    world.reply(&invite, Reply::Done(Facts::Answered { takes_refer: None }));
+    world.pass(Duration::from_millis(400));
+    assert_eq!(refers(&world), 0, "nobody has said that it is kept");
+    world.store.go_on();
+    world.settle();
+    assert_eq!(refers(&world), 1);
+    world.check();
+}
+
+#[test]
+fn a_call_is_ended_straight_too_when_the_store_is_too_slow() {
+    let world = World::new();
+    world.store.next(&[Fault::Late]);
+    let (engine, begin) = (Arc::clone(&world.engine), begin("e", end()));
+    let begun = world.start(async move { engine.begin(begin).await });
+    world.reply(&world.last_asked(), Reply::Done(Facts::Nothing));
+    assert!(matches!(*begun.lock().unwrap(), Some(Ok(Begun::Straight(_)))), "{begun:?}");
+
+    world.store.next(&[Fault::Late]);
+    let hold = Request::Hold { call: call("A") };
+    assert_eq!(world.begin("h", hold), Err(Refusal::StoreUnavailable));
 }
 
 #[test]

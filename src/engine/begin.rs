@@ -112,24 +112,26 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 Ok(Verdict::Over { limit }) => return Err(Refusal::TooMany { limit }),
                 // Another epoch has begun; the next try is in it.
                 Ok(Verdict::EpochChanged(epoch)) => self.heard_epoch(epoch),
-                Err(Away) => {
-                    return match &begin.request {
-                        Request::End { call } => {
-                            Ok(Begun::Straight(self.end_straight(&stack, call).await))
-                        }
-                        Request::Start(_)
-                        | Request::BlindTransfer { .. }
-                        | Request::AttendedTransfer { .. }
-                        | Request::Hold { .. }
-                        | Request::Unhold { .. } => Err(Refusal::StoreUnavailable),
-                    };
-                }
-                Ok(Verdict::Stale(_) | Verdict::Late | Verdict::Fenced(_) | Verdict::Gone) => {
-                    return Err(Refusal::StoreUnavailable);
+                // The store is away, or slower than what it was to open may wait.
+                Err(Away)
+                | Ok(Verdict::Stale(_) | Verdict::Late | Verdict::Fenced(_) | Verdict::Gone) => {
+                    break;
                 }
             }
         }
-        Err(Refusal::StoreUnavailable)
+        self.without_record(&begin.request, &stack).await
+    }
+
+    /// The store can't take it. A call is ended all the same.
+    async fn without_record(&self, request: &Request, stack: &StackId) -> Result<Begun, Refusal> {
+        match request {
+            Request::End { call } => Ok(Begun::Straight(self.end_straight(stack, call).await)),
+            Request::Start(_)
+            | Request::BlindTransfer { .. }
+            | Request::AttendedTransfer { .. }
+            | Request::Hold { .. }
+            | Request::Unhold { .. } => Err(Refusal::StoreUnavailable),
+        }
     }
 
     /// The store's epoch as last heard of; asked the first time.

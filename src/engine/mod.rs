@@ -393,15 +393,23 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     }
 
     /// Operations of a committed state that are ours to perform and that nobody has taken.
-    fn to_perform(&self, record: &Record) -> Vec<Op> {
+    fn to_perform(&self, record: &Record, which: impl Fn(&Op) -> bool) -> Vec<Op> {
         let now = self.clock.now();
         let mut performing = lock(&self.performing);
         let ours = record.state.open().iter().filter(|op| op.by == self.settings.pod);
-        ours.filter(|op| performing.take(op, now)).cloned().collect()
+        ours.filter(|op| which(op) && performing.take(op, now)).cloned().collect()
+    }
+
+    /// The same of what can't be sent any more: that it was not is its reply.
+    fn perform_late(self: &Arc<Self>, record: &Arc<Record>) {
+        let now = self.clock.now();
+        for op in self.to_perform(record, |op| op.send_before <= now) {
+            self.spawn_op(Arc::clone(record), op);
+        }
     }
 
     fn perform_open(self: &Arc<Self>, record: &Arc<Record>) {
-        for op in self.to_perform(record) {
+        for op in self.to_perform(record, |_| true) {
             self.spawn_op(Arc::clone(record), op);
         }
     }
@@ -424,7 +432,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 Applied::Owed => return,
             };
             lock(&self.performing).done(&op.id);
-            let mut ops = self.to_perform(&next);
+            let mut ops = self.to_perform(&next, |_| true);
             let Some(last) = ops.pop() else { return };
             for other in ops {
                 self.spawn_op(Arc::clone(&next), other);

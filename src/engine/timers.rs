@@ -108,8 +108,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// Does what is due for a command, after what is owed to it.
     async fn come_back(self: &Arc<Self>, record: Arc<Record>, owed: Vec<Owed>) {
         self.pay(&record, owed).await;
-        // What a lost commit opened was never set about.
-        self.perform_open(&record);
+        // What a lost commit opened was never set about, and is not sent any more: that ends it.
+        self.perform_late(&record);
         self.input(record, Input::Due, None).await;
     }
 
