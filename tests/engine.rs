@@ -627,6 +627,45 @@ fn who_was_overtaken_learns_of_it_when_the_store_is_back() {
     world.check();
 }
 
+/// Nobody heard that the `CallEnd` began, so nobody told whom it overtook.
+#[test]
+fn who_was_overtaken_learns_of_it_though_the_answer_was_lost() {
+    let world = World::new();
+    world.begin("t", blind()).unwrap();
+    world.reply(&world.last_asked(), referred());
+    world.store.next(&[Fault::AnswerLost]);
+    let (engine, begin) = (Arc::clone(&world.engine), begin("e", end()));
+    world.start(async move { engine.begin(begin).await });
+    assert!(world.record_of("e").is_some(), "it did begin");
+    world.pass(Duration::from_secs(1));
+    let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
+    assert_eq!(revokes, 1, "the transfer is being given up: {:?}", world.record("t"));
+    world.check();
+}
+
+/// Whose `CallEnd` it was died before it told whom it overtook.
+#[test]
+fn who_was_overtaken_learns_of_it_though_the_process_died() {
+    let world = World::new();
+    world.begin("t", blind()).unwrap();
+    world.reply(&world.last_asked(), referred());
+    let dying = World::process("q", 100, &world.hands, &world.store, &world.stacks);
+    world.run(dying.beat()).unwrap();
+    world.store.next(&[Fault::AnswerWaits]);
+    let mut beginning = Box::pin(dying.begin(begin("e", end())));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(beginning.as_mut().poll(&mut context).is_pending(), "its answer is on its way");
+    std::mem::forget(beginning);
+    world.store.go_on();
+    for _ in 0..8 {
+        world.pass(Duration::from_millis(500));
+        world.run(world.engine.beat()).unwrap();
+    }
+    let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
+    assert_eq!(revokes, 1, "the transfer is being given up: {:?}", world.record("t"));
+    world.check();
+}
+
 /// While a commit waits until enough servers have it, a timer of the version before may find it.
 #[test]
 fn what_may_not_be_kept_is_not_sent_by_a_timer_in_between() {

@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::carried::Carried;
 use super::owed::Owed;
 use super::{Engine, lock};
-use crate::core::command::{Claim, Command, Ending, Input};
+use crate::core::command::{Claim, Command, Ending, Input, Taking};
 use crate::core::ids::{CommandId, Epoch, StackId, TenantId};
 use crate::core::partition::Partition;
 use crate::core::plan::{Plan, Times};
 use crate::core::record::{Begin, FORMAT, Key, Position, Record};
 use crate::core::request::Request;
+use crate::core::stack_event::Watch;
 use crate::stack::{SipStack as _, Stacks};
-use crate::store::{Away, Store, Verdict};
+use crate::store::{Away, Find, Store, Verdict};
 
 /// A store that begins more epochs than this under one command can't be worked with.
 const MOST_EPOCHS: usize = 3;
@@ -195,6 +196,23 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     Err(Away) => engine.owe(&key, Owed::Input { input, term: None }),
                 }
             }));
+        }
+    }
+
+    /// The same, of a command whose beginning nobody followed up: its process died, or the store's
+    /// answer was lost. Who runs on a call that another one ends has lost it to that one.
+    pub(super) async fn tell_whom_it_overtook(self: &Arc<Self>, record: &Record) {
+        let by = &record.key.id;
+        for (claim, taking) in record.state.claims() {
+            let (Claim::Call(call), Taking::Overtake) = (&claim, taking) else { continue };
+            let on_it =
+                Find::Watching(record.state.plan.stack.clone(), vec![Watch::Call(call.clone())]);
+            for other in self.find(on_it).await {
+                let same_tenant = other.key.tenant == record.key.tenant;
+                if same_tenant && other.state.claims().contains(&(claim.clone(), Taking::Ask)) {
+                    self.input(other, Input::Ending { by: by.clone() }, None).await;
+                }
+            }
         }
     }
 

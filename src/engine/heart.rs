@@ -62,6 +62,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let old = |op: &&Op| op.by == *pod && op.send_before.after(ALIVE) <= now;
             let theirs = record.state.open().iter().filter(old);
             let doubts: Vec<Input> = theirs.map(|op| Input::Doubt { op: op.id.clone() }).collect();
+            self.tell_whom_it_overtook(&record).await;
             self.inputs(record, doubts, None).await;
         }
     }

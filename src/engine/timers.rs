@@ -110,6 +110,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         self.pay(&record, owed).await;
         // What a lost commit opened was never set about, and is not sent any more: that ends it.
         self.perform_late(&record);
+        self.tell_whom_it_overtook(&record).await;
         self.input(record, Input::Due, None).await;
     }
 
