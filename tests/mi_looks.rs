@@ -20,7 +20,7 @@ use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::{OpenSips, Surroundings, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What a stack answers; where it says nothing, a stack with the reference script does.
 type Answers = dyn Fn(&MiRequest) -> Option<MiAnswer> + Send + Sync;
@@ -133,10 +133,14 @@ async fn a_mark_that_is_there_counts_always() {
 }
 
 fn up_call() -> MiAnswer {
+    dialog("call@here", json!([]))
+}
+
+fn dialog(call: &str, values: Value) -> MiAnswer {
     MiAnswer::Result(json!({"Dialog": {
-        "ID": "1a.2b", "state": 4, "callid": "call@here", "timestart": 0,
+        "ID": "1a.2b", "state": 4, "callid": call, "timestart": 0,
         "from_uri": "sip:alice@here.example", "to_uri": "sip:bob@here.example",
-        "CALLEES": [], "context": {}
+        "CALLEES": [], "context": {"values": values}
     }}))
 }
 
@@ -155,5 +159,26 @@ async fn a_look_for_a_referred_call_says_whether_a_complete_list_was_read() {
         assert!(sighting.call.is_some() && sighting.referred.is_none());
         assert_eq!(sighting.full.is_some(), complete);
         assert!(place.look(None, None).await.full.is_none(), "none was asked for");
+    }
+}
+
+/// The note of the stack's own transfer module stays on a call that is transferred once more.
+#[tokio::test]
+async fn a_call_that_came_of_another_refer_is_not_taken_for_the_referred_one() {
+    for ours in [true, false] {
+        let place = Place::new(move |request| match &*request.method {
+            "dlg_list_ctx" if asks_for(request, "call@here") => {
+                Some(dialog("call@here", json!([{"call_transfer_callid": "new@here"}])))
+            }
+            "dlg_list_ctx" if asks_for(request, "new@here") => {
+                let token = if ours { op_id() } else { OpId::derive(Nonce(8), 0) };
+                Some(dialog("new@here", json!([{"cp_op": token.as_str()}])))
+            }
+            "dlg_list_ctx" => Some(MiAnswer::Result(json!({"Dialogs": []}))),
+            _ => None,
+        })
+        .await;
+        let sighting = place.look(Some(op_id()), None).await;
+        assert_eq!(sighting.referred.is_some(), ours);
     }
 }

@@ -26,7 +26,7 @@ use callplane::core::failure::{Code, Outcome, SipStatus, Up};
 use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Install, Nonce, OpId, PodId, StackId,
 };
-use callplane::core::notice::Notice;
+use callplane::core::notice::{Event, Notice};
 use callplane::core::plan::{Capabilities, HoldBy, Plan, ReferBy, Times};
 use callplane::core::request::{Leg, Method, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
@@ -722,6 +722,36 @@ fn a_call_that_was_only_overlooked_is_referred_once() {
         assert_eq!(world.once["refer"], Fate::Free);
         check_told(&world.told);
     }
+}
+
+/// One call can be transferred twice where the store forgot the first time, and the stack's own event
+/// does not say by whom.
+#[test]
+fn where_calls_carry_tokens_nothing_else_names_the_referred_call() {
+    let at = |ms| now(StoreTime(ms), ms.into());
+    let of_another = Input::Happened(StackEvent::Transfer {
+        call: call("A"),
+        new_call: Some(call("other")),
+        destination: None,
+        state: TransferState::Ok,
+    });
+    let begun =
+        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), &at(1_000)).state;
+    assert!(begun.step(&of_another, &at(1_001)).is_none());
+    let given_up = begun.step(&Input::Cancel, &at(1_002)).unwrap().state;
+    assert!(given_up.step(&of_another, &at(1_003)).is_none(), "not ours to end");
+    let ours = Input::Happened(StackEvent::Referral {
+        token: begun.open()[0].id.clone(),
+        new_call: call("new"),
+        destination: None,
+        state: TransferState::Ok,
+    });
+    let answered = begun.step(&ours, &at(1_004)).unwrap();
+    let data = answered.notices.iter().find_map(|notice| match notice {
+        Notice::Progress { event: Event::TransferSuccessful, data } => Some(data),
+        _ => None,
+    });
+    assert_eq!(data.and_then(|data| data.callid.clone()), Some(call("new")));
 }
 
 /// The stack's own hold raises its events before it answers. To end before the answer would leave

@@ -258,7 +258,10 @@ impl Closing {
                 self.dialog_changed(call, dialog, *state, turn);
             }
             StackEvent::Transfer { call, new_call: Some(new_call), state, .. } => {
-                if self.stray.as_ref().is_some_and(|stray| stray.transferred.contains(call)) {
+                // Where calls carry tokens, an event without one may be of another transfer.
+                let tokens = turn.plan().capabilities.referral_tokens;
+                let ours = |stray: &Stray| !tokens && stray.transferred.contains(call);
+                if self.stray.as_ref().is_some_and(ours) {
                     self.stray_seen(new_call, state, turn);
                 }
             }

@@ -2,9 +2,9 @@
 //!
 //! After a 2xx to the REFER only the referred INVITE decides (fact F7). A failure counts
 //! after a grace, an ok always wins (F6). With the reference script the referred INVITE proves
-//! itself by our one-use token; on a stock script the stack's own transfer events name it, and the
-//! new dialog's parties are looked at before it is believed (F8): anybody can raise such an event
-//! on somebody else's call.
+//! itself by our one-use token, and nothing else proves it; on a stock script the stack's own
+//! transfer events name it, and the new dialog's parties are looked at before it is believed (F8):
+//! anybody can raise such an event on somebody else's call.
 
 use std::sync::Arc;
 
@@ -470,8 +470,9 @@ impl Referral {
         *call == self.call || self.consult.as_ref() == Some(call)
     }
 
-    /// A transfer event names a call. With tokens it is believed; on a stock script the call's
-    /// parties are looked at first, once, and what is reported meanwhile is kept.
+    /// A transfer event names a call. With tokens it counts for the call that carries ours, and for
+    /// no other: one call can be transferred twice, and the event does not say by whom. On a stock
+    /// script the call's parties are looked at first, once, and what is reported meanwhile is kept.
     fn named(
         &mut self,
         call: &CallId,
@@ -487,9 +488,7 @@ impl Referral {
             return self.advanced(call, destination, state, turn);
         }
         if turn.plan().capabilities.referral_tokens {
-            // The token proves the call by an event of its own; this one may come first.
-            self.adopt(call, destination, true, turn);
-            return self.advanced(call, destination, state, turn);
+            return Vec::new();
         }
         if let Some(known) = self.candidates.iter_mut().find(|known| known.call == *call) {
             if known.reported.len() < MOST && !known.reported.contains(state) {

@@ -99,8 +99,9 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
                 let dialog = listed.and_then(Listed::to_dialog);
                 let new_call = listed.and_then(Listed::transferred_to);
                 let mut sighting = self.only_seen(call, dialog);
-                if let (Some(_), Some(new_call)) = (referred_by, new_call) {
-                    sighting.referred = self.seen_alone(&new_call, limits).await;
+                if let (Some(token), Some(new_call)) = (referred_by, new_call) {
+                    let seen = self.seen_alone(&new_call, limits).await;
+                    sighting.referred = seen.filter(|dialog| self.carries(dialog, token));
                 }
                 (sighting, None)
             }
@@ -126,6 +127,12 @@ impl<M: Mi, L: Mi> OpenSips<M, L> {
             sighting.sent = self.was_sent(sent, limits.any_time()).await;
         }
         Reply::Done(Facts::Looked(Box::new(sighting)))
+    }
+
+    /// Whether this REFER can have brought the call about: what callops noted may have come of one
+    /// before. The reference script notes the token itself.
+    fn carries(&self, dialog: &Dialog, token: &OpId) -> bool {
+        !self.known().capabilities.referral_tokens || dialog.last_op.as_ref() == Some(token)
     }
 
     async fn seen_alone(&self, call: &CallId, limits: Limits) -> Option<Box<Dialog>> {
