@@ -754,6 +754,43 @@ fn where_calls_carry_tokens_nothing_else_names_the_referred_call() {
     assert_eq!(data.and_then(|data| data.callid.clone()), Some(call("new")));
 }
 
+/// A NOTIFY does not say which REFER it is of, so it may be of one that the store forgot.
+#[test]
+fn a_notify_is_no_answer_of_a_call_that_still_rings() {
+    let at = |ms| now(StoreTime(ms), ms.into());
+    let begun =
+        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), &at(1_000)).state;
+    let rings = Input::Happened(StackEvent::Referral {
+        token: begun.open()[0].id.clone(),
+        new_call: call("new"),
+        destination: None,
+        state: TransferState::Start,
+    });
+    let notified = Input::Happened(StackEvent::Transfer {
+        call: call("A"),
+        new_call: None,
+        destination: None,
+        state: TransferState::Notified(SipStatus::new(200, "OK")),
+    });
+    let ringing = begun.step(&rings, &at(1_001)).unwrap().state;
+    let step = ringing.step(&notified, &at(1_002)).unwrap();
+    assert_eq!(step.notices, []);
+    // The call itself is looked at.
+    let look = step.state.open().iter().find(|op| match &op.act {
+        Act::Look { call: of, .. } => *of == call("new"),
+        _ => false,
+    });
+    let about = call("new");
+    for (state, answered) in [(DialogState::Early, false), (DialogState::Confirmed, true)] {
+        let mut sighting = sighting(&about, 3, 200);
+        sighting.call = Some(dialog(&about, state));
+        let reply = Reply::Done(Facts::Looked(sighting));
+        let seen = Input::Replied { op: look.unwrap().id.clone(), reply };
+        let step = step.state.step(&seen, &at(1_003)).unwrap();
+        assert_eq!(step.notices.is_empty(), !answered);
+    }
+}
+
 /// The stack's own hold raises its events before it answers. To end before the answer would leave
 /// the call claimed, and the client's next command would be refused.
 #[test]
