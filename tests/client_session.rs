@@ -21,6 +21,7 @@ use callplane::core::notice::{Data, Event, Notice, Remarks};
 use callplane::core::record::{Begin, Entry, Key, Position};
 use callplane::core::request::Method;
 use callplane::rpc::error::{Kind, Refusal};
+use callplane::rpc::wire::Ending;
 use serde_json::{Value, json};
 
 struct Desk {
@@ -503,6 +504,18 @@ fn a_session_that_was_taken_up_does_not_skip_entries_in_silence() {
     let mut desk = Desk::new();
     desk.resume();
     // A command that began before may run, though this connection has heard nothing of it.
+    let to = Position { epoch: Epoch::parse("e2").unwrap(), seq: 0 };
+    assert_eq!(desk.session.skipped(to), Some(Close::StreamLost));
+}
+
+#[test]
+fn entries_that_a_repeat_was_promised_are_not_skipped_in_silence() {
+    let mut desk = Desk::new();
+    let mut over = summary_of("a", epoch(), 5);
+    over.ended =
+        Some(Ending { outcome: Outcome::Success, remarks: Remarks::default(), failure: None });
+    // Its entries were to come without being asked for.
+    assert_eq!(desk.repeat(1, over, Vec::new()), None);
     let to = Position { epoch: Epoch::parse("e2").unwrap(), seq: 0 };
     assert_eq!(desk.session.skipped(to), Some(Close::StreamLost));
 }

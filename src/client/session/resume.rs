@@ -136,8 +136,9 @@ impl Session {
             // It stands there already, and knows why.
             return None;
         }
-        // Of a session that was taken up it is not known what runs.
-        if self.resumed || !self.is_idle() {
+        // Of a session that was taken up it is not known what runs. A repeated command's entries may
+        // be still to come, though it is over.
+        if self.resumed || !self.is_idle() || !self.begun_before.is_empty() {
             return Some(Close::StreamLost);
         }
         if self.epoch != to.epoch {
