@@ -16,7 +16,7 @@ fn is_setup(call: &str) -> bool {
 }
 
 /// `alice` of `sip:alice@example.com`.
-fn user(address: &str) -> &str {
+pub fn user(address: &str) -> &str {
     let rest = address.split_once("sip:").map_or("", |(_, rest)| rest);
     rest.split('@').next().unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! P1: what was answered `Started` reaches exactly one `Ended`, in time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::conversation::{Body, Client, Line};
 use super::{Broken, Fault, History, Time};
@@ -89,7 +90,8 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
         }
         let nothing = Ending::default();
         let ending = endings.get(id.as_str()).unwrap_or(&nothing);
-        let forgot = |until| forgot(history, started.saturating_sub(WAY), until);
+        // It began after it was asked for, and perhaps long before its client heard of it.
+        let forgot = |until| forgot(history, command.asked_at, until);
         let mut per_epoch: BTreeMap<&str, usize> = BTreeMap::new();
         for (epoch, _) in &ending.places {
             *per_epoch.entry(epoch).or_default() += 1;
@@ -107,7 +109,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
             let outcomes: Vec<_> = ending.outcomes.keys().collect();
             found.push(broken(format!("{id} ended in two ways: {outcomes:?}")));
         }
-        let due = started + within + away(history, started) + BACK;
+        let due = started + within + away(history, started..Time::MAX) + BACK;
         match (ending.known, ending.gone) {
             (Some(known), _) => {
                 let reached = reached.get(id).copied().unwrap_or_default();
@@ -125,8 +127,9 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     }
 }
 
-/// How long something was away without which no command can go on, since then.
-fn away(history: &History, since: Time) -> u64 {
-    let stops = history.faults().filter(|(_, until, kind)| kind.stops_time() && *until > since);
-    stops.map(|(at, until, _)| until - at.max(since)).sum()
+/// How long something was away without which no command can go on, during that time.
+pub fn away(history: &History, during: Range<Time>) -> u64 {
+    let of = |(at, until): (Time, Time)| until.min(during.end).saturating_sub(at.max(during.start));
+    let stops = history.faults().filter(|(_, _, kind)| kind.stops_time());
+    stops.map(|(at, until, _)| of((at, until))).sum()
 }

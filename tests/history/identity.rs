@@ -48,7 +48,7 @@ pub fn mark(address: &str) -> Option<&str> {
 }
 
 /// The mark that a start leaves in a display name.
-fn displayed(from: &str) -> Option<&str> {
+pub fn displayed(from: &str) -> Option<&str> {
     from.strip_prefix('"')?.split('"').next()
 }
 

@@ -3,8 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::conversation::{Client, Line};
-use super::{Broken, History, Time, What};
+use super::conversation::{Body, Client, Line};
+use super::ends::away;
+use super::{Broken, Fault, History, Time, What};
+
+/// What was committed is told within this, where nothing is away.
+const SOON: u64 = 6_000;
 
 /// One connection's place in the stream.
 #[derive(Default)]
@@ -109,8 +113,7 @@ fn compare(
         let event_at = event.at;
         let What::Told { cmd_id, epoch, seq, event, .. } = &event.what else { continue };
         if client.commands.contains_key(cmd_id) {
-            let before = event_at <= gap;
-            told.insert((epoch.as_str(), *seq), (cmd_id.as_str(), event.as_str(), before));
+            told.insert((epoch.as_str(), *seq), (cmd_id.as_str(), event.as_str(), event_at));
         }
     }
     for (position, (id, event)) in received {
@@ -122,7 +125,7 @@ fn compare(
     if !client.is_connected {
         return;
     }
-    for (position, (id, event, before)) in &told {
+    for (position, (id, event, at)) in &told {
         let (epoch, seq) = position;
         let is_excused = excused.iter().any(|(what, until)| {
             what == id || (what == epoch && seq <= until) || (what != epoch && *until != u64::MAX)
@@ -132,10 +135,35 @@ fn compare(
         let was_over = received
             .iter()
             .any(|((other, _), (known, event))| other != epoch && known == id && *event == "Ended");
-        if !received.contains_key(position) && !before && !is_excused && !degraded && !was_over {
+        if !(received.contains_key(position) || *at <= gap || is_excused || degraded || was_over)
+            && !is_lost_unheard(history, client, id, epoch, *at)
+        {
             found.push(broken("P2", format!("{id}: {event} ({seq}) was never received")));
         }
     }
+}
+
+/// Whether the store lost an entry of a command before its client was told that it began: until then
+/// its client knows only that it may have begun, and asks again.
+fn is_lost_unheard(history: &History, client: &Client, id: &str, epoch: &str, at: Time) -> bool {
+    let begun = history.events.iter().find_map(|event| match &event.what {
+        What::Told { cmd_id, epoch: of, event: told, .. } => {
+            (cmd_id == id && of == epoch && told == "Started").then_some(event.at)
+        }
+        _ => None,
+    });
+    let Some(begun) = begun else { return false };
+    let lost = history.faults().find(|(lost, _, kind)| **kind == Fault::StoreLost && *lost >= at);
+    let Some((lost, ..)) = lost else { return false };
+    // Had there been more time, its client would have heard of it.
+    let in_time = lost - begun <= SOON + away(history, begun..lost);
+    let tells = |body: &Body| body.cmd_id == id && body.event == "Started";
+    let was_told = client.said.iter().any(|said| match &said.what {
+        Line::Answered { result, .. } => said.at >= begun && tells(result),
+        Line::Told(told) => said.at >= begun && tells(told),
+        Line::Connected | Line::Asked(_) | Line::Refused { .. } | Line::Closed => false,
+    });
+    in_time && !was_told
 }
 
 /// Once a leader of a term was heard, none of an older one is.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use super::calls::user;
 use super::conversation::{Body, Client, Command};
-use super::identity::mark;
-use super::{Broken, Fault, History, Time, What};
+use super::identity::{displayed, mark};
+use super::{Broken, Event, Fault, History, Time, What};
 
 /// A fault that ended this long before a command began may still be felt.
 const AFTERMATH: u64 = 12_000;
@@ -17,50 +18,35 @@ fn broken(how: String) -> Broken {
 /// What phones saw of the calls that a command brought about.
 #[derive(Default)]
 struct Sights {
-    invited: bool,
-    referred: bool,
+    asked: bool,
     /// When a marked call was answered, and was ended.
     up: BTreeMap<String, Time>,
     over: BTreeMap<String, Time>,
     left: bool,
-    /// Phones were asked under this id by a command that the store has forgotten.
-    forgotten: bool,
     /// Its `CallEnd` and the answer of the phone crossed.
     crossed: bool,
 }
 
 pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
-    let mut told = BTreeMap::new();
+    let mut told: BTreeMap<(&String, Option<(&str, u64)>), _> = BTreeMap::new();
     let mut errors: BTreeMap<&String, &Body> = BTreeMap::new();
     for (at, _, body) in client.told() {
         match body.event.as_str() {
             "Ended" => {
-                let error = errors.get(&body.cmd_id).copied();
-                told.entry(&body.cmd_id).or_insert((at, body, error));
+                // An id that began anew ends anew, and each end has an error of its own.
+                let error = errors.remove(&body.cmd_id);
+                told.entry((&body.cmd_id, body.position())).or_insert((at, body, error));
             }
             "Error" => drop(errors.insert(&body.cmd_id, body)),
             _ => {}
         }
     }
-    for (id, (at, ended, error)) in told {
+    for ((id, position), (heard, ended, error)) in told {
         let Some(command) = client.commands.get(id) else { continue };
-        // Where the store forgot it, the same id began anew.
-        let begun = history.events.iter().filter(|event| match &event.what {
-            What::Told { cmd_id, event, .. } => cmd_id == id && event == "Started",
-            _ => false,
-        });
-        let before = begun.clone().map(|event| event.at).filter(|begun| *begun <= at);
-        let forgotten = history.faults().filter(|(_, _, kind)| **kind == Fault::StoreLost);
-        let forgotten: Vec<Time> = forgotten.map(|(lost, _, _)| lost).collect();
-        // Or it came to remember the one before.
-        let since = match before.clone().max() {
-            Some(last) if forgotten.iter().any(|lost| (last..=at).contains(lost)) => before.min(),
-            last => last,
-        };
-        // So it may go on though it was told to be over.
-        let anew = begun.map(|event| event.at).chain(forgotten);
-        let until = anew.filter(|anew| *anew > at).min().unwrap_or(history.end);
-        let sights = sights(history, since.unwrap_or_default()..=until, id, command);
+        // What is told must have been so when it was committed; it may be heard much later.
+        let at = committed(history, id, position).unwrap_or(heard);
+        let life = Life::of(history, id, at);
+        let sights = sights(history, &life, id, command);
         let error = error.and_then(|error| error.error.as_ref());
         // Who says `up: unknown` does not say that no call came of it.
         let sure = error.is_none_or(|error| error.up != "unknown");
@@ -78,20 +64,66 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
     }
 }
 
-fn sights(history: &History, during: RangeInclusive<Time>, id: &str, command: &Command) -> Sights {
+/// When an entry was committed, where that can be seen.
+fn committed(history: &History, id: &str, position: Option<(&str, u64)>) -> Option<Time> {
+    let position = position?;
+    history.events.iter().find_map(|event| match &event.what {
+        What::Told { cmd_id, epoch, seq, .. } => {
+            (cmd_id == id && (epoch.as_str(), *seq) == position).then_some(event.at)
+        }
+        _ => None,
+    })
+}
+
+/// From one beginning of an id to the next: where the store forgot it, the same id begins anew.
+struct Life {
+    during: RangeInclusive<Time>,
+    /// So often it began before, and was forgotten.
+    before: usize,
+}
+
+impl Life {
+    /// The one that ended then.
+    fn of(history: &History, id: &str, ended: Time) -> Self {
+        let begun = history.events.iter().filter(|event| match &event.what {
+            What::Told { cmd_id, event, .. } => cmd_id == id && event == "Started",
+            _ => false,
+        });
+        let before = begun.clone().map(|event| event.at).filter(|begun| *begun <= ended);
+        let forgotten = history.faults().filter(|(_, _, kind)| **kind == Fault::StoreLost);
+        let forgotten: Vec<Time> = forgotten.map(|(lost, _, _)| lost).collect();
+        // Or it came to remember the one before.
+        let since = match before.clone().max() {
+            Some(last) if forgotten.iter().any(|lost| (last..=ended).contains(lost)) => {
+                before.clone().min()
+            }
+            last => last,
+        };
+        let since = since.unwrap_or_default();
+        // So it may go on though it was told to be over.
+        let anew = begun.map(|event| event.at).chain(forgotten);
+        let until = anew.filter(|anew| *anew > ended).min().unwrap_or(history.end);
+        Self { during: since..=until, before: before.filter(|begun| *begun < since).count() }
+    }
+}
+
+fn sights(history: &History, life: &Life, id: &str, command: &Command) -> Sights {
+    let during = &life.during;
     let mut seen = Sights::default();
     let mut calls: Vec<&str> = Vec::new();
-    seen.forgotten = history.events.iter().any(|event| match &event.what {
-        What::Invite { asked, .. } => event.at < *during.start() && mark(asked) == Some(id),
-        _ => false,
-    });
+    // What a life before it sent may be under way still, when nobody remembers that life.
+    let asks = |event: &&Event| asks_a_phone(&event.what, id, &command.method);
+    let asked_before = history.events.iter().filter(|event| event.at < *during.start());
+    let mut late = life.before.saturating_sub(asked_before.filter(asks).count());
     for event in history.events.iter().filter(|event| during.contains(&event.at)) {
+        if asks(&event) {
+            seen.asked |= late == 0;
+            late = late.saturating_sub(1);
+        }
         match &event.what {
-            What::Invite { from, by_proxy: true, .. } => {
-                seen.invited |= from.starts_with(&format!("\"{id}\""));
+            What::Invite { call, asked, by_proxy: false, .. } if mark(asked) == Some(id) => {
+                calls.push(call);
             }
-            What::Invite { call, asked, .. } if mark(asked) == Some(id) => calls.push(call),
-            What::Refer { to, .. } => seen.referred |= mark(to) == Some(id),
             What::Up { call, .. } => {
                 seen.crossed |= command.params["callid"] == call.as_str();
                 if calls.contains(&call.as_str()) {
@@ -112,6 +144,17 @@ fn sights(history: &History, during: RangeInclusive<Time>, id: &str, command: &C
     seen
 }
 
+/// Whether a phone was asked under this id: by a setup leg for a start, by a REFER for a transfer.
+fn asks_a_phone(what: &What, id: &str, method: &str) -> bool {
+    match what {
+        What::Invite { from, by_proxy: true, .. } if method == "CallStart" => {
+            displayed(from) == Some(id)
+        }
+        What::Refer { to, .. } if method != "CallStart" => mark(to) == Some(id),
+        _ => false,
+    }
+}
+
 fn lie(
     history: &History,
     command: &Command,
@@ -123,12 +166,10 @@ fn lie(
     let places = matches!(command.method.as_str(), "CallStart" | "CallBlindTransfer");
     let by_notify = ended.observed.is_some();
     match outcome {
-        "not_started" if seen.invited || seen.referred => {
-            Some("not_started, and a phone was asked".to_owned())
-        }
+        "not_started" if seen.asked => Some("not_started, and a phone was asked".to_owned()),
         "success" if places && !by_notify && !seen.up.values().any(|up| *up <= at) => {
-            let other = seen.forgotten || is_taken_for_another(history, command);
-            (!other).then(|| "success, and no such call was up".to_owned())
+            let is_like_it = is_indistinguishable(history, command, at);
+            (!is_like_it).then(|| "success, and no such call was up".to_owned())
         }
         // Open: after a CANCEL that was taken, and without any event, nobody looks whether the phone
         // had answered meanwhile.
@@ -148,27 +189,42 @@ fn lie(
     }
 }
 
-/// Open: a transfer's events name only its call. What another one on the same call brought about a
-/// moment before this one began is taken for its own, within the time that clocks may be apart. And
-/// where the store forgot the other one, be it of the same id, both run at once.
-fn is_taken_for_another(history: &History, command: &Command) -> bool {
-    let call = command.params["callid"].as_str().unwrap_or_default();
-    let referred = history.events.iter().filter(|event| match &event.what {
-        What::Refer { call: referred, .. } => referred == call,
+/// Whether another REFER on the same call brought about a call between the very parties that this
+/// one wants, and nothing at the proxy tells whose it is. A token would.
+fn is_indistinguishable(history: &History, command: &Command, at: Time) -> bool {
+    let param = |name: &str| command.params[name].as_str().unwrap_or_default();
+    let (call, target) = (param("callid"), user(param("destination")));
+    let invites = || {
+        history.events.iter().filter_map(|event| match &event.what {
+            What::Invite { call, from, asked, .. } => Some((call, user(from), asked)),
+            _ => None,
+        })
+    };
+    let Some((_, caller, callee)) = invites().find(|(known, ..)| *known == call) else {
+        return false;
+    };
+    let transferee = if param("leg") == "caller" { caller } else { user(callee) };
+    let was_referred = history.events.iter().any(|event| match &event.what {
+        What::Refer { call: referred, phone, to, .. } => {
+            event.at <= at && referred == call && phone == transferee && !carries_token(to)
+        }
         _ => false,
     });
-    if referred.count() > 1 && forgot_anything(history) {
-        return true;
-    }
-    let near = command.asked_at.saturating_sub(300)..=command.asked_at + 300;
-    history.events.iter().any(|event| match &event.what {
-        What::EndedByProxy { call: ended, .. } => ended == call && near.contains(&event.at),
-        _ => false,
-    })
+    let is_up = |new: &String| {
+        history.events.iter().any(|event| match &event.what {
+            What::Up { call, .. } => event.at <= at && call == new,
+            _ => false,
+        })
+    };
+    was_referred
+        && invites().any(|(new, from, asked)| {
+            new != call && from == transferee && user(asked) == target && is_up(new)
+        })
 }
 
-fn forgot_anything(history: &History) -> bool {
-    history.faults().any(|(_, _, kind)| matches!(kind, Fault::StoreLost))
+/// Whether an address carries a token that a call can be told by.
+fn carries_token(address: &str) -> bool {
+    address.contains(";cpt=")
 }
 
 /// Whether something went wrong that a command of that time felt, or phones were of a kind that
