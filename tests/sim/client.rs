@@ -160,7 +160,7 @@ impl Client {
         let wire = Arc::new(Wire::default());
         self.site.recorder.note(What::Connected { client: self.number, connection: number });
         let served = Served {
-            executor: self.site.executor.clone(),
+            executor: self.site.executor,
             commands: Arc::clone(&running.commands),
             feed: Arc::clone(feed),
             nonces: Arc::clone(&running.nonces) as _,

@@ -2,12 +2,16 @@
 //!
 //! Tasks belong to a group (a process of the simulation, or the world around them). A group can be
 //! paused, so that nothing of it runs while time passes, and ended, so that its tasks are dropped.
+//!
+//! What the product is given must be able to go to other threads, and nothing here ever does. So the
+//! state is the thread's own, and costs no lock: one schedule at a time on each thread.
 
-use std::cmp::Ordering;
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -17,6 +21,8 @@ use callplane::clock::Timer;
 
 pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+type Call = Box<dyn FnOnce() + Send>;
+
 /// Who a task belongs to. 0 is the world.
 pub type Group = usize;
 
@@ -25,31 +31,60 @@ pub const WORLD: Group = 0;
 /// Time begins here: the proxies have been up for a while.
 pub const START: Duration = Duration::from_secs(3);
 
-/// Runs everything. Clones share it.
-#[derive(Clone)]
-pub struct Executor(Arc<Shared>);
-
-struct Shared {
+thread_local! {
     /// Microseconds.
-    now: AtomicU64,
-    state: Mutex<State>,
-    ready: Arc<Mutex<Vec<usize>>>,
+    static NOW: Cell<u64> = const { Cell::new(0) };
+    static STATE: RefCell<State> = RefCell::new(State::new(Random::new(0)));
+    /// Apart, so that a task may be woken from wherever.
+    static READY: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Runs everything of this thread.
+#[derive(Clone, Copy)]
+pub struct Executor(());
 
 struct State {
     tasks: Vec<Slot>,
     free: Vec<usize>,
-    queue: BinaryHeap<Scheduled>,
-    scheduled: u64,
+    /// The earliest on top.
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u32,
+    calls: Slab<(Group, Call)>,
+    naps: Slab<Waker>,
     groups: Vec<GroupState>,
     random: Random,
+    spawned: u64,
+}
+
+impl State {
+    fn new(random: Random) -> Self {
+        Self {
+            tasks: Vec::new(),
+            free: Vec::new(),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            calls: Slab::default(),
+            naps: Slab::default(),
+            groups: vec![GroupState::default()],
+            random,
+            spawned: 0,
+        }
+    }
+
+    fn schedule(&mut self, at: u64, what: What) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled { at, number: self.scheduled, what }));
+    }
 }
 
 #[derive(Default)]
 struct Slot {
+    /// Both are away while it runs.
     work: Option<Work>,
+    waker: Option<(Waker, Arc<Flag>)>,
     group: Group,
-    flag: Option<Arc<Flag>>,
+    /// Which task it is; 0 is none.
+    task: u64,
 }
 
 #[derive(Default)]
@@ -59,14 +94,13 @@ struct GroupState {
     /// Woken while paused.
     parked: Vec<usize>,
     /// Called for while paused.
-    held: Vec<Box<dyn FnOnce() + Send>>,
+    held: Vec<Call>,
 }
 
 /// Wakes one task, once until it was polled.
 struct Flag {
-    task: usize,
-    woken: Mutex<bool>,
-    ready: Arc<Mutex<Vec<usize>>>,
+    slot: usize,
+    woken: AtomicBool,
 }
 
 impl Wake for Flag {
@@ -75,41 +109,69 @@ impl Wake for Flag {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !std::mem::replace(&mut *self.woken.lock().unwrap(), true) {
-            self.ready.lock().unwrap().push(self.task);
+        // Never from two threads: a swap would only cost time.
+        if !self.woken.load(Relaxed) {
+            self.woken.store(true, Relaxed);
+            // The thread may be over.
+            let _ = READY.try_with(|ready| ready.borrow_mut().push(self.slot));
         }
     }
 }
 
+/// What is to happen, by its place.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    Wake(Arc<Mutex<Napping>>),
-    Call(Group, Box<dyn FnOnce() + Send>),
+    Wake(u32),
+    Call(u32),
 }
 
+/// In the order of time, then in that of asking.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Scheduled {
     at: u64,
-    number: u64,
+    number: u32,
     what: What,
 }
 
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+/// Places that are used again.
+struct Slab<T> {
+    /// With how often each was used.
+    places: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { places: Vec::new(), free: Vec::new() }
     }
 }
 
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl<T> Slab<T> {
+    fn put(&mut self, value: T) -> u32 {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            u32::try_from(self.places.len() - 1).unwrap()
+        });
+        self.places[place as usize].1 = Some(value);
+        place
     }
-}
 
-impl Ord for Scheduled {
-    /// The earliest is the greatest: it is on top of the heap.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
+    /// Empties a place for good.
+    fn free(&mut self, place: u32) -> Option<T> {
+        let (times, value) = &mut self.places[place as usize];
+        *times += 1;
+        self.free.push(place);
+        value.take()
+    }
+
+    fn times(&self, place: u32) -> u32 {
+        self.places[place as usize].0
+    }
+
+    /// What is there, unless the place has been freed since.
+    fn at(&mut self, place: u32, times: u32) -> Option<&mut Option<T>> {
+        let (now, value) = self.places.get_mut(place as usize)?;
+        (*now == times).then_some(value)
     }
 }
 
@@ -117,256 +179,268 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+fn with<R>(work: impl FnOnce(&mut State) -> R) -> R {
+    STATE.with_borrow_mut(work)
+}
+
 impl Executor {
+    /// Begins anew on this thread.
     pub fn new(random: Random) -> Self {
-        let state = State {
-            tasks: Vec::new(),
-            free: Vec::new(),
-            queue: BinaryHeap::new(),
-            scheduled: 0,
-            groups: vec![GroupState::default()],
-            random,
-        };
-        Self(Arc::new(Shared {
-            now: AtomicU64::new(micros(START)),
-            state: Mutex::new(state),
-            ready: Arc::default(),
-        }))
+        let executor = Self(());
+        executor.clear();
+        NOW.set(micros(START));
+        with(|state| *state = State::new(random));
+        executor
     }
 
-    pub fn now(&self) -> Duration {
-        Duration::from_micros(self.0.now.load(Relaxed))
+    /// Drops everything.
+    pub fn clear(self) {
+        // What is dropped may wake others: not while the state is held.
+        drop(with(|state| std::mem::replace(state, State::new(Random::new(0)))));
+        drop(READY.take());
     }
 
-    pub fn group(&self) -> Group {
-        let mut state = self.state();
-        state.groups.push(GroupState::default());
-        state.groups.len() - 1
+    pub fn now(self) -> Duration {
+        Duration::from_micros(NOW.get())
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.state.lock().unwrap()
+    pub fn millis(self) -> u64 {
+        NOW.get() / 1000
     }
 
-    pub fn spawn(&self, group: Group, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn group(self) -> Group {
+        with(|state| {
+            state.groups.push(GroupState::default());
+            state.groups.len() - 1
+        })
+    }
+
+    pub fn spawn(self, group: Group, work: impl Future<Output = ()> + Send + 'static) {
         self.spawn_boxed(group, Box::pin(work));
     }
 
-    pub fn spawn_boxed(&self, group: Group, work: Work) {
-        let mut state = self.state();
-        if state.groups[group].ended {
-            drop(state);
-            return drop(work);
-        }
-        let task = state.free.pop().unwrap_or_else(|| {
-            state.tasks.push(Slot::default());
-            state.tasks.len() - 1
+    pub fn spawn_boxed(self, group: Group, work: Work) {
+        let refused = with(|state| {
+            if state.groups[group].ended {
+                return Some(work);
+            }
+            let slot = state.free.pop().unwrap_or_else(|| {
+                state.tasks.push(Slot::default());
+                state.tasks.len() - 1
+            });
+            state.spawned += 1;
+            let flag = Arc::new(Flag { slot, woken: AtomicBool::new(true) });
+            let waker = Some((Waker::from(Arc::clone(&flag)), flag));
+            state.tasks[slot] = Slot { work: Some(work), waker, group, task: state.spawned };
+            READY.with_borrow_mut(|ready| ready.push(slot));
+            None
         });
-        let ready = Arc::clone(&self.0.ready);
-        let flag = Arc::new(Flag { task, woken: Mutex::new(true), ready });
-        state.tasks[task] = Slot { work: Some(work), group, flag: Some(flag) };
-        self.0.ready.lock().unwrap().push(task);
+        drop(refused);
     }
 
     /// Calls then, unless the group has ended; when it goes on, if it is paused.
-    pub fn at(&self, at: Duration, group: Group, call: impl FnOnce() + Send + 'static) {
-        self.schedule(micros(at), What::Call(group, Box::new(call)));
+    pub fn at(self, at: Duration, group: Group, call: impl FnOnce() + Send + 'static) {
+        self.call_at(micros(at), group, Box::new(call));
     }
 
-    pub fn after(&self, wait: Duration, group: Group, call: impl FnOnce() + Send + 'static) {
-        self.at(self.now() + wait, group, call);
+    pub fn after(self, wait: Duration, group: Group, call: impl FnOnce() + Send + 'static) {
+        self.call_at(NOW.get() + micros(wait), group, Box::new(call));
     }
 
-    fn schedule(&self, at: u64, what: What) {
-        let mut state = self.state();
-        state.scheduled += 1;
-        let number = state.scheduled;
-        state.queue.push(Scheduled { at, number, what });
+    fn call_at(self, at: u64, group: Group, call: Call) {
+        with(|state| {
+            let place = state.calls.put((group, call));
+            state.schedule(at, What::Call(place));
+        });
     }
 
-    pub fn sleep(&self, how_long: Duration) -> Nap {
-        let at = self.0.now.load(Relaxed).saturating_add(micros(how_long));
-        Nap { executor: self.clone(), at, napping: None }
+    pub fn sleep(self, how_long: Duration) -> Nap {
+        Nap { at: NOW.get().saturating_add(micros(how_long)), place: None }
     }
 
-    pub fn pause(&self, group: Group) {
-        self.state().groups[group].paused = true;
+    pub fn pause(self, group: Group) {
+        with(|state| state.groups[group].paused = true);
     }
 
-    pub fn go_on(&self, group: Group) {
-        let mut state = self.state();
-        let of = &mut state.groups[group];
-        of.paused = false;
-        let (parked, held) = (std::mem::take(&mut of.parked), std::mem::take(&mut of.held));
-        drop(state);
-        self.0.ready.lock().unwrap().extend(parked);
+    pub fn go_on(self, group: Group) {
+        let (parked, held) = with(|state| {
+            let of = &mut state.groups[group];
+            of.paused = false;
+            (std::mem::take(&mut of.parked), std::mem::take(&mut of.held))
+        });
+        READY.with_borrow_mut(|ready| ready.extend(parked));
         for call in held {
             call();
         }
     }
 
     /// Drops everything of the group.
-    pub fn end(&self, group: Group) {
-        let mut state = self.state();
-        let of = &mut state.groups[group];
-        of.ended = true;
-        of.paused = false;
-        let (parked, held) = (std::mem::take(&mut of.parked), std::mem::take(&mut of.held));
-        let mut dropped = Vec::new();
-        for task in 0..state.tasks.len() {
-            if state.tasks[task].group == group && state.tasks[task].work.is_some() {
-                dropped.push(std::mem::take(&mut state.tasks[task]));
-                // Its number stays in use where somebody may still wake it.
+    pub fn end(self, group: Group) {
+        let dropped = with(|state| {
+            let of = &mut state.groups[group];
+            of.ended = true;
+            of.paused = false;
+            let (parked, held) = (std::mem::take(&mut of.parked), std::mem::take(&mut of.held));
+            let mut dropped = Vec::new();
+            for slot in &mut state.tasks {
+                if slot.group == group && slot.work.is_some() {
+                    // Its number stays in use where somebody may still wake it.
+                    dropped.push(std::mem::take(slot));
+                }
             }
-        }
-        drop(state);
-        drop((dropped, parked, held));
+            (dropped, parked, held)
+        });
+        drop(dropped);
     }
 
     /// Lets all that is ready run.
-    pub fn settle(&self) {
-        while let Some((task, mut work, flag)) = self.take_ready() {
-            let waker = Waker::from(Arc::clone(&flag));
-            *flag.woken.lock().unwrap() = false;
-            let polled = work.as_mut().poll(&mut Context::from_waker(&waker));
-            let mut state = self.state();
-            let slot = &mut state.tasks[task];
-            let mine = slot.flag.as_ref().is_some_and(|other| Arc::ptr_eq(other, &flag));
-            match polled {
-                Poll::Pending if mine => slot.work = Some(work),
-                Poll::Ready(()) if mine => {
-                    *slot = Slot::default();
-                    state.free.push(task);
-                    drop(state);
-                    drop(work);
+    pub fn settle(self) {
+        while let Some((at, task, mut work, waker)) = take_ready() {
+            waker.1.woken.store(false, Relaxed);
+            let polled = work.as_mut().poll(&mut Context::from_waker(&waker.0));
+            let dropped = with(|state| {
+                let slot = &mut state.tasks[at];
+                if slot.task != task {
+                    // Its group ended while it ran.
+                    return Some((work, waker));
                 }
-                // Its group ended while it ran.
-                Poll::Pending | Poll::Ready(()) => {
-                    drop(state);
-                    drop(work);
+                match polled {
+                    Poll::Pending => {
+                        (slot.work, slot.waker) = (Some(work), Some(waker));
+                        None
+                    }
+                    Poll::Ready(()) => {
+                        *slot = Slot::default();
+                        state.free.push(at);
+                        Some((work, waker))
+                    }
                 }
-            }
-        }
-    }
-
-    fn take_ready(&self) -> Option<(usize, Work, Arc<Flag>)> {
-        let mut state = self.state();
-        loop {
-            let mut ready = self.0.ready.lock().unwrap();
-            if ready.is_empty() {
-                return None;
-            }
-            let at = if ready.len() == 1 { 0 } else { state.random.index(ready.len()) };
-            let task = ready.swap_remove(at);
-            drop(ready);
-            let slot = &mut state.tasks[task];
-            let Some(flag) = slot.flag.clone() else { continue };
-            let group = slot.group;
-            if state.groups[group].paused {
-                state.groups[group].parked.push(task);
-                continue;
-            }
-            let slot = &mut state.tasks[task];
-            let Some(work) = slot.work.take() else { continue };
-            return Some((task, work, flag));
+            });
+            drop(dropped);
         }
     }
 
     /// When something is to happen.
-    pub fn due(&self) -> Option<Duration> {
-        self.state().queue.peek().map(|next| Duration::from_micros(next.at))
+    pub fn due(self) -> Option<Duration> {
+        with(|state| state.queue.peek().map(|Reverse(next)| Duration::from_micros(next.at)))
     }
 
     /// Time passes until then; what is due is done by [`Self::fire`].
-    pub fn advance(&self, to: Duration) {
-        self.0.now.fetch_max(micros(to), Relaxed);
+    pub fn advance(self, to: Duration) {
+        NOW.set(NOW.get().max(micros(to)));
     }
 
     /// Does one thing that is due.
-    pub fn fire(&self) {
-        let mut state = self.state();
-        let now = self.0.now.load(Relaxed);
-        if state.queue.peek().is_none_or(|next| next.at > now) {
-            return;
-        }
-        let Some(next) = state.queue.pop() else { return };
-        match next.what {
-            What::Wake(napping) => {
-                drop(state);
-                let mut napping = napping.lock().unwrap();
-                napping.over = true;
-                let waker = napping.waker.take();
-                drop(napping);
-                if let Some(waker) = waker {
-                    waker.wake();
+    pub fn fire(self) {
+        let now = NOW.get();
+        let fired = with(|state| {
+            if state.queue.peek().is_none_or(|Reverse(next)| next.at > now) {
+                return None;
+            }
+            let Reverse(next) = state.queue.pop()?;
+            match next.what {
+                What::Wake(place) => state.naps.free(place).map(Fired::Wake),
+                What::Call(place) => {
+                    let (group, call) = state.calls.free(place)?;
+                    let of = &mut state.groups[group];
+                    if of.ended {
+                        return Some(Fired::Nothing(call));
+                    }
+                    if of.paused {
+                        of.held.push(call);
+                        return None;
+                    }
+                    Some(Fired::Call(call))
                 }
             }
-            What::Call(group, call) => {
-                let of = &mut state.groups[group];
-                if of.ended {
-                    drop(state);
-                    drop(call);
-                } else if of.paused {
-                    of.held.push(call);
-                } else {
-                    drop(state);
-                    call();
-                }
-            }
+        });
+        match fired {
+            Some(Fired::Wake(waker)) => waker.wake(),
+            Some(Fired::Call(call)) => call(),
+            Some(Fired::Nothing(call)) => drop(call),
+            None => {}
         }
     }
 }
 
-#[derive(Default)]
-struct Napping {
-    over: bool,
-    waker: Option<Waker>,
+enum Fired {
+    Wake(Waker),
+    Call(Call),
+    Nothing(Call),
+}
+
+type Taken = (usize, u64, Work, (Waker, Arc<Flag>));
+
+fn take_ready() -> Option<Taken> {
+    with(|state| {
+        loop {
+            let at = READY.with_borrow_mut(|ready| match ready.len() {
+                0 => None,
+                1 => ready.pop(),
+                many => Some(ready.swap_remove(state.random.index(many))),
+            })?;
+            let slot = &mut state.tasks[at];
+            if slot.task == 0 {
+                continue;
+            }
+            let of = &mut state.groups[slot.group];
+            if of.paused {
+                of.parked.push(at);
+                continue;
+            }
+            let Some(work) = slot.work.take() else { continue };
+            let Some(waker) = slot.waker.take() else { continue };
+            return Some((at, slot.task, work, waker));
+        }
+    })
 }
 
 /// Time that passes.
 pub struct Nap {
-    executor: Executor,
     at: u64,
-    napping: Option<Arc<Mutex<Napping>>>,
+    /// Where its waker is, and how often that place was used.
+    place: Option<(u32, u32)>,
 }
 
 impl Future for Nap {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.executor.0.now.load(Relaxed) >= self.at {
+        if NOW.get() >= self.at {
             return Poll::Ready(());
         }
-        match &self.napping {
-            Some(napping) => {
-                let mut napping = napping.lock().unwrap();
-                if napping.over {
-                    return Poll::Ready(());
-                }
-                napping.waker = Some(context.waker().clone());
-            }
+        let before = with(|state| match self.place {
+            Some((place, times)) => match state.naps.at(place, times)? {
+                Some(waker) if waker.will_wake(context.waker()) => None,
+                waker => waker.replace(context.waker().clone()),
+            },
             None => {
-                let napping = Napping { over: false, waker: Some(context.waker().clone()) };
-                let napping = Arc::new(Mutex::new(napping));
-                self.executor.schedule(self.at, What::Wake(Arc::clone(&napping)));
-                self.napping = Some(napping);
+                let place = state.naps.put(context.waker().clone());
+                self.place = Some((place, state.naps.times(place)));
+                state.schedule(self.at, What::Wake(place));
+                None
             }
-        }
+        });
+        drop(before);
         Poll::Pending
     }
 }
 
 impl Drop for Nap {
     fn drop(&mut self) {
-        if let Some(napping) = &self.napping {
-            napping.lock().unwrap().waker = None;
+        if let Some((place, times)) = self.place {
+            // The thread may be over.
+            let waker = STATE.try_with(|state| {
+                state.borrow_mut().naps.at(place, times).and_then(Option::take)
+            });
+            drop(waker);
         }
     }
 }
 
 impl Timer for Executor {
     fn sleep(&self, how_long: Duration) -> Work {
-        Box::pin(Executor::sleep(self, how_long))
+        Box::pin(Executor::sleep(*self, how_long))
     }
 }
 

@@ -29,7 +29,7 @@ pub fn plan(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random) {
         let at = START + random.millis(BEGIN.0, BEGIN.1);
         let lasts = random.millis(200, 3500);
         let (site, clients, mut random) = (Arc::clone(site), clients.to_vec(), random.fork());
-        site.executor.clone().at(at, WORLD, move || strike(&site, &clients, &mut random, lasts));
+        site.executor.at(at, WORLD, move || strike(&site, &clients, &mut random, lasts));
     }
 }
 
@@ -106,7 +106,7 @@ fn crash(site: &Arc<Site>, clients: &[Arc<Client>], pod: usize, until: Duration)
         client.process_died(pod, running.life);
     }
     let site = Arc::clone(site);
-    site.executor.clone().at(until, WORLD, move || site.start(pod));
+    site.executor.at(until, WORLD, move || site.start(pod));
 }
 
 fn pause(site: &Arc<Site>, pod: usize, until: Duration) {
@@ -114,7 +114,7 @@ fn pause(site: &Arc<Site>, pod: usize, until: Duration) {
     note(site, Fault::Pause, until);
     site.executor.pause(running.group);
     let site = Arc::clone(site);
-    site.executor.clone().at(until, WORLD, move || site.executor.go_on(running.group));
+    site.executor.at(until, WORLD, move || site.executor.go_on(running.group));
 }
 
 /// What the store acknowledges from now on is lost a little later, or everything is.
@@ -123,7 +123,7 @@ fn lose_tail(site: &Arc<Site>, random: &mut Random) {
     let (wait, epoch) =
         (random.millis(1, 1500), Epoch::derive(Nonce(u128::from(random.next()) << 64)));
     let site = Arc::clone(site);
-    site.executor.clone().after(wait, WORLD, move || {
+    site.executor.after(wait, WORLD, move || {
         note(&site, Fault::StoreLost, site.executor.now());
         site.server.forget_since(memory, epoch);
     });
@@ -149,7 +149,7 @@ fn weather(
 fn one_way(site: &Arc<Site>, from: Place, to: Place, until: Duration, worse: impl Fn(&mut Way)) {
     site.network.change(from, to, worse);
     let site = Arc::clone(site);
-    site.executor.clone().at(until, WORLD, move || {
+    site.executor.at(until, WORLD, move || {
         site.network.change(from, to, |way| *way = Way::default());
     });
 }

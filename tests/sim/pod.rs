@@ -170,12 +170,12 @@ pub struct Running {
 impl Running {
     /// Starts a process of this number. It serves once it has reached the store.
     pub fn start(site: &Arc<Site>, pod: usize, life: u64, wrong: i64) -> Arc<Self> {
-        let executor = site.executor.clone();
+        let executor = site.executor;
         let group = executor.group();
-        let clock = Watch::new(executor.clone(), wrong);
+        let clock = Watch::new(executor, wrong);
         let nonces = Dice::new(site.fork());
         let store = Client {
-            executor: executor.clone(),
+            executor: executor,
             network: Arc::clone(&site.network),
             server: Arc::clone(&site.server),
             pod,
@@ -190,7 +190,7 @@ impl Running {
             let line = Line { proxy: Arc::clone(proxy), pod };
             let surroundings = Surroundings {
                 clock: Arc::clone(&clock) as Arc<dyn Clock>,
-                timer: Arc::new(executor.clone()),
+                timer: Arc::new(executor),
                 meter: Arc::new(Unmetered),
             };
             let connector = OpenSips::new(settings(number), line.clone(), line, surroundings);
@@ -202,10 +202,10 @@ impl Running {
             let (kept, told) = (Arc::clone(&connector), Arc::clone(&reports));
             executor.spawn(group, keeper::keep(kept, sink, told, CancellationToken::new()));
             proxies.names.push(names[number].clone());
-            proxies.ways.push(Way { connector, executor: executor.clone(), bug: site.bug });
+            proxies.ways.push(Way { connector, executor: executor, bug: site.bug });
         }
         let host = Arc::new(Hosting {
-            executor: executor.clone(),
+            executor: executor,
             group,
             wanted: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
@@ -234,7 +234,7 @@ impl Running {
         let leading = Arc::new(Leading::default());
         for name in &names {
             let contender = Contender {
-                executor: executor.clone(),
+                executor: executor,
                 store: store.clone(),
                 leading: Arc::clone(&leading),
                 stack: name.clone(),
@@ -244,7 +244,7 @@ impl Running {
             };
             executor.spawn(group, contender.run());
         }
-        let (timer, stop) = (Arc::new(executor.clone()), CancellationToken::new());
+        let (timer, stop) = (Arc::new(executor), CancellationToken::new());
         let clock: Arc<dyn Clock> = clock;
         executor.spawn(group, events::run(engine, leading, clock, timer, outlet, stop));
         if site.bug == Some(Bug::EndsCalls) && life > 1 {
@@ -334,7 +334,7 @@ async fn end_calls(site: Arc<Site>, pod: usize) {
 
 /// Clients are served once what is committed is heard of.
 async fn serve(site: Arc<Site>, running: Arc<Running>, store: Client) {
-    let executor = &site.executor;
+    let executor = site.executor;
     loop {
         let Ok(head) = store.head(&site.tenants[0]).await else {
             executor.sleep(Duration::from_millis(300)).await;
@@ -343,7 +343,7 @@ async fn serve(site: Arc<Site>, running: Arc<Running>, store: Client) {
         let feed = Feed::new(head);
         let listener = Arc::new(FeedListener(Arc::clone(&feed)));
         let open = Ear::open(
-            executor.clone(),
+            executor,
             running.group,
             store.clone(),
             &site.tenants,

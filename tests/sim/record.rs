@@ -27,7 +27,7 @@ impl Recorder {
     }
 
     pub fn note(&self, what: What) {
-        let at = u64::try_from(self.executor.now().as_millis()).unwrap();
+        let at = self.executor.millis();
         self.history.lock().unwrap().note(at, what);
     }
 
@@ -73,11 +73,12 @@ impl Watch {
 
 impl Clock for Watch {
     fn now(&self) -> StoreTime {
-        let passed = u64::try_from(self.executor.now().as_millis()).unwrap();
-        let now = BEGINNING * 1000 + passed;
+        let now = BEGINNING * 1000 + self.executor.millis();
         let now = now.saturating_add_signed(self.wrong.load(Ordering::Relaxed));
         // It never goes back.
-        StoreTime(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
+        let now = now.max(self.latest.load(Ordering::Relaxed));
+        self.latest.store(now, Ordering::Relaxed);
+        StoreTime(now)
     }
 }
 

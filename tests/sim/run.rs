@@ -70,6 +70,7 @@ pub fn run(seed: u64, bug: Option<Bug>) -> History {
     for pod in 0..PODS {
         site.kill(pod);
     }
+    site.executor.clear();
     history
 }
 

@@ -53,21 +53,21 @@ impl Site {
     pub fn new(random: &mut Random, bug: Option<Bug>) -> Arc<Self> {
         let executor = Executor::new(random.fork());
         let network = Arc::new(Network::new(random.fork()));
-        let recorder = Recorder::new(executor.clone());
-        let publisher = Publisher::new(executor.clone(), Arc::clone(&network), bug);
+        let recorder = Recorder::new(executor);
+        let publisher = Publisher::new(executor, Arc::clone(&network), bug);
         let stream = Stream {
             recorder: Arc::clone(&recorder),
             publisher: Arc::clone(&publisher),
             skipped: Arc::default(),
         };
         let epoch = Epoch::derive(Nonce(u128::from(random.next()) << 64));
-        let server = Server::new(executor.clone(), stream, epoch, bug);
+        let server = Server::new(executor, stream, epoch, bug);
         let proxies = (0..2)
             .map(|number| {
                 let world = world(number, random);
                 let (network, recorder) = (Arc::clone(&network), Arc::clone(&recorder));
                 let random = random.fork();
-                Proxy::new(number, world, executor.clone(), network, recorder, bug, random)
+                Proxy::new(number, world, executor, network, recorder, bug, random)
             })
             .collect();
         let tenants = ["default", "other"];

@@ -246,7 +246,7 @@ impl<C: Commands> Socket<C> {
             self.tick = None;
             return false;
         }
-        let executor = self.served.executor.clone();
+        let executor = self.served.executor;
         let tick = self.tick.get_or_insert_with(|| executor.sleep(TICK));
         if Pin::new(tick).poll(context).is_pending() {
             return false;

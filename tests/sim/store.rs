@@ -88,7 +88,7 @@ fn word(notice: &Notice) -> &'static str {
 
 impl Server {
     pub fn new(executor: Executor, stream: Stream, epoch: Epoch, bug: Option<Bug>) -> Arc<Self> {
-        let clock = Watch::new(executor.clone(), 0);
+        let clock = Watch::new(executor, 0);
         let own = Arc::clone(&clock);
         let recorder = Arc::clone(&stream.recorder);
         let skipped = Arc::clone(&stream.skipped);
