@@ -36,7 +36,8 @@ const LONG: Duration = Duration::from_secs(20);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn event(name: &str, params: Value) -> MiEvent {
-    MiEvent::from_json(json!({"jsonrpc": "2.0", "method": name, "params": params})).unwrap()
+    let text = json!({"jsonrpc": "2.0", "method": name, "params": params}).to_string();
+    MiEvent::decode(text.as_bytes()).unwrap()
 }
 
 fn fact(name: &str, params: Value) -> StackEvent {

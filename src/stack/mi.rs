@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The highest request id OpenSIPS echoes truthfully (measured: larger ones are clamped to it).
@@ -34,10 +35,10 @@ pub enum MiParams {
 }
 
 impl MiParams {
-    /// The named parameter `name`.
+    /// The named parameter `name`; the last one, should there be several.
     pub fn get(&self, name: &str) -> Option<&Value> {
         match self {
-            MiParams::Named(members) => members.iter().find(|(n, _)| n == name).map(|(_, v)| v),
+            MiParams::Named(members) => members.iter().rfind(|(n, _)| n == name).map(|(_, v)| v),
             MiParams::None | MiParams::Positional(_) => None,
         }
     }
@@ -247,7 +248,7 @@ pub struct PlainReply {
 impl MiReply {
     /// Reads one reply. Never fails: what can't be read is [`MiReply::Garbled`].
     pub fn decode(text: &[u8]) -> MiReply {
-        match read_json(text) {
+        match read_json::<Value>(text) {
             Ok(Value::Object(mut map)) => {
                 let id = map
                     .get("id")
@@ -279,7 +280,7 @@ impl MiReply {
 
 /// Reads JSON. A stack passes on the bytes of its phones, so one with an old character set would
 /// make a whole list unreadable: what is no UTF-8 is replaced.
-fn read_json(text: &[u8]) -> serde_json::Result<Value> {
+fn read_json<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     match std::str::from_utf8(text) {
         Ok(text) => serde_json::from_str(text),
         Err(_) => serde_json::from_str(&String::from_utf8_lossy(text)),
@@ -327,16 +328,7 @@ impl MiEvent {
     /// Reads one event. `None` if it is no JSON-RPC notification (or request: `reliable_mode`
     /// adds an id).
     pub fn decode(text: &[u8]) -> Option<MiEvent> {
-        MiEvent::from_json(read_json(text).ok()?)
-    }
-
-    /// The same, from a value a streaming reader already parsed.
-    pub fn from_json(value: Value) -> Option<MiEvent> {
-        let Value::Object(mut map) = value else {
-            return None;
-        };
-        let request = MiRequest::from_members(map.remove("method"), map.remove("params"))?;
-        Some(MiEvent { name: request.method, params: request.params })
+        read_json(text).ok()
     }
 }
 
@@ -398,10 +390,14 @@ fn write_members(members: &Members, out: &mut String) {
 fn write_value(value: &Value, out: &mut String) {
     match value {
         Value::String(text) => write_text(text, out),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+        Value::Null => out.push_str("null"),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
             use std::fmt::Write as _;
             // Writing to a String can't fail.
-            let _ = write!(out, "{value}");
+            let _ = match value.as_u64() {
+                Some(number) => write!(out, "{number}"),
+                None => write!(out, "{value}"),
+            };
         }
     }
 }
@@ -410,6 +406,13 @@ fn write_value(value: &Value, out: &mut String) {
 fn write_text(text: &str, out: &mut String) {
     use std::fmt::Write as _;
     out.push('"');
+    // Looked at as a whole: nearly no text has anything to escape.
+    let escapes = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    if !text.bytes().fold(false, |any, byte| any | escapes(byte)) {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     let mut from = 0;
     for (at, byte) in text.bytes().enumerate() {
         let escape = match byte {
