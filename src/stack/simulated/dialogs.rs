@@ -127,16 +127,19 @@ impl DialogId {
 
 impl std::fmt::Display for DialogId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let digits = |mut n: u64, f: &mut std::fmt::Formatter<'_>| loop {
-            write!(f, "{:x}", n & 15)?;
+        let digits = |mut n: u64, text: &mut String| loop {
+            let digit = u32::try_from(n & 15).ok().and_then(|n| char::from_digit(n, 16));
+            text.push(digit.unwrap_or('0'));
             n >>= 4;
             if n == 0 {
-                return Ok(());
+                return;
             }
         };
-        digits(self.0 >> 32, f)?;
-        f.write_str(".")?;
-        digits(self.0 & 0xffff_ffff, f)
+        let mut text = String::with_capacity(17);
+        digits(self.0 >> 32, &mut text);
+        text.push('.');
+        digits(self.0 & 0xffff_ffff, &mut text);
+        f.write_str(&text)
     }
 }
 
@@ -313,50 +316,32 @@ impl Call {
 
     /// As `dlg_list` (and, with `context`, `dlg_list_ctx`) shows it.
     pub(super) fn listed(&self, dialog: &Dialog, context: bool) -> Value {
-        let mut map = Map::new();
-        let mut put = |name: &str, value: Value| {
-            map.insert(name.to_owned(), value);
-        };
-        put("ID", dialog.id.to_string().into());
-        put("db_id", dialog.id.db_id().to_string().into());
-        put("state", (dialog.state as u8).into());
-        put("user_flags", "".into());
-        put("timestart", dialog.started.into());
-        if dialog.started > 0 {
-            put("datestart", datetime(dialog.started).into());
-        }
-        put("timeout", dialog.times_out.into());
-        if dialog.times_out > 0 {
-            put("dateout", datetime(dialog.times_out).into());
-        }
-        put("callid", (*self.callid).into());
-        put("from_uri", (*self.from_uri).into());
-        put("to_uri", (*self.to_uri).into());
-        put("caller_tag", self.caller.tag.as_str().into());
-        put("caller_contact", self.caller.contact.as_str().into());
-        put("callee_cseq", self.callee.cseq.to_string().into());
-        put("caller_route_set", "".into());
-        put("caller_bind_addr", format!("udp:{}", self.caller.bind).into());
-        if let Some(sdp) = &self.caller.sdp {
-            put("caller_sdp", (**sdp).into());
-        }
+        // In alphabetical order, as the map keeps them: nothing is to be sorted then.
+        let mut listed = Members::new();
         let mut callees = Vec::new();
         if dialog.state != State::Unconfirmed && !self.callee.tag.is_empty() {
-            let mut callee = Map::new();
-            let mut put = |name: &str, value: Value| {
-                callee.insert(name.to_owned(), value);
-            };
-            put("callee_tag", self.callee.tag.as_str().into());
-            put("callee_contact", self.callee.contact.as_str().into());
-            put("caller_cseq", self.caller.cseq.to_string().into());
-            put("callee_route_set", "".into());
-            put("callee_bind_addr", format!("udp:{}", self.callee.bind).into());
+            let mut callee = Members::new();
+            callee.put("callee_bind_addr", bound(&self.callee));
+            callee.put("callee_contact", self.callee.contact.as_str());
+            callee.put("callee_route_set", "");
             if let Some(sdp) = &self.callee.sdp {
-                put("callee_sdp", (**sdp).into());
+                callee.put("callee_sdp", &**sdp);
             }
-            callees.push(Value::Object(callee));
+            callee.put("callee_tag", self.callee.tag.as_str());
+            callee.put("caller_cseq", self.caller.cseq.to_string());
+            callees.push(callee.into_value());
         }
-        put("CALLEES", Value::Array(callees));
+        listed.put("CALLEES", callees);
+        listed.put("ID", dialog.id.to_string());
+        listed.put("callee_cseq", self.callee.cseq.to_string());
+        listed.put("caller_bind_addr", bound(&self.caller));
+        listed.put("caller_contact", self.caller.contact.as_str());
+        listed.put("caller_route_set", "");
+        if let Some(sdp) = &self.caller.sdp {
+            listed.put("caller_sdp", &**sdp);
+        }
+        listed.put("caller_tag", self.caller.tag.as_str());
+        listed.put("callid", &*self.callid);
         if context {
             let mut inner = Map::new();
             if !dialog.values.is_empty() {
@@ -367,9 +352,44 @@ impl Call {
                 });
                 inner.insert("values".to_owned(), Value::Array(values.collect()));
             }
-            put("context", Value::Object(inner));
+            listed.put("context", Value::Object(inner));
         }
-        Value::Object(map)
+        if dialog.times_out > 0 {
+            listed.put("dateout", datetime(dialog.times_out));
+        }
+        if dialog.started > 0 {
+            listed.put("datestart", datetime(dialog.started));
+        }
+        listed.put("db_id", dialog.id.db_id().to_string());
+        listed.put("from_uri", &*self.from_uri);
+        listed.put("state", dialog.state as u8);
+        listed.put("timeout", dialog.times_out);
+        listed.put("timestart", dialog.started);
+        listed.put("to_uri", &*self.to_uri);
+        listed.put("user_flags", "");
+        listed.into_value()
+    }
+}
+
+/// The socket that an end is reached through, as lists show it.
+fn bound(end: &End) -> String {
+    ["udp:", &*end.bind].concat()
+}
+
+/// Members of an object that is made at once.
+struct Members(Vec<(String, Value)>);
+
+impl Members {
+    fn new() -> Self {
+        Self(Vec::with_capacity(24))
+    }
+
+    fn put(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.push((name.to_owned(), value.into()));
+    }
+
+    fn into_value(self) -> Value {
+        Value::Object(self.0.into_iter().collect())
     }
 }
 

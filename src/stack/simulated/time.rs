@@ -35,28 +35,60 @@ pub(super) fn asctime(unix: u64) -> String {
     let c = civil(unix);
     let weekday = WEEKDAYS.get(usize::try_from(c.days % 7).unwrap_or_default()).unwrap_or(&"Thu");
     let month = MONTHS.get(usize::try_from(c.month - 1).unwrap_or_default()).unwrap_or(&"Jan");
-    format!(
-        "{weekday} {month} {:2} {:02}:{:02}:{:02} {}",
-        c.day,
-        c.second / 3600,
-        c.second / 60 % 60,
-        c.second % 60,
-        c.year
-    )
+    let mut text = String::with_capacity(24);
+    text.push_str(weekday);
+    text.push(' ');
+    text.push_str(month);
+    text.push(' ');
+    if c.day < 10 {
+        text.push(' ');
+        text.push(digit(c.day));
+    } else {
+        two(c.day, &mut text);
+    }
+    text.push(' ');
+    clock(c.second, &mut text);
+    text.push(' ');
+    year(c.year, &mut text);
+    text
+}
+
+fn digit(number: u64) -> char {
+    u32::try_from(number % 10).ok().and_then(|n| char::from_digit(n, 10)).unwrap_or('0')
+}
+
+/// Two digits. Times are written for each request: formatting would be most of what it costs.
+fn two(number: u64, text: &mut String) {
+    text.push(digit(number / 10));
+    text.push(digit(number));
+}
+
+fn year(year: u64, text: &mut String) {
+    two(year / 100, text);
+    two(year % 100, text);
+}
+
+/// `21:23:14` of a second of the day.
+fn clock(second: u64, text: &mut String) {
+    two(second / 3600, text);
+    text.push(':');
+    two(second / 60 % 60, text);
+    text.push(':');
+    two(second % 60, text);
 }
 
 /// `2026-11-22 21:23:14`, as `dlg_list` answers.
 pub(super) fn datetime(unix: u64) -> String {
     let c = civil(unix);
-    format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-        c.year,
-        c.month,
-        c.day,
-        c.second / 3600,
-        c.second / 60 % 60,
-        c.second % 60
-    )
+    let mut text = String::with_capacity(19);
+    year(c.year, &mut text);
+    text.push('-');
+    two(c.month, &mut text);
+    text.push('-');
+    two(c.day, &mut text);
+    text.push(' ');
+    clock(c.second, &mut text);
+    text
 }
 
 #[cfg(test)]

@@ -400,14 +400,14 @@ impl World {
     /// Raises an event: one datagram for each subscriber, each with its own fate.
     pub(super) fn raise(&mut self, event: MiEvent) {
         let now = self.unix();
-        let mut shared: Option<Arc<MiEvent>> = None;
+        let shared = Arc::new(event);
         let mut sends: Vec<(Arc<str>, Arc<MiEvent>)> = Vec::new();
-        for (socket, method) in self.subscriptions.receivers(&event.name, now) {
+        for (socket, method) in self.subscriptions.receivers(&shared.name, now) {
             let event = match method {
                 Some(name) => {
-                    Arc::new(MiEvent { name: name.clone().into(), params: event.params.clone() })
+                    Arc::new(MiEvent { name: name.clone().into(), params: shared.params.clone() })
                 }
-                None => shared.get_or_insert_with(|| Arc::new(event.clone())).clone(),
+                None => Arc::clone(&shared),
             };
             sends.push((socket.clone(), event));
         }
