@@ -4,7 +4,7 @@
 //! only. Delivering never waits: an inbox that is full is marked, and its socket is closed with
 //! a code that says resume.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -20,10 +20,13 @@ const SHARDS: usize = 32;
 /// too slowly or a replay is under way.
 pub const LONGEST_INBOX: usize = 4096;
 
+/// In an order of its own: whom a skip reaches first is the same each time.
+type Shard = BTreeMap<SessionId, Vec<Arc<Inbox>>>;
+
 /// The one way for committed entries to reach sockets.
 #[derive(Debug)]
 pub struct Feed {
-    shards: Vec<Mutex<HashMap<SessionId, Vec<Arc<Inbox>>>>>,
+    shards: Vec<Mutex<Shard>>,
     heads: Mutex<HashMap<TenantId, Position>>,
     start: Position,
 }
@@ -102,10 +105,7 @@ impl Feed {
         Attachment { feed: Arc::clone(self), session: session.clone(), inbox }
     }
 
-    fn shard(
-        &self,
-        session: &SessionId,
-    ) -> Option<MutexGuard<'_, HashMap<SessionId, Vec<Arc<Inbox>>>>> {
+    fn shard(&self, session: &SessionId) -> Option<MutexGuard<'_, Shard>> {
         // Session ids are uniformly random, so a few of their bytes spread well enough.
         let spread = session
             .as_str()
@@ -248,6 +248,36 @@ mod tests {
 
     fn tenant(name: &str) -> TenantId {
         serde_json::from_value(name.into()).unwrap()
+    }
+
+    /// Takes a place in the line when it is woken.
+    struct Woken(u128, Arc<Mutex<Vec<u128>>>);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            lock(&self.1).push(self.0);
+        }
+    }
+
+    #[test]
+    fn a_skip_reaches_the_sessions_in_the_same_order_each_time() {
+        let order = || {
+            let (mine, epoch) = (tenant("mine"), Epoch::derive(Nonce(2)));
+            let feed = Feed::new(Position { epoch: epoch.clone(), seq: 0 });
+            let line = Arc::default();
+            let attach = |number| {
+                let attachment = feed.attach(&mine, &SessionId::derive(Nonce(number)));
+                let waker = Arc::new(Woken(number, Arc::clone(&line))).into();
+                assert!(attachment.inbox().poll_take(&Context::from_waker(&waker)).is_pending());
+                attachment
+            };
+            let attachments: Vec<Attachment> = (0..200).map(attach).collect();
+            feed.skip(&mine, &Position { epoch, seq: 6 });
+            drop(attachments);
+            std::mem::take(&mut *lock(&line))
+        };
+        assert_eq!(order().len(), 200);
+        assert_eq!(order(), order());
     }
 
     #[test]
