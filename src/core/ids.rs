@@ -51,14 +51,15 @@ macro_rules! text_id {
     };
 }
 
-fn checked(text: &str, longest: usize, allowed: fn(char) -> bool) -> Result<Arc<str>, BadId> {
+/// What is allowed is ASCII, so bytes are looked at.
+fn checked(text: &str, longest: usize, allowed: impl Fn(u8) -> bool) -> Result<Arc<str>, BadId> {
     if text.is_empty() {
         return Err(BadId::Empty);
     }
     if text.len() > longest {
         return Err(BadId::TooLong(longest));
     }
-    if !text.chars().all(allowed) {
+    if !text.bytes().all(allowed) {
         return Err(BadId::Character);
     }
     Ok(Arc::from(text))
@@ -166,7 +167,8 @@ impl CallId {
     /// [`BadId`] says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, BadId> {
         checked(text, Self::LONGEST, |c| {
-            c.is_ascii_graphic() && !matches!(c, '\\' | '"' | '\'' | '<' | '>' | '`' | ',' | ';')
+            c.is_ascii_graphic()
+                && !matches!(c, b'\\' | b'"' | b'\'' | b'<' | b'>' | b'`' | b',' | b';')
         })
         .map(Self)
     }
@@ -227,7 +229,7 @@ impl Install {
     /// # Errors
     /// [`BadId`] says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, BadId> {
-        checked(text, 8, is_plain).map(Self)
+        checked(text, 8, |c| is_plain(char::from(c))).map(Self)
     }
 }
 

@@ -137,14 +137,22 @@ impl SipAddress {
     pub fn normal(&self) -> Self {
         let scheme = self.0.split(':').next().unwrap_or_default();
         let (user, place) = self.party().split_once('@').unwrap_or_default();
-        let (user, mut place) = (unescaped(user), place.to_ascii_lowercase());
-        if let Some((host, port)) = place.rsplit_once(':')
-            && let Ok(port) = port.parse::<u16>()
-            && !host.is_empty()
-        {
-            place = format!("{host}:{port}");
+        let (host, port) = place.rsplit_once(':').unwrap_or((place, ""));
+        let port = port.parse::<u16>().ok().filter(|_| !host.is_empty());
+        let mut text = scheme.to_ascii_lowercase();
+        text.reserve(self.0.len());
+        text.push(':');
+        text.push_str(&unescaped(user));
+        text.push('@');
+        match port {
+            Some(port) => {
+                text.push_str(&host.to_ascii_lowercase());
+                text.push(':');
+                text.push_str(&port.to_string());
+            }
+            None => text.push_str(&place.to_ascii_lowercase()),
         }
-        Self(format!("{}:{user}@{place}", scheme.to_ascii_lowercase()).into())
+        Self(text.into())
     }
 
     /// The address as it was given.

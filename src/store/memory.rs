@@ -198,6 +198,7 @@ impl<C: Clock> MemoryStore<C> {
         }
         let stack = record.state.plan.stack.clone();
         let mut claims = record.state.claims();
+        let still: Vec<Claim> = claims.iter().map(|(claim, _)| claim.clone()).collect();
         if let Some(kept) = inner.records.get(&record.key) {
             // What it had before it has, or has lost to an overtaker for good.
             claims.retain(|(claim, _)| !kept.claims.contains(claim));
@@ -231,7 +232,7 @@ impl<C: Clock> MemoryStore<C> {
         let record = Arc::new(record);
         // Also as long as this commit may be repeated: it must be recognised then.
         let forget = now.after(commit.keep).max(commit.not_after.after(Duration::from_millis(1)));
-        let overtaken = inner.index(&stack, &record, claims, forget);
+        let overtaken = inner.index(&stack, &record, &still, claims, forget);
         if ended {
             inner.repeatable.push_back((commit.not_after, record.key.clone()));
         }
@@ -380,12 +381,13 @@ impl Inner {
         })
     }
 
-    /// Replaces what the record has in every index. `new_claims` are those that the version before
-    /// did not have.
+    /// Replaces what the record has in every index. `claims` are all of it, `new_claims` those that
+    /// the version before did not have.
     fn index(
         &mut self,
         stack: &StackId,
         record: &Arc<Record>,
+        claims: &[Claim],
         new_claims: Vec<(Claim, Taking)>,
         expires: StoreTime,
     ) -> Vec<Key> {
@@ -399,7 +401,6 @@ impl Inner {
             }
             None => (Vec::new(), Vec::new(), Vec::new(), None, None, Vec::new()),
         };
-        let still: Vec<Claim> = record.state.claims().into_iter().map(|(claim, _)| claim).collect();
         let mut overtaken = Vec::new();
         let mut now_claimed = Vec::with_capacity(new_claims.len() + old_claims.len());
         for (claim, _) in new_claims {
@@ -415,7 +416,7 @@ impl Inner {
         }
         let linger = record.state.claims_linger();
         for claim in old_claims {
-            if still.contains(&claim) {
+            if claims.contains(&claim) {
                 now_claimed.push(claim);
                 continue;
             }

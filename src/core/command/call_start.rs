@@ -685,8 +685,11 @@ impl Start {
     /// The setup leg (a `CallEnd` of it ends this command), and the caller where that is wanted.
     pub(crate) fn claims(&self, plan: &Plan) -> Vec<(Claim, Taking)> {
         let setup = (Claim::Call(self.setup.clone()), Taking::Ask);
+        if !plan.one_start_per_caller {
+            return vec![setup];
+        }
         let caller = (Claim::Caller(self.request.caller.normal()), Taking::Ask);
-        if plan.one_start_per_caller { vec![setup, caller] } else { vec![setup] }
+        vec![setup, caller]
     }
 
     /// The setup leg, and what the referral needs.
