@@ -44,16 +44,17 @@ impl Publisher {
     }
 
     /// What a bug makes of entries.
-    fn spoiled(&self, tenant: &TenantId, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
-        let mut spoiled = entries.to_vec();
-        let Some(first) = entries.first() else { return spoiled };
+    fn spoiled(&self, tenant: &TenantId, mut entries: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+        if self.bug != Some(Bug::OtherTenant) {
+            return entries;
+        }
+        let Some(first) = entries.first_mut() else { return entries };
         let mut sessions = self.sessions.lock().unwrap();
         sessions.insert(tenant.clone(), first.session.clone());
-        let other = sessions.iter().find(|(other, _)| *other != tenant);
-        if let (Some(Bug::OtherTenant), Some((_, session))) = (self.bug, other) {
-            spoiled[0] = Arc::new(Entry { session: session.clone(), ..Entry::clone(first) });
+        if let Some((_, session)) = sessions.iter().find(|(other, _)| *other != tenant) {
+            *first = Arc::new(Entry { session: session.clone(), ..Entry::clone(first) });
         }
-        spoiled
+        entries
     }
 
     pub fn forget(&self, pod: usize) {
@@ -61,13 +62,16 @@ impl Publisher {
     }
 
     pub fn publish(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
-        let entries = &self.spoiled(tenant, entries);
+        let entries = self.spoiled(tenant, entries.to_vec());
+        let told = Arc::new((tenant.clone(), epoch.clone(), entries));
         for (pod, (group, ear)) in self.ears.lock().unwrap().iter() {
             let fate = self.network.send(Place::Bus, Place::Pod(*pod));
             for wait in fate.first.into_iter().chain(fate.double) {
-                let ear = Arc::clone(ear);
-                let (tenant, epoch, entries) = (tenant.clone(), epoch.clone(), entries.to_vec());
-                self.executor.after(wait, *group, move || ear.heard(&tenant, &epoch, &entries));
+                let (ear, told) = (Arc::clone(ear), Arc::clone(&told));
+                self.executor.after(wait, *group, move || {
+                    let (tenant, epoch, entries) = &*told;
+                    ear.heard(tenant, epoch, entries);
+                });
             }
         }
     }

@@ -210,7 +210,7 @@ impl Client {
         let client = Arc::clone(self);
         let state = Mutex::new((Duration::ZERO, None::<String>));
         Box::new(move |message| {
-            let text = String::from_utf8(message.to_vec()).unwrap();
+            let text = String::from_utf8(message.into()).unwrap();
             let mut state = state.lock().unwrap();
             let (last, kept) = &mut *state;
             for text in client.spoiled(text, kept) {
@@ -249,12 +249,16 @@ impl Client {
     }
 
     fn request(&self, state: &mut State, asked: Asked, method: &str, params: &Value) {
+        self.send(state, asked, method, &params.to_string());
+    }
+
+    fn send(&self, state: &mut State, asked: Asked, method: &str, params: &str) {
         let Some(connection) = &mut state.connection else { return };
         state.requests += 1;
         let id = state.requests;
         state.asked.insert(id, asked);
-        let text = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
-        let text = text.to_string();
+        let text =
+            format!(r#"{{"id":{id},"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
         let number = connection.number;
         self.site.recorder.note(What::Sent { connection: number, text: text.clone() });
         let (here, there) = (Place::Client(self.number), Place::Pod(connection.pod));
@@ -385,8 +389,8 @@ impl Client {
 
     fn command(&self, state: &mut State, at: usize) {
         let Command { method, params, .. } = &state.commands[at];
-        let (method, params) = (*method, params.clone());
-        self.request(state, Asked::Command(at), method, &params);
+        let (method, params) = (*method, params.to_string());
+        self.send(state, Asked::Command(at), method, &params);
     }
 
     /// The client leaves; the process hears of it some time later.

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -31,6 +32,9 @@ pub const WORLD: Group = 0;
 /// Time begins here: the proxies have been up for a while.
 pub const START: Duration = Duration::from_secs(3);
 
+/// Microseconds that are near.
+const NEAR: u64 = 20_000;
+
 thread_local! {
     /// Microseconds.
     static NOW: Cell<u64> = const { Cell::new(0) };
@@ -46,14 +50,19 @@ pub struct Executor(());
 struct State {
     tasks: Vec<Slot>,
     free: Vec<usize>,
-    /// The earliest on top.
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    /// What is to happen before `near_until`, the earliest on top; and the rest. Most of what lies far
+    /// ahead is the end of a patience, which nobody waits for any more when it is near.
+    near: BinaryHeap<Reverse<Scheduled>>,
+    far: BinaryHeap<Reverse<Scheduled>>,
+    near_until: u64,
     scheduled: u32,
     calls: Slab<(Group, Call)>,
     naps: Slab<Waker>,
     groups: Vec<GroupState>,
     random: Random,
     spawned: u64,
+    /// From then on also a nap that nobody waits for is a moment.
+    all_count_from: u64,
 }
 
 impl State {
@@ -61,19 +70,46 @@ impl State {
         Self {
             tasks: Vec::new(),
             free: Vec::new(),
-            queue: BinaryHeap::new(),
+            near: BinaryHeap::new(),
+            far: BinaryHeap::new(),
+            near_until: 0,
             scheduled: 0,
             calls: Slab::default(),
             naps: Slab::default(),
             groups: vec![GroupState::default()],
             random,
             spawned: 0,
+            all_count_from: 0,
         }
     }
 
     fn schedule(&mut self, at: u64, what: What) {
         self.scheduled += 1;
-        self.queue.push(Reverse(Scheduled { at, number: self.scheduled, what }));
+        let queue = if at < self.near_until { &mut self.near } else { &mut self.far };
+        queue.push(Reverse(Scheduled::new(at, self.scheduled, what)));
+    }
+
+    /// The next thing. Naps that nobody waits for are left out, but for those in the time when it is
+    /// looked again and again whether all is over: they are moments to look at, too.
+    fn next(&mut self) -> Option<Scheduled> {
+        while self.near.is_empty() {
+            let Reverse(first) = self.far.peek()?;
+            self.near_until = first.at().saturating_add(NEAR);
+            while let Some(first) = self.far.peek_mut()
+                && first.0.at() < self.near_until
+            {
+                let Reverse(next) = PeekMut::pop(first);
+                match next.what() {
+                    What::Wake(place)
+                        if next.at() < self.all_count_from && self.naps.is_empty_at(place) =>
+                    {
+                        self.naps.free(place);
+                    }
+                    What::Wake(_) | What::Call(_) => self.near.push(Reverse(next)),
+                }
+            }
+        }
+        self.near.peek().map(|Reverse(next)| *next)
     }
 }
 
@@ -119,18 +155,33 @@ impl Wake for Flag {
 }
 
 /// What is to happen, by its place.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy)]
 enum What {
     Wake(u32),
     Call(u32),
 }
 
-/// In the order of time, then in that of asking.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Scheduled {
-    at: u64,
-    number: u32,
-    what: What,
+/// What is to happen when, as one number: in the order of time, then in that of asking.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Scheduled(u128);
+
+impl Scheduled {
+    fn new(at: u64, number: u32, what: What) -> Self {
+        let what = match what {
+            What::Wake(place) => place << 1,
+            What::Call(place) => place << 1 | 1,
+        };
+        Self(u128::from(at) << 64 | u128::from(number) << 32 | u128::from(what))
+    }
+
+    fn at(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    fn what(self) -> What {
+        let what = self.0 as u32;
+        if what & 1 == 0 { What::Wake(what >> 1) } else { What::Call(what >> 1) }
+    }
 }
 
 /// Places that are used again.
@@ -164,6 +215,10 @@ impl<T> Slab<T> {
         value.take()
     }
 
+    fn is_empty_at(&self, place: u32) -> bool {
+        self.places[place as usize].1.is_none()
+    }
+
     fn times(&self, place: u32) -> u32 {
         self.places[place as usize].0
     }
@@ -184,12 +239,14 @@ fn with<R>(work: impl FnOnce(&mut State) -> R) -> R {
 }
 
 impl Executor {
-    /// Begins anew on this thread.
-    pub fn new(random: Random) -> Self {
+    /// Begins anew on this thread. From that time on every moment counts at which anything was to
+    /// happen, be it that nobody waits for it any more.
+    pub fn new(random: Random, all_count_from: Duration) -> Self {
         let executor = Self(());
         executor.clear();
         NOW.set(micros(START));
-        with(|state| *state = State::new(random));
+        let all_count_from = micros(all_count_from);
+        with(|state| *state = State { all_count_from, ..State::new(random) });
         executor
     }
 
@@ -320,25 +377,23 @@ impl Executor {
         }
     }
 
-    /// When something is to happen.
-    pub fn due(self) -> Option<Duration> {
-        with(|state| state.queue.peek().map(|Reverse(next)| Duration::from_micros(next.at)))
+    /// When something is to happen, in microseconds.
+    pub fn due(self) -> Option<u64> {
+        with(|state| state.next().map(Scheduled::at))
     }
 
     /// Time passes until then; what is due is done by [`Self::fire`].
-    pub fn advance(self, to: Duration) {
-        NOW.set(NOW.get().max(micros(to)));
+    pub fn advance(self, to: u64) {
+        NOW.set(NOW.get().max(to));
     }
 
     /// Does one thing that is due.
     pub fn fire(self) {
         let now = NOW.get();
         let fired = with(|state| {
-            if state.queue.peek().is_none_or(|Reverse(next)| next.at > now) {
-                return None;
-            }
-            let Reverse(next) = state.queue.pop()?;
-            match next.what {
+            let next = state.next().filter(|next| next.at() <= now)?;
+            state.near.pop();
+            match next.what() {
                 What::Wake(place) => state.naps.free(place).map(Fired::Wake),
                 What::Call(place) => {
                     let (group, call) = state.calls.free(place)?;
@@ -430,9 +485,8 @@ impl Drop for Nap {
     fn drop(&mut self) {
         if let Some((place, times)) = self.place {
             // The thread may be over.
-            let waker = STATE.try_with(|state| {
-                state.borrow_mut().naps.at(place, times).and_then(Option::take)
-            });
+            let waker = STATE
+                .try_with(|state| state.borrow_mut().naps.at(place, times).and_then(Option::take));
             drop(waker);
         }
     }

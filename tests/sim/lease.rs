@@ -1,6 +1,5 @@
 //! Who leads: a lease for each stack in the store, taken and kept as the product's lease in Redis is.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -34,18 +33,33 @@ pub struct Leading {
 
 #[derive(Default)]
 struct State {
-    terms: BTreeMap<StackId, Term>,
-    wakers: BTreeMap<StackId, Waker>,
+    leads: Vec<Lead>,
+}
+
+/// One stack's.
+struct Lead {
+    stack: StackId,
+    term: Option<Term>,
+    waker: Option<Waker>,
+}
+
+impl State {
+    fn of(&mut self, stack: &StackId) -> &mut Lead {
+        let at = self.leads.iter().position(|lead| lead.stack == *stack);
+        let at = at.unwrap_or_else(|| {
+            self.leads.push(Lead { stack: stack.clone(), term: None, waker: None });
+            self.leads.len() - 1
+        });
+        &mut self.leads[at]
+    }
 }
 
 impl Leading {
     fn set(&self, stack: &StackId, term: Option<Term>) {
         let mut state = self.state.lock().unwrap();
-        let before = match term {
-            Some(term) => state.terms.insert(stack.clone(), term),
-            None => state.terms.remove(stack),
-        };
-        let waker = (before != term).then(|| state.wakers.remove(stack)).flatten();
+        let lead = state.of(stack);
+        let before = std::mem::replace(&mut lead.term, term);
+        let waker = if before == term { None } else { lead.waker.take() };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -55,17 +69,20 @@ impl Leading {
 
 impl Leadership for Leading {
     fn term(&self, stack: &StackId) -> Option<Term> {
-        self.state.lock().unwrap().terms.get(stack).copied()
+        self.state.lock().unwrap().of(stack).term
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
         std::future::poll_fn(|context| {
             let mut state = self.state.lock().unwrap();
-            let term = state.terms.get(stack).copied();
-            if term != from {
-                return Poll::Ready(term);
+            let lead = state.of(stack);
+            if lead.term != from {
+                return Poll::Ready(lead.term);
             }
-            state.wakers.insert(stack.clone(), context.waker().clone());
+            match &mut lead.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
             Poll::Pending
         })
         .await

@@ -1,19 +1,37 @@
 //! What lies between the parts: delay, loss, doubling, reordering, and cuts.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::random::Random;
 
 /// Where a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Pod(usize),
     Store,
     Bus,
     Stack(usize),
     Client(usize),
+}
+
+/// So many of one kind there are at most.
+const MOST: usize = 4;
+
+const PLACES: usize = 2 + 3 * MOST;
+
+impl Place {
+    fn number(self) -> usize {
+        let (kind, number) = match self {
+            Self::Store => return 0,
+            Self::Bus => return 1,
+            Self::Pod(number) => (0, number),
+            Self::Stack(number) => (1, number),
+            Self::Client(number) => (2, number),
+        };
+        assert!(number < MOST);
+        2 + kind * MOST + number
+    }
 }
 
 /// How a way is.
@@ -47,22 +65,29 @@ pub struct Network {
 
 struct State {
     random: Random,
-    ways: BTreeMap<(Place, Place), Way>,
+    /// From each place to each.
+    ways: Vec<Way>,
+}
+
+impl State {
+    fn way(&mut self, from: Place, to: Place) -> &mut Way {
+        &mut self.ways[from.number() * PLACES + to.number()]
+    }
 }
 
 impl Network {
     pub fn new(random: Random) -> Self {
-        Self { state: Mutex::new(State { random, ways: BTreeMap::new() }) }
+        Self { state: Mutex::new(State { random, ways: vec![Way::default(); PLACES * PLACES] }) }
     }
 
     pub fn change(&self, from: Place, to: Place, change: impl FnOnce(&mut Way)) {
         let mut state = self.state.lock().unwrap();
-        change(state.ways.entry((from, to)).or_default());
+        change(state.way(from, to));
     }
 
     pub fn send(&self, from: Place, to: Place) -> Fate {
         let mut state = self.state.lock().unwrap();
-        let way = state.ways.get(&(from, to)).copied().unwrap_or_default();
+        let way = *state.way(from, to);
         let random = &mut state.random;
         if way.cut || random.ppm(way.lost) {
             return Fate { first: None, double: None };
@@ -79,7 +104,7 @@ impl Network {
     /// How long a message of a connection takes: those are never lost, only late.
     pub fn late(&self, from: Place, to: Place) -> Duration {
         let mut state = self.state.lock().unwrap();
-        let way = state.ways.get(&(from, to)).copied().unwrap_or_default();
+        let way = *state.way(from, to);
         Duration::from_micros(way.least + state.random.below(way.most - way.least + 1))
     }
 }

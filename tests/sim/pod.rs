@@ -176,7 +176,6 @@ impl Running {
         let nonces = Dice::new(site.fork());
         let store = Client {
             executor: executor,
-            network: Arc::clone(&site.network),
             server: Arc::clone(&site.server),
             pod,
             clock: Arc::clone(&clock),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use callplane::stack::mi::{Mi, MiAnswer, MiEvent, MiFailure, MiRequest, PlainReply};
 use callplane::stack::opensips::sink::HandFeed;
 use callplane::stack::simulated::witness::Seen;
@@ -28,7 +29,6 @@ pub struct Proxy {
     recorder: Arc<Recorder>,
     bug: Option<Bug>,
     state: Mutex<State>,
-    /// When something happens by itself, in microseconds.
     due: AtomicU64,
     /// Where events go, by the subscribed socket.
     sinks: Mutex<BTreeMap<String, Sink>>,
@@ -76,9 +76,9 @@ impl Proxy {
         result
     }
 
-    pub fn due(&self) -> Option<Duration> {
-        let due = self.due.load(Ordering::Relaxed);
-        (due < u64::MAX).then(|| Duration::from_micros(due))
+    /// When something happens by itself, in microseconds; never: the greatest.
+    pub fn due(&self) -> u64 {
+        self.due.load(Ordering::Relaxed)
     }
 
     pub fn advance(&self) {
@@ -108,12 +108,13 @@ impl Proxy {
         });
         self.due.store(due, Ordering::Relaxed);
         let here = Place::Stack(self.number);
+        let mut written = None;
         while let Some(output) = state.world.take() {
             let (ticket, told) = match output {
                 Output::Answer { asker, answer } => (asker.ticket, Ok(answer)),
                 Output::Plain { ticket, text } => (ticket, Err(MiFailure::Plain(plain(text)))),
                 Output::Event { socket, event } => {
-                    self.send_event(&socket, &event);
+                    self.send_event(&socket, event, &mut written);
                     continue;
                 }
                 Output::Down | Output::Up => continue,
@@ -144,11 +145,25 @@ impl Proxy {
         self.state.lock().unwrap().random.percent(percent)
     }
 
-    fn send_event(&self, socket: &str, event: &MiEvent) {
+    /// An event goes to each process; it is written once.
+    fn send_event(
+        &self,
+        socket: &str,
+        event: Arc<MiEvent>,
+        written: &mut Option<(Arc<MiEvent>, Bytes)>,
+    ) {
         let sinks = self.sinks.lock().unwrap();
         let Some(sink) = sinks.get(socket) else { return };
-        let mut text = String::with_capacity(256);
-        event.encode(&mut text);
+        let text = match written {
+            Some((last, text)) if Arc::ptr_eq(last, &event) => text.clone(),
+            _ => {
+                let mut text = String::with_capacity(256);
+                event.encode(&mut text);
+                let text = Bytes::from(text);
+                *written = Some((event, text.clone()));
+                text
+            }
+        };
         let fate = self.network.send(Place::Stack(self.number), Place::Pod(sink.pod));
         for wait in fate.first.into_iter().chain(fate.double) {
             let (feed, text) = (sink.feed.clone(), text.clone());

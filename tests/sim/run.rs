@@ -28,7 +28,7 @@ pub const CALM: Duration = Duration::from_secs(15);
 const AFTER: Duration = Duration::from_secs(30);
 
 /// What the bus lost before is read from the streams by then.
-const SWEPT: Duration = Duration::from_millis(5_500);
+pub const SWEPT: Duration = Duration::from_millis(5_500);
 
 /// And what should not come is waited for this long.
 const QUIET: Duration = Duration::from_millis(1_500);
@@ -52,11 +52,14 @@ pub fn run(seed: u64, bug: Option<Bug>) -> History {
         if rest.is_over(&site, &clients) {
             break;
         }
-        let due = site.proxies.iter().filter_map(|proxy| proxy.due());
-        let Some(next) = due.chain(site.executor.due()).min() else { break };
+        let due = site.proxies.iter().map(|proxy| proxy.due());
+        let next = due.fold(site.executor.due().unwrap_or(u64::MAX), u64::min);
+        if next == u64::MAX {
+            break;
+        }
         site.executor.advance(next);
         for proxy in &site.proxies {
-            if proxy.due().is_some_and(|due| due <= next) {
+            if proxy.due() <= next {
                 proxy.advance();
             }
         }

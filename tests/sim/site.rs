@@ -17,6 +17,7 @@ use super::pod::Running;
 use super::proxy::Proxy;
 use super::random::Random;
 use super::record::{BEGINNING, Recorder};
+use super::run::{CALM, SWEPT};
 use super::store::{Server, Stream};
 
 pub const PODS: usize = 3;
@@ -51,7 +52,7 @@ struct Pod {
 
 impl Site {
     pub fn new(random: &mut Random, bug: Option<Bug>) -> Arc<Self> {
-        let executor = Executor::new(random.fork());
+        let executor = Executor::new(random.fork(), CALM + SWEPT);
         let network = Arc::new(Network::new(random.fork()));
         let recorder = Recorder::new(executor);
         let publisher = Publisher::new(executor, Arc::clone(&network), bug);
@@ -61,7 +62,7 @@ impl Site {
             skipped: Arc::default(),
         };
         let epoch = Epoch::derive(Nonce(u128::from(random.next()) << 64));
-        let server = Server::new(executor, stream, epoch, bug);
+        let server = Server::new(executor, Arc::clone(&network), stream, epoch, bug);
         let proxies = (0..2)
             .map(|number| {
                 let world = world(number, random);

@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The store's process.
 pub struct Server {
     executor: Executor,
+    network: Arc<Network>,
     clock: Arc<Watch>,
     memory: MemoryStore<Arc<Watch>>,
     recorder: Arc<Recorder>,
@@ -87,7 +88,13 @@ fn word(notice: &Notice) -> &'static str {
 }
 
 impl Server {
-    pub fn new(executor: Executor, stream: Stream, epoch: Epoch, bug: Option<Bug>) -> Arc<Self> {
+    pub fn new(
+        executor: Executor,
+        network: Arc<Network>,
+        stream: Stream,
+        epoch: Epoch,
+        bug: Option<Bug>,
+    ) -> Arc<Self> {
         let clock = Watch::new(executor, 0);
         let own = Arc::clone(&clock);
         let recorder = Arc::clone(&stream.recorder);
@@ -96,6 +103,7 @@ impl Server {
         let memory = MemoryStore::new(clock, Arc::new(stream), epoch, Limits::default());
         Arc::new(Self {
             executor,
+            network,
             clock: own,
             memory,
             recorder,
@@ -230,6 +238,28 @@ impl Server {
         Position { epoch, seq }
     }
 
+    /// Does what a process asks when that has come in, and answers.
+    fn deliver<T: Send + 'static>(
+        self: &Arc<Self>,
+        pod: usize,
+        wait: Duration,
+        work: Arc<impl Fn(&Server) -> T + Send + Sync + 'static>,
+        answer: Answer<T>,
+    ) {
+        let this = Arc::clone(self);
+        self.executor.after(wait, WORLD, move || {
+            if let Some(until) = this.frozen() {
+                let wait = until - this.executor.now();
+                return this.deliver(pod, wait, work, answer);
+            }
+            let done = work(&this);
+            let back = this.network.send(Place::Store, Place::Pod(pod));
+            if let Some(wait) = back.first {
+                this.executor.after(wait, WORLD, move || answer.give(done));
+            }
+        });
+    }
+
     fn stored(&self, record: &Record) -> Option<Arc<Record>> {
         self.memory.find(Find::Key(record.key.clone())).now_or_never().unwrap().ok()?.pop()
     }
@@ -239,7 +269,6 @@ impl Server {
 #[derive(Clone)]
 pub struct Client {
     pub executor: Executor,
-    pub network: Arc<Network>,
     pub server: Arc<Server>,
     pub pod: usize,
     pub clock: Arc<Watch>,
@@ -252,10 +281,10 @@ impl Client {
     ) -> Result<T, Away> {
         let answer = Answer::new();
         let here = Place::Pod(self.pod);
-        let fate = self.network.send(here, Place::Store);
+        let fate = self.server.network.send(here, Place::Store);
         let work = Arc::new(work);
         for wait in fate.first.into_iter().chain(fate.double) {
-            self.deliver(wait, Arc::clone(&work), answer.clone());
+            self.server.deliver(self.pod, wait, Arc::clone(&work), answer.clone());
         }
         let mut patience = self.executor.sleep(PATIENCE);
         std::future::poll_fn(|context| {
@@ -277,26 +306,6 @@ impl Client {
     pub async fn base(&self, tenant: &TenantId) -> Result<Position, Away> {
         let tenant = tenant.clone();
         self.ask(move |server| server.base(&tenant)).await
-    }
-
-    fn deliver<T: Send + 'static>(
-        &self,
-        wait: Duration,
-        work: Arc<impl Fn(&Server) -> T + Send + Sync + 'static>,
-        answer: Answer<T>,
-    ) {
-        let this = self.clone();
-        self.executor.after(wait, WORLD, move || {
-            if let Some(until) = this.server.frozen() {
-                let wait = until - this.executor.now();
-                return this.deliver(wait, work, answer);
-            }
-            let done = work(&this.server);
-            let back = this.network.send(Place::Store, Place::Pod(this.pod));
-            if let Some(wait) = back.first {
-                this.executor.after(wait, WORLD, move || answer.give(done));
-            }
-        });
     }
 }
 
