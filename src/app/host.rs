@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timer, TokioTimer};
 use crate::core::time::StoreTime;
 use crate::engine::{Engine, Host};
 use crate::stack::Stacks;
-use crate::store::{Away, Store};
+use crate::store::Store;
 
 /// Longest sleep between two looks at the timers.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -38,44 +37,37 @@ impl TokioHost {
         Arc::new(Self { tasks, runtime, wanted: AtomicU64::new(u64::MAX), wake: Notify::new() })
     }
 
-    /// Fires the engine's timers until `stop`. One task for all commands.
+    /// Fires the engine's timers, and has it beat and sweep, until `stop`. One task for the timers of
+    /// all commands; a slow store does not keep them waiting.
     pub async fn drive<S: Store, K: Stacks>(
         self: Arc<Self>,
         engine: Arc<Engine<S, K>>,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) {
-        let mut next_sweep = clock.now().after(LONGEST);
-        let mut next_beat = clock.now();
-        let mut sweeping: Option<JoinHandle<()>> = None;
-        let mut beating: Option<JoinHandle<()>> = None;
+        let timer: Arc<dyn Timer> = Arc::new(TokioTimer);
+        self.until(&stop, Arc::clone(&engine).keep_beating(Arc::clone(&timer)));
+        self.until(&stop, Arc::clone(&engine).keep_sweeping(timer));
         loop {
             self.wanted.store(u64::MAX, Ordering::SeqCst);
             let due = engine.fire();
-            let now = clock.now();
-            // A slow store must not keep timers waiting, nor get a second sweep.
-            if now >= next_sweep && sweeping.as_ref().is_none_or(JoinHandle::is_finished) {
-                next_sweep = now.after(LONGEST);
-                let engine = Arc::clone(&engine);
-                sweeping = Some(self.tasks.spawn(async move { engine.sweep().await }));
-            }
-            // However long a sweep takes: who does not beat counts as dead.
-            if now >= next_beat && beating.as_ref().is_none_or(JoinHandle::is_finished) {
-                next_beat = now.after(LONGEST);
-                let engine = Arc::clone(&engine);
-                beating = Some(self.tasks.spawn(async move {
-                    if let Err(Away) = engine.beat().await {
-                        tracing::debug!("the store is away: nobody hears that this process lives");
-                    }
-                }));
-            }
-            let sleep = due.map_or(LONGEST, |due| now.until(due)).min(LONGEST);
+            let sleep = due.map_or(LONGEST, |due| clock.now().until(due)).min(LONGEST);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
             }
         }
+    }
+
+    fn until(&self, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+        let stopped = stop.clone().cancelled_owned();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopped => {}
+                () = work => {}
+            }
+        });
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! The files: [`begin`] (a client's command), [`carried`] (work that outlives its asker), [`performing`]
 //! (each operation once), [`owed`] (what could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
-//! (who lives, and the operations of who does not), [`orphans`] (legs of ours that nobody remembers),
+//! (who lives, and the operations of who does not), [`pace`] (what is done each second), [`orphans`] (legs of ours that nobody remembers),
 //! [`routes`] (which stack a call is at), [`straight`] (what works without the store).
 
 pub mod begin;
@@ -17,6 +17,7 @@ pub mod happened;
 pub mod heart;
 pub mod orphans;
 pub mod owed;
+pub mod pace;
 pub mod performing;
 pub mod routes;
 pub mod straight;

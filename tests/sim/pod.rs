@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use callplane::app::{Desk, FeedListener};
 use callplane::client::feed::Feed;
-use callplane::clock::{Clock, Nonces};
+use callplane::clock::{Clock, Nonces, Timer};
 use callplane::core::act::{Act, Op, Reply};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{Install, PodId, StackId};
@@ -221,7 +221,10 @@ impl Running {
             },
             engine_settings(id, &names),
         );
-        executor.spawn(group, drive(Arc::clone(&engine), host, Arc::clone(&clock)));
+        let timer: Arc<dyn Timer> = Arc::new(executor.clone());
+        executor.spawn(group, Arc::clone(&engine).keep_beating(Arc::clone(&timer)));
+        executor.spawn(group, Arc::clone(&engine).keep_sweeping(timer));
+        executor.spawn(group, fire(Arc::clone(&engine), host, Arc::clone(&clock)));
         let running = Arc::new(Self {
             group,
             life,
@@ -290,31 +293,11 @@ fn engine_settings(pod: PodId, names: &[StackId]) -> Settings {
 }
 
 /// Fires what is due, as the product's host does.
-async fn drive(engine: Arc<Engine<Client, Proxies>>, host: Arc<Hosting>, clock: Arc<Watch>) {
-    let mut next_sweep = clock.now().after(LONGEST);
-    let mut next_beat = clock.now();
-    let (sweeping, beating) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+async fn fire(engine: Arc<Engine<Client, Proxies>>, host: Arc<Hosting>, clock: Arc<Watch>) {
     loop {
         host.wanted.store(u64::MAX, Ordering::SeqCst);
         let due = engine.fire();
-        let now = clock.now();
-        if now >= next_sweep && !sweeping.swap(true, Ordering::SeqCst) {
-            next_sweep = now.after(LONGEST);
-            let (engine, over) = (Arc::clone(&engine), Arc::clone(&sweeping));
-            host.executor.spawn(host.group, async move {
-                engine.sweep().await;
-                over.store(false, Ordering::SeqCst);
-            });
-        }
-        if now >= next_beat && !beating.swap(true, Ordering::SeqCst) {
-            next_beat = now.after(LONGEST);
-            let (engine, over) = (Arc::clone(&engine), Arc::clone(&beating));
-            host.executor.spawn(host.group, async move {
-                let _ = engine.beat().await;
-                over.store(false, Ordering::SeqCst);
-            });
-        }
-        let sleep = due.map_or(LONGEST, |due| now.until(due)).min(LONGEST);
+        let sleep = due.map_or(LONGEST, |due| clock.now().until(due)).min(LONGEST);
         select(pin!(host.wake.notified()), host.executor.sleep(sleep)).await;
     }
 }
