@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use callplane::app::TokioHost;
 use callplane::bus::MemoryBus;
 use callplane::clock::{Clock, Nonces};
 use callplane::core::act::{Act, DialogState, Facts, NotSent, Op, Reply};
@@ -37,6 +38,9 @@ use callplane::engine::{Cancelling, Engine, Host, NoList, Observer, Parts, Setti
 use callplane::stack::{self, SipStack, Snapshot, Stacks};
 use callplane::store::memory::MemoryStore;
 use callplane::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -95,6 +99,8 @@ enum Fault {
     Late,
     /// It is applied; the answer comes when [`Shaky::go_on`] is called.
     AnswerWaits,
+    /// It arrives when [`Shaky::go_on`] is called.
+    Waits,
 }
 
 /// A store whose next commits go wrong as told.
@@ -102,8 +108,9 @@ struct Shaky {
     inner: MemoryStore<Arc<Hands>>,
     epoch: Epoch,
     faults: Mutex<VecDeque<Fault>>,
-    /// The reads fail as well.
+    /// The reads and the beats fail as well.
     away: Mutex<bool>,
+    beats: AtomicU64,
     waiting: Mutex<bool>,
     committed: Mutex<Vec<OpId>>,
     /// It is another store by now, which knows what this one acknowledged, or some of it.
@@ -117,6 +124,14 @@ impl Shaky {
 
     fn go_on(&self) {
         *self.waiting.lock().unwrap() = false;
+    }
+
+    async fn wait(&self) {
+        *self.waiting.lock().unwrap() = true;
+        let waits = |_: &mut Context<'_>| {
+            if *self.waiting.lock().unwrap() { Poll::Pending } else { Poll::Ready(()) }
+        };
+        std::future::poll_fn(waits).await;
     }
 }
 
@@ -133,6 +148,7 @@ impl Store for Shaky {
         match fault {
             Fault::Lost => return Err(Away),
             Fault::Late => return Ok(Verdict::Late),
+            Fault::Waits => self.wait().await,
             Fault::Fine | Fault::AnswerLost | Fault::AnswerWaits => {}
         }
         let ops: Vec<OpId> = commit.record.state.open().iter().map(|op| op.id.clone()).collect();
@@ -142,14 +158,8 @@ impl Store for Shaky {
         }
         match fault {
             Fault::AnswerLost => return Err(Away),
-            Fault::AnswerWaits => {
-                *self.waiting.lock().unwrap() = true;
-                let waits = |_: &mut Context<'_>| {
-                    if *self.waiting.lock().unwrap() { Poll::Pending } else { Poll::Ready(()) }
-                };
-                std::future::poll_fn(waits).await;
-            }
-            Fault::Fine | Fault::Lost | Fault::Late => {}
+            Fault::AnswerWaits => self.wait().await,
+            Fault::Fine | Fault::Lost | Fault::Late | Fault::Waits => {}
         }
         verdict
     }
@@ -173,6 +183,10 @@ impl Store for Shaky {
     }
 
     async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
+        if *self.away.lock().unwrap() {
+            return Err(Away);
+        }
+        self.beats.fetch_add(1, Ordering::SeqCst);
         self.inner.beat(beat).await
     }
 
@@ -279,6 +293,7 @@ impl World {
             epoch,
             faults: Mutex::default(),
             away: Mutex::default(),
+            beats: AtomicU64::new(0),
             waiting: Mutex::default(),
             committed: Mutex::default(),
             newer: Mutex::default(),
@@ -315,6 +330,11 @@ impl World {
             running,
         };
         Engine::new(parts, settings)
+    }
+
+    /// Another process before the same store and stack.
+    fn another(&self, name: &str) -> Arc<Engine<Shaky, One>> {
+        Self::process(name, 100, &self.hands, &self.store, &self.stacks)
     }
 
     /// Polls everything until nothing moves. A waker would only save polls.
@@ -367,6 +387,17 @@ impl World {
             self.hands.now.fetch_add(50, Ordering::SeqCst);
             self.engine.fire();
             self.settle();
+        }
+    }
+
+    /// Time passes in which these do what a process does each second, and nobody anything else.
+    fn live(&self, engines: &[&Arc<Engine<Shaky, One>>], seconds: u64) {
+        for _ in 0..seconds {
+            self.hands.now.fetch_add(1000, Ordering::SeqCst);
+            for engine in engines {
+                let _ = self.run(engine.beat());
+                self.run(engine.sweep());
+            }
         }
     }
 
@@ -469,6 +500,11 @@ fn away(world: &World) {
     world.store.next(&[Fault::Lost; 64]);
 }
 
+fn back(world: &World) {
+    world.store.faults.lock().unwrap().clear();
+    *world.store.away.lock().unwrap() = false;
+}
+
 #[test]
 fn a_call_is_ended_straight_at_the_stack_while_the_store_is_away() {
     let world = World::new();
@@ -503,8 +539,7 @@ fn a_start_is_given_up_straight_at_the_stack_while_the_store_is_away() {
     // Of a command that this process never saw nothing is known.
     let of_others = self::key("other");
     assert!(world.run(world.engine.cancel(of_others)).is_err());
-    world.store.faults.lock().unwrap().clear();
-    *world.store.away.lock().unwrap() = false;
+    back(&world);
     world.reply(&invite, Reply::Silent);
     world.pass(Duration::from_secs(30));
     let outcome = world.record("s").state.outcome().copied();
@@ -855,17 +890,118 @@ fn a_plan_waits_for_a_silent_phone_as_long_as_the_stacks_script_does() {
 #[test]
 fn what_a_silent_process_took_lately_is_not_in_doubt() {
     let world = World::new();
-    let World { hands, store, stacks, .. } = &world;
-    let other = World::process("o", 100, hands, store, stacks);
+    let other = world.another("o");
     world.run(world.engine.beat()).unwrap();
-    world.pass(Duration::from_secs(10));
+    world.live(&[&other], 10);
     world.begin("t", blind()).unwrap();
     let refer = world.last_asked();
     let is_open = || world.record("t").state.open().iter().any(|op| op.id == refer.id);
-    for (wait, doubted) in [(1000, false), (2400, false), (200, true)] {
+    for (wait, doubted) in [(1000, false), (1500, false), (900, false), (200, true)] {
         world.pass(Duration::from_millis(wait));
         let pulse = world.run(other.beat()).unwrap();
         assert!(pulse.silent.contains(&PodId::new("p")), "{pulse:?}");
         assert_eq!(is_open(), !doubted, "{wait} ms later");
     }
+}
+
+/// While the store is away nobody can tell it that he lives, and replies wait.
+#[test]
+fn who_lives_is_left_his_replies_after_the_store_was_away() {
+    for seconds in [4, 15] {
+        let world = World::new();
+        let other = world.another("o");
+        world.live(&[&world.engine, &other], 4);
+        world.begin("e", end()).unwrap();
+        away(&world);
+        world.reply(&world.last_asked(), Reply::Done(Facts::Nothing));
+        world.live(&[&other], seconds);
+        back(&world);
+        let pulse = world.run(other.beat()).unwrap();
+        assert!(pulse.silent.contains(&PodId::new("p")), "it was not away for long: {pulse:?}");
+        world.run(other.sweep());
+        world.live(&[&other], 1);
+        assert_eq!(world.record("e").version, 1, "{seconds} s away");
+        world.pass(Duration::from_millis(300));
+        assert_eq!(ended_once(&world), Some(Outcome::Success));
+    }
+}
+
+/// The stack was asked once to end the call; how that ends when the call is gone.
+fn ended_once(world: &World) -> Option<Outcome> {
+    let record = world.record("e");
+    assert_eq!((record.version, record.state.open()), (2, [].as_slice()), "{record:?}");
+    let dialog = DialogId::parse("d.1").unwrap();
+    let gone = StackEvent::Dialog { call: call("A"), dialog, state: DialogState::Deleted };
+    world.happened(gone, None);
+    assert_eq!(world.asked().len(), 1);
+    world.record("e").state.outcome().copied()
+}
+
+#[test]
+fn who_died_is_missed_in_time() {
+    for outage in [0, 10] {
+        let world = World::new();
+        let other = world.another("o");
+        world.live(&[&world.engine, &other], 4);
+        world.begin("t", blind()).unwrap();
+        let refer = world.last_asked();
+        let is_open = || world.record("t").state.open().iter().any(|op| op.id == refer.id);
+        if outage > 0 {
+            away(&world);
+            world.live(&[&other], outage);
+            back(&world);
+        }
+        world.live(&[&other], 3);
+        assert!(is_open(), "it has not had the time to beat");
+        world.live(&[&other], 1);
+        assert!(!is_open(), "after {outage} s without the store");
+    }
+}
+
+/// The reply of a stack that is never silent comes, and nothing of a process that lives is lost for
+/// good because it does not know what to do with it.
+#[test]
+fn a_reply_that_who_lives_does_not_bring_in_counts_as_lost() {
+    let world = World::new();
+    let other = world.another("o");
+    world.live(&[&world.engine, &other], 4);
+    world.begin("e", end()).unwrap();
+    let asked = world.last_asked();
+    let is_open = || world.record("e").state.open().iter().any(|op| op.id == asked.id);
+    let lives = || {
+        let _ = world.run(world.engine.beat());
+        world.live(&[&other], 1);
+    };
+    while world.hands.now() < asked.overdue_at().after(Duration::from_secs(5)) {
+        lives();
+        assert!(is_open(), "its performer lives");
+    }
+    (0..3).for_each(|_| lives());
+    assert!(!is_open());
+}
+
+#[test]
+fn a_reply_on_its_way_to_the_store_is_not_lost_to_its_own_timer() {
+    let world = World::new();
+    world.begin("e", end()).unwrap();
+    let asked = world.last_asked();
+    world.pass(world.hands.now().until(asked.reply_by));
+    world.store.next(&[Fault::Waits]);
+    world.reply(&asked, Reply::Done(Facts::Nothing));
+    world.pass(Duration::from_millis(1000));
+    world.store.go_on();
+    world.settle();
+    assert_eq!(ended_once(&world), Some(Outcome::Success));
+}
+
+/// Another server of the store takes over, and its clock is behind.
+#[tokio::test(start_paused = true)]
+async fn a_process_beats_at_its_own_pace_though_the_stores_clock_stands_still() {
+    let world = World::new();
+    let (host, stop) = (TokioHost::new(TaskTracker::new()), CancellationToken::new());
+    let clock = Arc::clone(&world.hands) as Arc<dyn Clock>;
+    tokio::spawn(host.drive(Arc::clone(&world.engine), clock, stop.clone()));
+    tokio::time::sleep(Duration::from_millis(9_500)).await;
+    stop.cancel();
+    assert_eq!(world.store.beats.load(Ordering::SeqCst), 10);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{CallId, DialogId, OpId, PodId, StackId};
-use super::plan::Capabilities;
+use super::plan::{Capabilities, OVERDUE};
 use super::request::{Display, Leg};
 use super::sip_address::SipAddress;
 use super::stack_event::Uptime;
@@ -29,6 +29,14 @@ pub struct Op {
     pub send_before: StoreTime,
     /// No reply by then is [`Reply::Silent`].
     pub reply_by: StoreTime,
+}
+
+impl Op {
+    /// When its reply is overdue.
+    #[must_use]
+    pub fn overdue_at(&self) -> StoreTime {
+        self.reply_by.after(OVERDUE)
+    }
 }
 
 /// What an operation does.

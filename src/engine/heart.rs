@@ -3,27 +3,81 @@
 //! Each process tells that it lives. The operations of one that is silent are in doubt: whoever notices
 //! steps their commands, which look at the stack then. Nothing is repeated by that; should the silent
 //! process only have been paused, its replies come too late, and change nothing.
+//!
+//! Where the store was away all were silent. So nobody counts as dead before it has been there for
+//! as long as a silence takes, and the replies of who lives are left to him.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Engine, lock};
 use crate::core::act::Op;
 use crate::core::command::Input;
 use crate::core::ids::{PodId, StackId};
+use crate::core::record::Record;
 use crate::core::time::StoreTime;
 use crate::stack::Stacks;
 use crate::store::{ALIVE, Away, Beat, Find, Pulse, Store};
+
+/// A longer pause between two of its own beats, and this process does not know whether the store
+/// was there in between: another's beat, up to a second before the first, may then be [`ALIVE`] old
+/// though it lives.
+const UNBROKEN: Duration = Duration::from_secs(2);
+
+/// A living process brings in the replies that it has within this, once the store answers.
+const BROUGHT_IN: Duration = Duration::from_secs(6);
 
 /// What this process knows of the others, and tells them.
 #[derive(Debug, Default)]
 pub struct Heart {
     /// Up to when it has applied what the stacks reported, where it leads.
     applied: BTreeMap<StackId, StoreTime>,
-    /// What was told at the last beat.
+    /// What was told at the last beat that was answered.
     pulse: Option<Pulse>,
+    /// Since when the store has answered each of its beats: whoever lives could beat, too.
+    unbroken: Option<StoreTime>,
     /// The operations of the silent are being looked for.
     looking: bool,
+}
+
+impl Heart {
+    fn heard(&mut self, pulse: Pulse) {
+        let goes_on = self.pulse.as_ref().is_some_and(|last| {
+            let soon = last.now <= pulse.now && pulse.now < last.now.after(UNBROKEN);
+            soon && last.epoch == pulse.epoch
+        });
+        if !goes_on || self.unbroken.is_none() {
+            self.unbroken = Some(pulse.now);
+        }
+        self.pulse = Some(pulse);
+    }
+
+    fn missed(&mut self) {
+        self.unbroken = None;
+    }
+
+    /// The last pulse, where silence proves something by now: whoever lives has had the time to
+    /// beat.
+    fn proof(&self) -> Option<&Pulse> {
+        let since = self.unbroken?;
+        self.pulse.as_ref().filter(|pulse| since.after(ALIVE) <= pulse.now)
+    }
+
+    /// Whether the performer of an operation may have its reply and bring it in yet.
+    fn may_bring(&self, op: &Op) -> bool {
+        let Some(pulse) = self.proof() else { return true };
+        let since = self.unbroken.unwrap_or_default().max(op.overdue_at());
+        pulse.alive.contains(&op.by) && pulse.now < since.after(BROUGHT_IN)
+    }
+}
+
+/// Operations whose reply is overdue.
+pub(super) struct Overdue<'r> {
+    /// Their performers live: they have the reply, or may have it, and wait for the store.
+    pub left: Vec<&'r Op>,
+    /// They will get no reply.
+    pub lost: Vec<&'r Op>,
 }
 
 impl<S: Store, K: Stacks> Engine<S, K> {
@@ -35,11 +89,18 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     pub async fn beat(self: &Arc<Self>) -> Result<Pulse, Away> {
         let applied = lock(&self.pulse).applied.clone();
         let beat = Beat { pod: self.settings.pod.clone(), applied };
-        let pulse = self.store.beat(&beat).await?;
+        let pulse = match self.store.beat(&beat).await {
+            Ok(pulse) => pulse,
+            Err(Away) => {
+                lock(&self.pulse).missed();
+                return Err(Away);
+            }
+        };
         self.heard_epoch(pulse.epoch.clone());
-        let (silent, now): (Vec<PodId>, _) = (pulse.silent.iter().cloned().collect(), pulse.now);
+        let now = pulse.now;
         let mut heart = lock(&self.pulse);
-        heart.pulse = Some(pulse.clone());
+        heart.heard(pulse.clone());
+        let silent = heart.proof().map(|pulse| pulse.silent.clone()).unwrap_or_default();
         let looks = !silent.is_empty() && !heart.looking;
         heart.looking |= looks;
         drop(heart);
@@ -65,6 +126,20 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             self.tell_whom_it_overtook(&record).await;
             self.inputs(record, doubts, None).await;
         }
+    }
+
+    /// The overdue operations of a command.
+    pub(super) fn overdue<'r>(&self, record: &'r Record) -> Overdue<'r> {
+        let (heart, performing) = (lock(&self.pulse), lock(&self.performing));
+        let left_to_it = |op: &&Op| {
+            if op.by == self.settings.pod {
+                performing.has_reply(&op.id)
+            } else {
+                heart.may_bring(op)
+            }
+        };
+        let (left, lost) = record.state.overdue(self.clock.now()).partition(left_to_it);
+        Overdue { left, lost }
     }
 
     /// What the stack reported up to then is applied: told with the next beat, for whoever leads

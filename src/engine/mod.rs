@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::carried::Carried;
-use self::heart::Heart;
+use self::heart::{Heart, Overdue};
 use self::orphans::Orphans;
 use self::owed::{Debts, Owed};
 use self::performing::Performing;
@@ -264,11 +264,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             return None;
         }
         let mut folded: Option<(Step, Now)> = None;
-        for input in inputs {
+        for input in inputs.iter().flat_map(|input| self.meant(record, input)) {
             // Each step has a nonce of its own: the ids that it makes derive from it.
             let now = self.now();
             let state = folded.as_ref().map_or(&record.state, |(step, _)| &step.state);
-            let input = self.doubted(record, input);
             let step = state.step(&input, &now);
             let step = if self.has_forgotten(record) { step.map(Step::in_doubt) } else { step };
             if let Some(Step { state, notices }) = step {
@@ -280,16 +279,26 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         folded
     }
 
-    /// That its turn came too late says that an operation was not sent now. Where the store lost what
-    /// came after this version, it may have been sent before.
-    fn doubted<'i>(&self, record: &Record, input: &'i Input) -> Cow<'i, Input> {
+    /// What an input says of this version, by what is known here.
+    fn meant<'i>(&self, record: &Record, input: &'i Input) -> Vec<Cow<'i, Input>> {
         match input {
+            // That its turn came too late says that an operation was not sent now. Where the store
+            // lost what came after this version, it may have been sent before.
             Input::Replied { op, reply: Reply::NotSent(NotSent::TooLate) }
                 if self.has_forgotten(record) =>
             {
-                Cow::Owned(Input::Replied { op: op.clone(), reply: Reply::Silent })
+                vec![Cow::Owned(Input::Replied { op: op.clone(), reply: Reply::Silent })]
             }
-            input => Cow::Borrowed(input),
+            Input::Due => {
+                let Overdue { left, lost } = self.overdue(record);
+                if left.is_empty() {
+                    return vec![Cow::Borrowed(input)];
+                }
+                // The rest of what is due waits for what those who live have to say.
+                let lost = lost.into_iter().map(|op| Input::Doubt { op: op.id.clone() });
+                lost.map(Cow::Owned).collect()
+            }
+            input => vec![Cow::Borrowed(input)],
         }
     }
 
@@ -316,6 +325,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let once = op.act.repeat(&record.state.plan.capabilities) == Repeat::Once;
             if once && op.by == self.settings.pod && lock(&self.performing).take(op, now) {
                 let (engine, record) = (Arc::clone(self), Arc::clone(record));
+                lock(&self.performing).replied(&op.id);
                 let reply = Reply::NotSent(NotSent::NotKept);
                 let input = Input::Replied { op: op.id.clone(), reply };
                 self.host.spawn(Box::pin(async move {
@@ -425,6 +435,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     async fn perform(self: Arc<Self>, mut record: Arc<Record>, mut op: Op) {
         loop {
             let reply = self.ask_stack(&record, &op).await;
+            lock(&self.performing).replied(&op.id);
             let input = Input::Replied { op: op.id.clone(), reply };
             let next = match self.apply(Arc::clone(&record), vec![input], None).await {
                 Applied::Committed(next) => next,

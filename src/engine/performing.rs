@@ -19,6 +19,8 @@ type Once = (OpId, StoreTime);
 pub struct Performing {
     /// No reply of theirs is in the store yet.
     open: BTreeSet<Once>,
+    /// Those of them whose reply is here, on its way to the store.
+    replied: BTreeSet<OpId>,
     /// Done, by the time before which they could have been sent.
     done: BTreeSet<(StoreTime, OpId)>,
 }
@@ -35,6 +37,16 @@ impl Performing {
         self.open.insert((op.id.clone(), op.send_before))
     }
 
+    /// The operation's reply is here.
+    pub(super) fn replied(&mut self, op: &OpId) {
+        self.replied.insert(op.clone());
+    }
+
+    /// Whether the operation's reply is here, and not yet in the store.
+    pub(super) fn has_reply(&self, op: &OpId) -> bool {
+        self.replied.contains(op)
+    }
+
     /// How many are taken whose reply is not in the store.
     pub(super) fn under_way(&self) -> usize {
         self.open.len()
@@ -42,6 +54,7 @@ impl Performing {
 
     /// The operation's reply is in the store, or nobody waits for it any more.
     pub(super) fn done(&mut self, op: &OpId) {
+        self.replied.remove(op);
         let first = (op.clone(), StoreTime::default());
         while let Some(taken) = self.open.range(&first..).next().filter(|(id, _)| id == op).cloned()
         {

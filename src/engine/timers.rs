@@ -128,9 +128,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         }
     }
 
-    /// A timer that changed nothing must come back, but not at once.
+    /// A timer that changed nothing must come back, but not at once. What is left to another process
+    /// comes with a sweep.
     pub(super) fn rearm(&self, record: &Record, inputs: &[Input]) {
         if inputs.contains(&Input::Due)
+            && self.overdue(record).left.is_empty()
             && let Some(due) = record.state.due()
         {
             self.arm(&record.key, record.version, due.max(self.clock.now().after(REARM)));

@@ -36,7 +36,7 @@ use super::act::{Act, DialogState, Facts, Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
 use super::ids::{CallId, CommandId, DialogId, OpId, PodId};
 use super::notice::{Notice, Remarks};
-use super::plan::{OVERDUE, Plan};
+use super::plan::Plan;
 use super::request::{Method, Request};
 use super::sip_address::SipAddress;
 use super::stack_event::{StackEvent, Uptime, Watch};
@@ -256,7 +256,7 @@ impl Command {
             Input::Happened(event) => progress.apply(&Fact::Event(event), &mut turn),
             Input::Due if now.at >= self.deadline => turn.end(deadline_passed()),
             Input::Due => {
-                let overdue = turn.take_all(|op| op.reply_by.after(OVERDUE) <= now.at);
+                let overdue = turn.take_all(|op| op.overdue_at() <= now.at);
                 progress.lose(overdue, &mut turn);
                 progress.apply(&Fact::Due, &mut turn);
             }
@@ -296,6 +296,11 @@ impl Command {
         if self.outcome().is_some() { &[] } else { &self.ops }
     }
 
+    /// Open operations whose reply is overdue: with [`Input::Due`] they count as lost.
+    pub fn overdue(&self, now: StoreTime) -> impl Iterator<Item = &Op> {
+        self.open().iter().filter(move |op| op.overdue_at() <= now)
+    }
+
     /// Who performs its open operations.
     #[must_use]
     pub fn performers(&self) -> Vec<PodId> {
@@ -316,7 +321,7 @@ impl Command {
             Progress::End(end) => end.due(),
             Progress::Over(_) => return None,
         };
-        let overdue = self.ops.iter().map(|op| op.reply_by.after(OVERDUE)).min();
+        let overdue = self.ops.iter().map(Op::overdue_at).min();
         let earliest = wake.into_iter().chain(overdue).chain([self.deadline]).min();
         Some(earliest.unwrap_or(self.deadline))
     }
