@@ -174,6 +174,37 @@ async fn a_flood_without_reading_is_held_back_and_answered_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_the_store_is_bounded_and_the_rest_waits_unread() {
+    let server = in_memory(Script::Silent, settings());
+    let peer = server.connect_in_memory(4096).await;
+    let (mut sink, mut stream) = peer.socket.split();
+    server.stub.keep_looks(true);
+    let flood = 1_000;
+    let send = async {
+        for id in 0..flood {
+            let method = if id % 2 == 0 { "CommandGet" } else { "CommandCancel" };
+            let text = request(id, method, json!({"cmd_id": "x"})).to_string();
+            sink.feed(Message::text(text)).await.unwrap();
+        }
+        sink.flush().await.unwrap();
+    };
+    let read = async {
+        // In virtual time a second is over when nobody has anything more to do.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let taken = server.client.metrics().messages_taken();
+        assert_eq!(taken, settings().in_flight() as u64);
+        server.stub.keep_looks(false);
+        for _ in 0..flood {
+            let answer = tokio::time::timeout(PATIENCE, stream.next()).await.expect("an answer");
+            let answer = answer.unwrap().unwrap().into_text().unwrap();
+            assert!(answer.contains("unknown_command"), "{answer}");
+        }
+    };
+    tokio::join!(send, read);
+    assert_eq!(server.closed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_client_is_pinged_and_stays_while_it_answers() {
     let server = in_memory(Script::Silent, settings());
     let mut peer = server.connect_in_memory(64 * 1024).await;

@@ -14,7 +14,7 @@ use callplane::client::Intake;
 use callplane::client::close::Close;
 use callplane::client::commands::{Begun, Page, Summary, Unreadable};
 use callplane::client::outbox::Outbox;
-use callplane::client::session::{Answer, Ask, Limits, Loss, Session, Ticket, Turn};
+use callplane::client::session::{Answer, Ask, Limits, Loss, MOST_REPLAYED, Session, Ticket, Turn};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{CommandId, Epoch, Nonce, Scope, SessionId, TenantId};
 use callplane::core::notice::{Data, Event, Notice, Remarks};
@@ -483,6 +483,33 @@ fn what_two_repeats_ask_for_at_once_is_told_once() {
         desk.answer(Answer::Replayed(ticket, Ok(Page { entries, through: 5, more: false })));
     }
     assert_eq!(sketch(&desk.written()), ["=2 4", "a:CallHolding 5", "=3 4"]);
+}
+
+#[test]
+fn commands_that_a_connection_is_told_again_are_bounded() {
+    let mut desk = Desk::new();
+    desk.resume_of_an_epoch_that_is_over();
+    let mut repeat = |id: &str| {
+        let told = vec![entry(4, id, started()), entry(5, id, ended())];
+        let ending =
+            Ending { outcome: Outcome::Success, remarks: Remarks::default(), failure: None };
+        let summary = Summary { ended: Some(ending), ..summary_of(id, epoch(), 4) };
+        assert_eq!(desk.repeat(2, summary, told), None);
+        desk.written()
+    };
+    for n in 0..MOST_REPLAYED {
+        let written = repeat(&format!("a{n}"));
+        assert_eq!(written[0]["result"]["replayed"], true, "{n}");
+        assert_eq!(written[1]["params"]["event"], "Ended");
+    }
+    let one_more = repeat("b");
+    assert_eq!((one_more.len(), &one_more[0]["result"]["replayed"]), (1, &json!(false)));
+    let again = repeat("a0");
+    assert_eq!(
+        (again.len(), again[0]["result"].get("replayed")),
+        (1, None),
+        "what was told is known"
+    );
 }
 
 #[test]

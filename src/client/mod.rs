@@ -84,6 +84,14 @@ impl Settings {
         (self.requests / 2).max(1)
     }
 
+    /// Most questions of one session, to the store or to a stack, that are under way at once. Its
+    /// commands and `CallEnd`s have limits of their own, which leave half of it to what looks a
+    /// command up or gives it up.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.commands.saturating_mul(4)
+    }
+
     fn limits(&self) -> Limits {
         Limits { batch: self.batch, commands: self.commands }
     }

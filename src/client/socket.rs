@@ -226,7 +226,7 @@ where
         }
         if self.session.is_resuming() {
             // A page is read when the text of the one before has mostly been written.
-            if self.may_read()
+            if self.is_read()
                 && let Some(wanted) = self.session.next_page()
             {
                 let client = Arc::clone(&self.client);
@@ -264,8 +264,15 @@ where
         }
     }
 
-    /// A client that does not read its answers is not read either.
+    /// A client that does not read its answers is not read either, and one whose requests wait for
+    /// the store has to wait with the next ones.
     fn may_read(&self) -> bool {
+        let under_way = self.asked.as_ref().map_or(0, FuturesUnordered::len);
+        self.is_read() && under_way < self.client.settings.in_flight()
+    }
+
+    /// Whether the client reads what is written.
+    fn is_read(&self) -> bool {
         !self.pong_owed && self.out.bytes() < self.client.settings.outbound_bytes / 4
     }
 

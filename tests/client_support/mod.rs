@@ -31,6 +31,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -78,6 +79,7 @@ pub struct Stub {
     pub feed: Arc<Feed>,
     script: Script,
     state: Mutex<State>,
+    keeps_looks: watch::Sender<bool>,
 }
 
 pub fn epoch() -> Epoch {
@@ -95,7 +97,17 @@ impl Stub {
             refuse: None,
             begun: 0,
         };
-        Arc::new(Self { feed, script, state: Mutex::new(state) })
+        Arc::new(Self {
+            feed,
+            script,
+            state: Mutex::new(state),
+            keeps_looks: watch::Sender::new(false),
+        })
+    }
+
+    /// From now on who looks a command up, or gives one up, waits until this is taken back.
+    pub fn keep_looks(&self, keep: bool) {
+        self.keeps_looks.send_replace(keep);
     }
 
     /// Refuses commands from now on.
@@ -231,6 +243,7 @@ impl Commands for Engine {
     }
 
     async fn get(&self, key: Key) -> Result<Option<Summary>, Refusal> {
+        self.0.keeps_looks.subscribe().wait_for(|keeps| !keeps).await.unwrap();
         Ok(self.0.state.lock().unwrap().records.get(&key).map(|r| r.summary.clone()))
     }
 

@@ -98,6 +98,18 @@ fn limits() -> String {
         "error -32004",
     );
     row(
+        "requests of a connection that wait for the store or a stack",
+        callplane::app::settings::client(&Config::default()).in_flight().to_string(),
+        "limits.commands_in_flight",
+        "the next ones are not read until one is answered. Always four times the commands",
+    );
+    row(
+        "commands of before that a repeat tells a connection again",
+        callplane::client::session::MOST_REPLAYED.to_string(),
+        "",
+        "`replayed: false`",
+    );
+    row(
         "commands of all sessions that run at once",
         callplane::engine::RUNNING.to_string(),
         "",

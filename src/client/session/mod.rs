@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::batch::{Batch, Place};
+pub use self::repeat::MOST_REPLAYED;
 use self::resume::Resuming;
 use super::Intake;
 use super::close::Close;

@@ -12,6 +12,10 @@ use crate::core::record::{Entry, Position};
 use crate::rpc::frame::Id;
 use crate::rpc::wire::{self, Repeated, Standing, Started};
 
+/// Most commands of before that one connection is told again. Each has to be remembered, so that it
+/// is not told a third time.
+pub const MOST_REPLAYED: usize = 1024;
+
 impl Session {
     /// Asks for what waited for this begin: the next one of the same id.
     pub(super) fn undefer(&mut self, ticket: Ticket, turn: &mut Turn<'_>) {
@@ -39,6 +43,10 @@ impl Session {
                 self.begun_before.insert(summary.id.clone());
             }
             self.tell_repeated(ticket, &summary, None, turn);
+            return;
+        }
+        if self.replayed.len() >= MOST_REPLAYED {
+            self.tell_repeated(ticket, &summary, Some(Vec::new()), turn);
             return;
         }
         let wanted = self.replay_wanted(&summary, summary.first.seq.saturating_sub(1));
