@@ -3,12 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bus::Listener;
 use crate::client::commands::{Begun, Commands, Page, Summary, Unreadable, Wanted};
-use crate::client::feed::Feed;
 use crate::core::command;
-use crate::core::ids::{Epoch, TenantId};
-use crate::core::record::{Begin, Entry, Key, Position, Record};
+use crate::core::record::{Begin, Key, Position, Record};
 use crate::engine::begin::{self, Refusal as NotBegun};
 use crate::engine::{Cancelling, Engine};
 use crate::rpc::error::{Kind, Refusal};
@@ -119,17 +116,4 @@ fn refused(refusal: NotBegun, key: &Key) -> Refusal {
 
 fn away(key: &Key) -> Refusal {
     Refusal::new(Kind::StoreUnavailable).of(key.id.clone()).retry_after(STORE_RETRY)
-}
-
-/// Takes what the bus carries to the sockets of this process.
-pub struct FeedListener(pub Arc<Feed>);
-
-impl Listener for FeedListener {
-    fn entries(&self, _tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]) {
-        self.0.deliver(epoch, entries);
-    }
-
-    fn skipped(&self, tenant: &TenantId, to: &Position) {
-        self.0.skip(tenant, to);
-    }
 }

@@ -1,6 +1,7 @@
 //! The composition root: the only place that knows every adapter.
 
 mod backing;
+mod delivery;
 mod descriptors;
 mod desk;
 mod host;
@@ -11,8 +12,9 @@ mod server;
 pub mod settings;
 mod stacks;
 
+pub use delivery::FeedListener;
 pub use descriptors::raise as raise_descriptors;
-pub use desk::{Desk, FeedListener};
+pub use desk::Desk;
 pub use host::TokioHost;
 pub use probe::{Finding, probe};
 pub use server::{Server, StartError};

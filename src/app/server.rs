@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::backing::{AnyLeadership, AnyStore, Backing};
+use super::delivery::FeedListener;
 use super::descriptors;
-use super::desk::{Desk, FeedListener};
+use super::desk::Desk;
 use super::host::TokioHost;
 use super::observe::{CountedLeadership, CountedStore, EngineMetrics};
 use super::settings;
