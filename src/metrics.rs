@@ -270,7 +270,7 @@ impl CommandMetrics {
         Self {
             running: at.int_gauge_vec(
                 "callplane_command_running_commands",
-                "Commands begun by this server and not ended, by method.",
+                "Commands begun by this server and not ended, by method; whichever server ends them.",
                 &["method"],
             ),
             started: at.int_counter_vec(
@@ -292,15 +292,19 @@ impl CommandMetrics {
         }
     }
 
+    /// So many commands that began here run now.
+    pub fn running(&self, method: Label, commands: usize) {
+        let commands = i64::try_from(commands).unwrap_or(i64::MAX);
+        self.running.with_label_values(&[method]).set(commands);
+    }
+
     /// A command began.
     pub fn started(&self, method: Label) {
-        self.running.with_label_values(&[method]).inc();
         self.started.with_label_values(&[method]).inc();
     }
 
-    /// A command that [`Self::started`] ended.
+    /// A command ended, wherever it began.
     pub fn ended(&self, method: Label, outcome: Label, took: Duration) {
-        self.running.with_label_values(&[method]).dec();
         self.ended.with_label_values(&[method, outcome]).inc();
         self.duration.with_label_values(&[method]).observe(took.as_secs_f64());
     }

@@ -75,7 +75,7 @@ impl Host for Hands {
 }
 
 impl Observer for Hands {
-    fn begun(&self, _method: Method) {
+    fn begun(&self, _record: &Record) {
         self.begun.fetch_add(1, Ordering::SeqCst);
     }
 

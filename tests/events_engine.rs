@@ -25,6 +25,7 @@ use callplane::core::ids::{
     StackId, TenantId, Term,
 };
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
+use callplane::core::record::Record;
 use callplane::core::record::{Begin, Key};
 use callplane::core::request::{Method, Request};
 use callplane::core::stack_event::{StackEvent, Uptime};
@@ -128,7 +129,7 @@ impl Host for Quiet {
 }
 
 impl Observer for Quiet {
-    fn begun(&self, _method: Method) {}
+    fn begun(&self, _record: &Record) {}
     fn ended(&self, _method: Method, outcome: Outcome, _took: Duration) {
         self.ended.lock().unwrap().push(outcome);
     }

@@ -32,6 +32,7 @@ fn used() -> Metrics {
     metrics.sessions.sent(100);
     metrics.sessions.refused_request("CallStart", "call_busy");
     metrics.commands.started("CallStart");
+    metrics.commands.running("CallStart", 1);
     metrics.commands.ended("CallStart", "success", second);
     metrics.store.commit("applied", second);
     metrics.store.kept(1, 2);
@@ -194,7 +195,7 @@ fn counts_are_those_of_one_server() {
     assert_eq!(line(&other, ended), None);
     assert_eq!(
         line(&one, "callplane_command_running_commands{").unwrap(),
-        "callplane_command_running_commands{method=\"CallStart\"} 0"
+        "callplane_command_running_commands{method=\"CallStart\"} 1"
     );
     assert_eq!(
         line(&one, "callplane_session_open_connections").unwrap(),

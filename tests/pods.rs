@@ -189,6 +189,32 @@ async fn a_command_of_any_server_s_client_is_everybody_s() {
     assert_eq!(ended(&until_ended(&mut one, "s").await)["outcome"], "cancelled");
 }
 
+/// How many commands of its own this server says to run.
+async fn running(site: &Site) -> i64 {
+    let metrics = site.metrics().await;
+    let counts =
+        metrics.lines().filter_map(|line| line.strip_prefix("callplane_command_running_commands{"));
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_counts_as_running_where_it_began_whoever_ends_it() {
+    let test = "a_command_counts_as_running_where_it_began_whoever_ends_it";
+    let Some(pods) = pods(test, Script::Reference, 2).await else { return };
+    let [leader, other] = pods.sites.as_slice() else { unreachable!() };
+    let mut client = other.client().await;
+    let all = async || (running(leader).await, running(other).await);
+    // The leader hears that the callee answered.
+    a_call(&mut client).await;
+    until("what has ended counts nowhere", async || all().await == (0, 0)).await;
+    let start = json!({"caller": sip("erin"), "callee": sip("bob"), "cmd_id": "s"});
+    let begun = answer(&mut client, "CallStart", start).await.0;
+    assert_eq!(begun["result"]["event"], "Started", "{begun}");
+    assert_eq!(all().await, (0, 1));
+    answer(&mut client, "CommandCancel", json!({"cmd_id": "s"})).await;
+    until("what was given up counts nowhere", async || all().await == (0, 0)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_leaves_its_commands_and_its_clients_to_the_others() {
     let test = "a_server_that_stops_leaves_its_commands_and_its_clients_to_the_others";

@@ -13,6 +13,7 @@ use callplane::core::act::Reply;
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{Install, PodId, StackId, TenantId};
 use callplane::core::plan::Times;
+use callplane::core::record::Record;
 use callplane::core::request::Method;
 use callplane::engine::{Engine, Observer, Parts, RUNNING, Settings};
 use callplane::metrics::Metrics;
@@ -55,7 +56,7 @@ impl Stacks for OneStack {
 struct Unobserved;
 
 impl Observer for Unobserved {
-    fn begun(&self, _method: Method) {}
+    fn begun(&self, _record: &Record) {}
 
     fn ended(&self, _method: Method, _outcome: Outcome, _took: Duration) {}
 

@@ -8,6 +8,7 @@ mod host;
 mod meter;
 mod observe;
 mod probe;
+mod running;
 mod server;
 pub mod settings;
 mod stacks;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::running::Running;
 use crate::core::act::Reply;
 use crate::core::failure::Outcome;
 use crate::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
@@ -14,15 +15,37 @@ use crate::metrics::{CommandMetrics, Metrics, StoreMetrics};
 use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unreadable, Verdict};
 
 /// Counts commands. Operations are counted where they are requests, at the stacks.
-pub struct EngineMetrics(pub CommandMetrics);
+pub struct EngineMetrics {
+    metrics: CommandMetrics,
+    running: Arc<Running>,
+}
+
+impl EngineMetrics {
+    /// Counts what begins and ends, and has the commands that run counted whenever the metrics are
+    /// read.
+    pub fn new(metrics: &Metrics, running: Arc<Running>) -> Self {
+        let (counted, counts) = (Arc::clone(&running), metrics.commands.clone());
+        metrics.when_read(move || {
+            for (method, count) in counted.count(Instant::now()) {
+                counts.running(method.as_str(), count);
+            }
+        });
+        Self { metrics: metrics.commands.clone(), running }
+    }
+}
 
 impl Observer for EngineMetrics {
-    fn begun(&self, method: Method) {
-        self.0.started(method.as_str());
+    fn begun(&self, record: &Record) {
+        let state = &record.state;
+        self.metrics.started(state.method.as_str());
+        if state.outcome().is_none() {
+            let until = Instant::now() + state.begun.until(state.deadline);
+            self.running.began(record.key.clone(), state.method, until);
+        }
     }
 
     fn ended(&self, method: Method, outcome: Outcome, took: Duration) {
-        self.0.ended(method.as_str(), outcome.as_str(), took);
+        self.metrics.ended(method.as_str(), outcome.as_str(), took);
         tracing::debug!(method = method.as_str(), outcome = outcome.as_str(), "command ended");
     }
 

@@ -15,6 +15,7 @@ use super::descriptors;
 use super::desk::Desk;
 use super::host::TokioHost;
 use super::observe::{CountedLeadership, CountedStore, EngineMetrics};
+use super::running::Running;
 use super::settings;
 use super::stacks::{ConfiguredStacks, StackError};
 use crate::admin::{self, AdminState, Readiness};
@@ -131,13 +132,15 @@ impl Server {
         let stacks = Arc::new(connecting.await?);
         let host = TokioHost::new(tasks.clone());
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
+        let running = Arc::new(Running::default());
+        backing.attach(Arc::clone(&running) as _);
         let parts = Parts {
             store: Arc::new(CountedStore::new(Arc::clone(store), metrics.store.clone())),
             stacks: Arc::clone(&stacks),
             clock: Arc::clone(clock),
             nonces: Arc::clone(&dyn_nonces),
             host: Arc::clone(&host) as _,
-            observer: Arc::new(EngineMetrics(metrics.commands.clone())),
+            observer: Arc::new(EngineMetrics::new(&metrics, running)),
         };
         let engine = Engine::new(parts, settings::engine(config, pod));
         tasks.spawn(host.drive(Arc::clone(&engine), Arc::clone(clock), stop_rest.clone()));

@@ -88,7 +88,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         for _ in 0..MOST_EPOCHS {
             match self.try_begin(&begin, &stack).await {
                 Ok(Verdict::Applied { first_seq, record, overtaken, durable, .. }) => {
-                    self.observer.begun(record.state.method);
+                    self.observer.begun(&record);
                     self.set_timer(&record);
                     lock(&self.at_hand).put(&record);
                     if !durable {

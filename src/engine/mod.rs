@@ -72,8 +72,9 @@ pub trait Host: Send + Sync + 'static {
 
 /// What the engine tells of its work, for metrics.
 pub trait Observer: Send + Sync + 'static {
-    /// A command began.
-    fn begun(&self, method: Method);
+    /// A command began here: this is its first record, or what became of it where that it began was
+    /// learned later.
+    fn begun(&self, record: &Record);
     /// A command ended.
     fn ended(&self, method: Method, outcome: Outcome, took: Duration);
     /// An operation was answered.

@@ -77,7 +77,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let (inputs, term) = match one {
                 Owed::Input { input, term } => (vec![input], term),
                 Owed::Beginning => {
-                    self.observer.begun(record.state.method);
+                    self.observer.begun(record);
                     continue;
                 }
                 Owed::Commit { before, commit, inputs, term } => {

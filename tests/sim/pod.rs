@@ -14,6 +14,7 @@ use callplane::core::act::{Act, Op, Reply};
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{Install, PodId, StackId};
 use callplane::core::plan::{Capabilities, Times};
+use callplane::core::record::Record;
 use callplane::core::request::Method;
 use callplane::core::stack_event::Uptime;
 use callplane::core::time::StoreTime;
@@ -149,7 +150,7 @@ impl Host for Hosting {
 struct Unobserved;
 
 impl Observer for Unobserved {
-    fn begun(&self, _method: Method) {}
+    fn begun(&self, _record: &Record) {}
 
     fn ended(&self, _method: Method, _outcome: Outcome, _took: Duration) {}
 
