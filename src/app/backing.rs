@@ -109,6 +109,15 @@ impl Backing {
         }
     }
 
+    /// Whether other processes share it, and go on with what this one leaves.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match *self.store {
+            AnyStore::Memory(_) => false,
+            AnyStore::Redis(_) => true,
+        }
+    }
+
     /// Where a tenant's stream stands. Waits for a store that is away.
     pub async fn head(&self, tenant: &TenantId) -> Position {
         loop {

@@ -72,7 +72,7 @@ pub struct Server {
     store: Arc<AnyStore>,
     leadership: Arc<AnyLeadership>,
     /// Carries entries as long as it is kept.
-    _backing: Backing,
+    backing: Backing,
     stacks: Arc<ConfiguredStacks>,
     readiness: Readiness,
     drain: crate::config::Drain,
@@ -182,7 +182,7 @@ impl Server {
             engine,
             store,
             leadership,
-            _backing: backing,
+            backing,
             stacks,
             readiness,
             drain: config.drain.clone(),
@@ -230,9 +230,10 @@ impl Server {
     async fn wind_down(&self) -> bool {
         tracing::info!("draining: no longer ready");
         tokio::time::sleep(self.drain.delay).await;
-        let finished = match self.store.size() {
-            Some(_) => self.end_commands().await,
-            None => self.leave_to_others().await,
+        let finished = if self.backing.is_shared() {
+            self.leave_to_others().await
+        } else {
+            self.end_commands().await
         };
         self.stop_clients.cancel();
         let closed =
