@@ -736,7 +736,7 @@ fn where_calls_carry_tokens_nothing_else_names_the_referred_call() {
         state: TransferState::Ok,
     });
     let begun =
-        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), &at(1_000)).state;
+        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), None, &at(1_000)).state;
     assert!(begun.step(&of_another, &at(1_001)).is_none());
     let given_up = begun.step(&Input::Cancel, &at(1_002)).unwrap().state;
     assert!(given_up.step(&of_another, &at(1_003)).is_none(), "not ours to end");
@@ -759,7 +759,7 @@ fn where_calls_carry_tokens_nothing_else_names_the_referred_call() {
 fn a_notify_is_no_answer_of_a_call_that_still_rings() {
     let at = |ms| now(StoreTime(ms), ms.into());
     let begun =
-        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), &at(1_000)).state;
+        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), None, &at(1_000)).state;
     let rings = Input::Happened(StackEvent::Referral {
         token: begun.open()[0].id.clone(),
         new_call: call("new"),
