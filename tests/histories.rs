@@ -1196,11 +1196,14 @@ mod transferring {
     #[test]
     fn a_look_that_finds_the_new_call_does_not_undo_its_failure() {
         let mut run = blind(reference());
+        let (token, _) = run.open("refer");
         run.answer("refer", taken());
         run.due();
         let busy = SipStatus::new(486, "Busy Here");
-        run.happens(transfer("new", TransferState::Start));
-        run.happens(transfer("new", TransferState::Fail(busy)));
+        for state in [TransferState::Start, TransferState::Fail(busy)] {
+            let (token, new_call) = (token.clone(), call("new"));
+            run.happens(StackEvent::Referral { token, new_call, destination: None, state });
+        }
         let of = call("A");
         let refer = Some(ReferMark::Placed(call("new")));
         let marked = Dialog { refer, ..*dialog(&of, DialogState::Confirmed) };
