@@ -175,12 +175,8 @@ impl Running {
         let group = executor.group();
         let clock = Watch::new(executor, wrong);
         let nonces = Dice::new(site.fork());
-        let store = Client {
-            executor: executor,
-            server: Arc::clone(&site.server),
-            pod,
-            clock: Arc::clone(&clock),
-        };
+        let store =
+            Client { executor, server: Arc::clone(&site.server), pod, clock: Arc::clone(&clock) };
         let mut proxies = Proxies { names: Vec::new(), ways: Vec::new() };
         let names: Vec<StackId> = (0..site.proxies.len()).map(stack_id).collect();
         let (inbox, outlet) = events::inbox(&names, Arc::clone(&clock) as Arc<dyn Clock>);
@@ -202,10 +198,10 @@ impl Running {
             let (kept, told) = (Arc::clone(&connector), Arc::clone(&reports));
             executor.spawn(group, keeper::keep(kept, sink, told, CancellationToken::new()));
             proxies.names.push(names[number].clone());
-            proxies.ways.push(Way { connector, executor: executor, bug: site.bug });
+            proxies.ways.push(Way { connector, executor, bug: site.bug });
         }
         let host = Arc::new(Hosting {
-            executor: executor,
+            executor,
             group,
             wanted: AtomicU64::new(u64::MAX),
             wake: Notify::new(),
@@ -222,7 +218,7 @@ impl Running {
             },
             engine_settings(id, &names),
         );
-        let timer: Arc<dyn Timer> = Arc::new(executor.clone());
+        let timer: Arc<dyn Timer> = Arc::new(executor);
         executor.spawn(group, Arc::clone(&engine).keep_beating(Arc::clone(&timer)));
         executor.spawn(group, Arc::clone(&engine).keep_sweeping(timer));
         executor.spawn(group, fire(Arc::clone(&engine), host, Arc::clone(&clock)));
@@ -237,7 +233,7 @@ impl Running {
         let leading = Arc::new(Leading::default());
         for name in &names {
             let contender = Contender {
-                executor: executor,
+                executor,
                 store: store.clone(),
                 leading: Arc::clone(&leading),
                 stack: name.clone(),
