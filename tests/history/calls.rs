@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::conversation::{Client, Command};
 use super::identity::mark;
-use super::{Broken, Fault, History, What};
+use super::{Broken, Fault, Seen, What};
 
 fn broken(how: String) -> Broken {
     Broken { promise: "P6", how }
@@ -21,7 +21,7 @@ pub fn user(address: &str) -> &str {
     rest.split('@').next().unwrap_or_default()
 }
 
-pub fn judge(history: &History, clients: &[Client], found: &mut Vec<Broken>) {
+pub fn judge(history: &Seen<'_>, clients: &[Client], found: &mut Vec<Broken>) {
     let commands = || clients.iter().flat_map(|client| &client.commands);
     let names = |command: &Command, call: &str| {
         ["callid", "callidA", "callidB"].iter().any(|name| command.params[*name] == call)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::conversation::{Body, Client, Line};
-use super::{Broken, Fault, History, Time};
+use super::{Broken, Fault, Seen, Time};
 
 /// After the return of what was away, this much is left.
 const BACK: u64 = 10_000;
@@ -17,7 +17,7 @@ fn broken(how: String) -> Broken {
 }
 
 /// Whether the store lost what it had acknowledged between these.
-pub fn forgot(history: &History, from: Time, until: Time) -> bool {
+pub fn forgot(history: &Seen<'_>, from: Time, until: Time) -> bool {
     history.faults().any(|(at, _, kind)| *kind == Fault::StoreLost && at >= from && at <= until)
 }
 
@@ -34,7 +34,7 @@ struct Ending<'a> {
     last: Option<&'a Body>,
 }
 
-pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
+pub fn judge(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
     let mut endings: BTreeMap<&str, Ending<'_>> = BTreeMap::new();
     let mut connected = 0;
     let mut reached = BTreeMap::new();
@@ -128,7 +128,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
 }
 
 /// How long something was away without which no command can go on, during that time.
-pub fn away(history: &History, during: Range<Time>) -> u64 {
+pub fn away(history: &Seen<'_>, during: Range<Time>) -> u64 {
     let of = |(at, until): (Time, Time)| until.min(during.end).saturating_sub(at.max(during.start));
     let stops = history.faults().filter(|(_, _, kind)| kind.stops_time());
     stops.map(|(at, until, _)| of((at, until))).sum()

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::conversation::{Client, Line};
 use super::ends::forgot;
-use super::{Broken, History, What};
+use super::{Broken, Seen, What};
 
 fn broken(how: String) -> Broken {
     Broken { promise: "P3", how }
 }
 
-pub fn judge_answers(history: &History, client: &Client, found: &mut Vec<Broken>) {
+pub fn judge_answers(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
     // Since when an id is taken, and by what.
     let mut taken: BTreeMap<&str, (u64, &serde_json::Value)> = BTreeMap::new();
     for said in &client.said {
@@ -52,7 +52,7 @@ pub fn displayed(from: &str) -> Option<&str> {
     from.strip_prefix('"')?.split('"').next()
 }
 
-pub fn judge_phones(history: &History, clients: &[Client], found: &mut Vec<Broken>) {
+pub fn judge_phones(history: &Seen<'_>, clients: &[Client], found: &mut Vec<Broken>) {
     let mut sent: BTreeMap<(&str, String), usize> = BTreeMap::new();
     for event in &history.events {
         let key = match &event.what {

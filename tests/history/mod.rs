@@ -121,13 +121,6 @@ impl History {
         self.events.push(Event { at, what });
     }
 
-    fn faults(&self) -> impl Iterator<Item = (Time, Time, &Fault)> {
-        self.events.iter().filter_map(|event| match &event.what {
-            What::Fault { kind, until } => Some((event.at, *until, kind)),
-            _ => None,
-        })
-    }
-
     /// The same history is the same text.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -135,6 +128,44 @@ impl History {
             writeln!(text, "{:>7} {:?}", event.at, event.what).unwrap();
         }
         text
+    }
+}
+
+/// What was seen beside the frames, which are read once: the rest is gone through for each command.
+struct Seen<'h> {
+    events: Vec<&'h Event>,
+    /// Since when and until when something went wrong.
+    faults: Vec<(Time, Time, &'h Fault)>,
+    end: Time,
+    told: bool,
+}
+
+impl<'h> Seen<'h> {
+    fn of(history: &'h History) -> Self {
+        let (mut events, mut faults) = (Vec::new(), Vec::new());
+        for event in &history.events {
+            match &event.what {
+                What::Connected { .. }
+                | What::Sent { .. }
+                | What::Received { .. }
+                | What::Closed { .. } => {}
+                What::Fault { kind, until } => faults.push((event.at, *until, kind)),
+                What::Invite { .. }
+                | What::Refer { .. }
+                | What::Up { .. }
+                | What::EndedByProxy { .. }
+                | What::EndedByPhone { .. }
+                | What::Given { .. }
+                | What::Left { .. }
+                | What::Told { .. }
+                | What::Applied { .. } => events.push(event),
+            }
+        }
+        Self { events, faults, end: history.end, told: history.told }
+    }
+
+    fn faults(&self) -> impl Iterator<Item = (Time, Time, &Fault)> {
+        self.faults.iter().copied()
     }
 }
 
@@ -156,6 +187,7 @@ impl fmt::Display for Broken {
 /// Every broken promise of a history.
 pub fn judge(history: &History) -> Vec<Broken> {
     let clients = conversation::of(history);
+    let history = &Seen::of(history);
     let mut broken = Vec::new();
     for client in &clients {
         ends::judge(history, client, &mut broken);

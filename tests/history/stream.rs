@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::conversation::{Body, Client, Line};
 use super::ends::away;
-use super::{Broken, Fault, History, Time, What};
+use super::{Broken, Fault, Seen, Time, What};
 
 /// What was committed is told within this, where nothing is away.
 const SOON: u64 = 6_000;
@@ -24,7 +24,7 @@ fn broken(promise: &'static str, how: String) -> Broken {
     Broken { promise, how }
 }
 
-pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
+pub fn judge(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
     let mut readings: BTreeMap<usize, Reading> = BTreeMap::new();
     let mut begun = BTreeSet::new();
     let mut ended: BTreeSet<(usize, &str, &str)> = BTreeSet::new();
@@ -101,7 +101,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
 
 /// What the store told and what the client received are the same.
 fn compare(
-    history: &History,
+    history: &Seen<'_>,
     client: &Client,
     received: &BTreeMap<(&str, u64), (&str, &str)>,
     excused: &[(String, u64)],
@@ -132,12 +132,14 @@ fn compare(
         });
         let degraded = client.commands.get(*id).is_some_and(|command| command.degraded);
         // A forgetful store may tell of a command that was over for its client before.
-        let was_over = received
-            .iter()
-            .any(|((other, _), (known, event))| other != epoch && known == id && *event == "Ended");
-        if !(received.contains_key(position) || *at <= gap || is_excused || degraded || was_over)
-            && !is_lost_unheard(history, client, id, epoch, *at)
-        {
+        let was_over = || {
+            let mut received = received.iter();
+            received.any(|((other, _), (known, event))| {
+                other != epoch && known == id && *event == "Ended"
+            })
+        };
+        let known = received.contains_key(position) || *at <= gap || is_excused || degraded;
+        if !(known || was_over() || is_lost_unheard(history, client, id, epoch, *at)) {
             found.push(broken("P2", format!("{id}: {event} ({seq}) was never received")));
         }
     }
@@ -145,7 +147,7 @@ fn compare(
 
 /// Whether the store lost an entry of a command before its client was told that it began: until then
 /// its client knows only that it may have begun, and asks again.
-fn is_lost_unheard(history: &History, client: &Client, id: &str, epoch: &str, at: Time) -> bool {
+fn is_lost_unheard(history: &Seen<'_>, client: &Client, id: &str, epoch: &str, at: Time) -> bool {
     let begun = history.events.iter().find_map(|event| match &event.what {
         What::Told { cmd_id, epoch: of, event: told, .. } => {
             (cmd_id == id && of == epoch && told == "Started").then_some(event.at)
@@ -167,7 +169,7 @@ fn is_lost_unheard(history: &History, client: &Client, id: &str, epoch: &str, at
 }
 
 /// Once a leader of a term was heard, none of an older one is.
-pub fn judge_terms(history: &History, found: &mut Vec<Broken>) {
+pub fn judge_terms(history: &Seen<'_>, found: &mut Vec<Broken>) {
     let mut newest: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for event in &history.events {
         let What::Applied { stack, epoch, term } = &event.what else { continue };

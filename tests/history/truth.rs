@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::calls::user;
 use super::conversation::{Body, Client, Command};
 use super::identity::{displayed, mark};
-use super::{Broken, Event, Fault, History, Time, What};
+use super::{Broken, Event, Fault, Seen, Time, What};
 
 /// A fault that ended this long before a command began may still be felt.
 const AFTERMATH: u64 = 12_000;
@@ -27,7 +27,7 @@ struct Sights {
     crossed: bool,
 }
 
-pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
+pub fn judge(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
     let mut told: BTreeMap<(&String, Option<(&str, u64)>), _> = BTreeMap::new();
     let mut errors: BTreeMap<&String, &Body> = BTreeMap::new();
     for (at, _, body) in client.told() {
@@ -65,7 +65,7 @@ pub fn judge(history: &History, client: &Client, found: &mut Vec<Broken>) {
 }
 
 /// When an entry was committed, where that can be seen.
-fn committed(history: &History, id: &str, position: Option<(&str, u64)>) -> Option<Time> {
+fn committed(history: &Seen<'_>, id: &str, position: Option<(&str, u64)>) -> Option<Time> {
     let position = position?;
     history.events.iter().find_map(|event| match &event.what {
         What::Told { cmd_id, epoch, seq, .. } => {
@@ -84,7 +84,7 @@ struct Life {
 
 impl Life {
     /// The one that ended then.
-    fn of(history: &History, id: &str, ended: Time) -> Self {
+    fn of(history: &Seen<'_>, id: &str, ended: Time) -> Self {
         let begun = history.events.iter().filter(|event| match &event.what {
             What::Told { cmd_id, event, .. } => cmd_id == id && event == "Started",
             _ => false,
@@ -107,16 +107,16 @@ impl Life {
     }
 }
 
-fn sights(history: &History, life: &Life, id: &str, command: &Command) -> Sights {
+fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command) -> Sights {
     let during = &life.during;
     let mut seen = Sights::default();
     let mut calls: Vec<&str> = Vec::new();
     // What a life before it sent may be under way still, when nobody remembers that life.
-    let asks = |event: &&Event| asks_a_phone(&event.what, id, &command.method);
+    let asks = |event: &Event| asks_a_phone(&event.what, id, &command.method);
     let asked_before = history.events.iter().filter(|event| event.at < *during.start());
-    let mut late = life.before.saturating_sub(asked_before.filter(asks).count());
+    let mut late = life.before.saturating_sub(asked_before.filter(|event| asks(event)).count());
     for event in history.events.iter().filter(|event| during.contains(&event.at)) {
-        if asks(&event) {
+        if asks(event) {
             seen.asked |= late == 0;
             late = late.saturating_sub(1);
         }
@@ -156,7 +156,7 @@ fn asks_a_phone(what: &What, id: &str, method: &str) -> bool {
 }
 
 fn lie(
-    history: &History,
+    history: &Seen<'_>,
     command: &Command,
     at: Time,
     ended: &Body,
@@ -191,7 +191,7 @@ fn lie(
 
 /// Whether another REFER on the same call brought about a call between the very parties that this
 /// one wants, and nothing at the proxy tells whose it is. A token would.
-fn is_indistinguishable(history: &History, command: &Command, at: Time) -> bool {
+fn is_indistinguishable(history: &Seen<'_>, command: &Command, at: Time) -> bool {
     let param = |name: &str| command.params[name].as_str().unwrap_or_default();
     let (call, target) = (param("callid"), user(param("destination")));
     let invites = || {
@@ -230,7 +230,7 @@ fn carries_token(address: &str) -> bool {
 /// Whether something went wrong that a command of that time felt, or phones were of a kind that
 /// tells nothing.
 fn could_not_be_known(
-    history: &History,
+    history: &Seen<'_>,
     command: &Command,
     ended: Time,
     code: &str,
