@@ -12,10 +12,8 @@
 mod log;
 mod redis_server;
 
-use std::future::Future;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callplane::core::ids::{Install, StackId, TenantId};
@@ -28,16 +26,9 @@ use callplane::store::{Away, Limits, Store as _};
 
 use log::Log;
 use redis_server::certificates::Certificates;
+use redis_server::patience::{AT_ONCE, DEADLINE, IN_TIME, started, within};
 use redis_server::sentinels::{self, Guarded};
 use redis_server::{RedisServer, is_here};
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A call ends within a second; the rest is for a busy machine.
-const IN_TIME: Duration = Duration::from_millis(1300);
-
-/// A call to a server that is known to be away.
-const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Time to connect in vain more than once.
 const SEVERAL_ATTEMPTS: Duration = Duration::from_millis(1200);
@@ -45,20 +36,8 @@ const SEVERAL_ATTEMPTS: Duration = Duration::from_millis(1200);
 /// After it was put right, until it is used.
 const BACK: Duration = Duration::from_millis(1500);
 
-fn started(settings: Settings) -> Arc<RedisStore> {
-    Arc::new(RedisStore::start(settings, Install::default(), Limits::default()).unwrap())
-}
-
 async fn head(store: &RedisStore) -> Result<Position, Away> {
     store.head(&TenantId::default()).await
-}
-
-async fn within<T>(limit: Duration, what: &str, does: impl Future<Output = T>) -> T {
-    let begun = Instant::now();
-    let done = tokio::time::timeout(DEADLINE, does).await;
-    let done = done.unwrap_or_else(|_| panic!("{what} does not end"));
-    assert!(begun.elapsed() <= limit, "{what} took {:?}", begun.elapsed());
-    done
 }
 
 /// Away in time, and at once from then on, for several attempts to connect.
@@ -294,6 +273,28 @@ async fn a_server_that_refuses_every_write_fills_no_log() {
         assert!(head(&store).await.is_ok());
     }
     told_once(&log, "OOM");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_scripts_any_more_is_away_at_once() {
+    if !is_here("a_server_that_takes_no_scripts_any_more_is_away_at_once") {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = started(server.settings());
+    back(&store).await;
+    server.ask(&["SCRIPT", "FLUSH"]);
+    server.ask(&["ACL", "SETUSER", "default", "-script"]);
+    let log = Log::default();
+    let _kept = log.keep();
+    let stack = StackId::new("s");
+    for _ in 0..10 {
+        let asked = within(AT_ONCE, "a call", store.lead(&stack)).await;
+        assert_eq!(asked, Err(Away));
+    }
+    told_once(&log, "no permissions to run the 'script");
+    server.ask(&["ACL", "SETUSER", "default", "+script"]);
+    assert!(store.lead(&stack).await.is_ok());
 }
 
 #[tokio::test]

@@ -26,25 +26,14 @@ use callplane::store::redis::{RedisBus, RedisStore, Settings};
 use callplane::store::{Away, Commit, Find, Limits, Store as _, Unreadable, Verdict};
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
+use redis_server::patience::{AT_ONCE, DEADLINE, IN_TIME, started, within};
 use redis_server::{RedisServer, Setup, connect, is_here};
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A call ends within a second; the rest is for a busy machine.
-const IN_TIME: Duration = Duration::from_millis(1300);
-
-/// A call to a server that is known to be away.
-const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Sooner than all streams are looked at.
 const SOON: Duration = Duration::from_millis(2500);
 
 /// After its return, until it is used again.
 const BACK: Duration = Duration::from_secs(3);
-
-fn started(settings: Settings) -> Arc<RedisStore> {
-    Arc::new(RedisStore::start(settings, Install::default(), Limits::default()).unwrap())
-}
 
 /// One process, and a server of its own.
 struct Site {
@@ -116,14 +105,6 @@ async fn fresh(test: &str) -> Option<Pen<Site>> {
 /// May be applied for long.
 fn for_long(commit: Commit) -> Commit {
     Commit { not_after: commit.not_after.after(DEADLINE), ..commit }
-}
-
-async fn within<T>(limit: Duration, what: &str, does: impl Future<Output = T>) -> T {
-    let begun = Instant::now();
-    let done = tokio::time::timeout(DEADLINE, does).await;
-    let done = done.unwrap_or_else(|_| panic!("{what} does not end"));
-    assert!(begun.elapsed() <= limit, "{what} took {:?}", begun.elapsed());
-    done
 }
 
 /// Asks until it is answered.
@@ -356,23 +337,42 @@ async fn a_server_that_is_silent_for_a_moment_is_waited_for_however_many_ask() {
     else {
         return;
     };
+    // The bus knows the stream, and reads nothing more.
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("first", hold("first")).await;
+    ear.told(1).await;
     let mut commits = Vec::new();
     for n in 0..16 {
         let id = format!("id-{n}");
         commits.push(for_long(pen.beginning(key(&id), hold(&id)).await));
     }
-    pen.stand.server(|server| server.pause());
+    // All its clients wait; it counts what it is asked for.
+    let moment = Duration::from_millis(400);
+    let before = scripts_run(&pen);
+    pen.stand.server(|server| {
+        server.ask(&["CLIENT", "PAUSE", &moment.as_millis().to_string(), "ALL"])
+    });
+    let begun = Instant::now();
     let asked = commits.into_iter().map(|commit| {
         let store = Arc::clone(&pen.stand.store);
         tokio::spawn(async move { within(IN_TIME, "a commit", store.commit(commit)).await })
     });
     let asked: Vec<_> = asked.collect();
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    pen.stand.server(|server| server.go_on());
+    let many = asked.len();
     for verdict in asked {
         let verdict = verdict.await.unwrap();
         assert!(matches!(verdict, Ok(Verdict::Applied { .. })), "{verdict:?}");
     }
+    assert!(begun.elapsed() >= moment, "it was silent");
+    assert_eq!(scripts_run(&pen) - before, many, "one that is slow is asked once");
+}
+
+/// How many scripts the server has run.
+fn scripts_run(pen: &Pen<Site>) -> usize {
+    let counts = pen.stand.server(|server| server.ask_all(&["INFO", "commandstats"]));
+    let of_ours = counts.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    of_ours.map_or(0, |counts| counts.split(',').next().unwrap().parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@
 )]
 
 pub mod certificates;
+pub mod patience;
 pub mod sentinels;
 
 use std::io::{Read as _, Write as _};
@@ -30,7 +31,7 @@ use tempfile::TempDir;
 
 use certificates::Certificates;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The server, and what it says it is.
 static PROGRAM: LazyLock<(String, Option<String>)> = LazyLock::new(|| {

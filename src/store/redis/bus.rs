@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connection::{Connection, Live, reaches};
+use super::failed::Failed;
 use super::wire::{self, Unintelligible};
 use super::{RedisStore, away};
 use crate::bus::{Bus, Listener};
@@ -180,7 +181,12 @@ impl Carrier {
 
     async fn join(&mut self, live: &Live) -> Result<(), &'static str> {
         let channels = Partition::all().map(|partition| self.store.keys.channel(partition));
-        live.subscribe(channels.collect()).await.map_err(|Away| "it takes no subscription")?;
+        live.subscribe(channels.collect()).await.map_err(|failed| {
+            if let Failed::Refused(why) = failed {
+                self.store.reach.refused(&why);
+            }
+            "it takes no subscription"
+        })?;
         self.sweep().await.map_err(|Away| "the streams can't be read")
     }
 

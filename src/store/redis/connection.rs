@@ -4,11 +4,15 @@
 //! task of ours keeps the connection; a call uses what is there and ends within its deadline. What
 //! timed out may have been done: all that is asked here may be asked again.
 //!
+//! It is asked once over a connection: the server answers in order, so a second asking could not be
+//! answered before the first, and would only be more work for one that is slow already.
+//!
 //! Only a master is connected to, and only as long as it is one: it is asked each second, and left as
 //! soon as the Sentinels name another. What a server answers that is left by then does not count: it
 //! may have been the old master's word.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, ConnectionLike as _, SendError};
@@ -28,20 +32,17 @@ use crate::store::Away;
 /// How long a connection may take to be made: lookup, TLS and the server's first answers included.
 const CONNECT: Duration = Duration::from_millis(500);
 
-/// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_millis(250);
-
 /// How long a call may take in all, repeats and waiting for a connection included.
 pub(super) const CALL: Duration = Duration::from_secs(1);
 
-/// How often the server is asked whether it is still the one, and how long it may take to say so.
+/// How often the server is asked whether it is still the one.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// Between two attempts to connect: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// A connection over which nothing was answered for this long, though it was asked, is given up. A
-/// server that writes to its disk or forks may take a part of it.
+/// How long an answer is waited for; a connection that is silent for longer is given up. A server that
+/// writes to its disk or forks may take a part of it.
 const SILENCE: Duration = Duration::from_millis(700);
 
 /// Takes what the server sends without being asked. Must not block.
@@ -73,8 +74,8 @@ pub(super) struct Live {
     hashes: Vec<String>,
     /// Counts connections, from 1.
     pub(super) number: u64,
-    /// What was asked then is not answered in time, and nothing was since.
-    silent_since: Mutex<Option<Instant>>,
+    /// Something was not answered in time.
+    silent: AtomicBool,
 }
 
 impl Live {
@@ -86,17 +87,17 @@ impl Live {
     }
 
     /// Has messages of these channels sent.
-    pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Away> {
+    pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Failed> {
         let mut connection = self.line.connection.clone();
-        match timeout(ATTEMPT, connection.subscribe(channels)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Away),
+        match timeout(SILENCE, connection.subscribe(channels)).await {
+            Ok(subscribed) => subscribed.map_err(|error| Failed::of(&error)),
+            Err(_) => Err(self.said_nothing()),
         }
     }
 
-    /// Asks once.
+    /// Asks, and waits as long as an answer is worth waiting for.
     async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
-        self.ask_within(ATTEMPT, pipeline).await
+        self.ask_within(SILENCE, pipeline).await
     }
 
     /// The same, with another patience.
@@ -106,17 +107,12 @@ impl Live {
         pipeline: &Pipeline,
     ) -> Result<Vec<Value>, Failed> {
         let mut connection = self.line.connection.clone();
-        let begun = Instant::now();
         let asked = connection.req_packed_commands(pipeline, 0, pipeline.len());
-        let values = match timeout_at(begun + patience, asked).await {
+        let values = match timeout(patience, asked).await {
             Ok(Ok(values)) => values,
             Ok(Err(error)) => return Err(Failed::of(&error)),
-            Err(_) => {
-                self.silent_since().get_or_insert(begun);
-                return Err(Failed::Silent);
-            }
+            Err(_) => return Err(self.said_nothing()),
         };
-        *self.silent_since() = None;
         for value in &values {
             if let Value::ServerError(error) = value {
                 return Err(Failed::of(&RedisError::from(error.clone())));
@@ -125,13 +121,13 @@ impl Live {
         Ok(values)
     }
 
-    /// Whether it has been silent for too long.
-    fn is_silent(&self) -> bool {
-        self.silent_since().is_some_and(|since| since.elapsed() >= SILENCE)
+    fn said_nothing(&self) -> Failed {
+        self.silent.store(true, Ordering::Relaxed);
+        Failed::Silent
     }
 
-    fn silent_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.silent_since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 }
 
@@ -151,8 +147,8 @@ impl Connection {
         Self { reach, state: seen, broken, keeper }
     }
 
-    /// Asks until there is an answer, at most for a second. All of the pipeline may be asked, and
-    /// done, more than once.
+    /// Asks until there is an answer, at most for a second: once over each connection. So all of the
+    /// pipeline may be asked, and done, more than once.
     pub(super) async fn call(
         &self,
         ask: impl Fn(&Live) -> Pipeline + Send + Sync,
@@ -161,20 +157,15 @@ impl Connection {
         let asked = async {
             loop {
                 let live = self.live().await?;
-                match live.ask(&ask(&live)).await {
+                match self.ask_over(&live, &ask(&live)).await {
                     // It may be the old master, which was answering late.
                     Ok(_) if self.is_given_up(&live) => {}
                     Ok(values) => return Ok((live, values)),
-                    Err(Failed::Silent) => {
-                        if live.is_silent() {
-                            self.give_up(&live, "it does not answer");
-                        }
-                    }
+                    Err(Failed::Silent) => self.give_up(&live, "it does not answer"),
                     Err(Failed::Broken(why)) => self.give_up(&live, &why),
                     Err(Failed::NoScript) => {
-                        if let Err(failed) = live.ask(&Script::load_all()).await {
-                            tracing::debug!(?failed, "redis: scripts could not be loaded");
-                        }
+                        self.reach.refused("scripts are forgotten as soon as they are loaded");
+                        return Err(Away);
                     }
                     Err(Failed::Refused(why)) => {
                         self.reach.refused(&why);
@@ -184,6 +175,25 @@ impl Connection {
             }
         };
         timeout_at(until, asked).await.unwrap_or(Err(Away))
+    }
+
+    /// Asks over one connection, with the scripts loaded again where they were forgotten. One that is
+    /// given up meanwhile is not waited for.
+    async fn ask_over(&self, live: &Live, ask: &Pipeline) -> Result<Vec<Value>, Failed> {
+        let mut broken = self.broken.subscribe();
+        let asked = async {
+            match live.ask(ask).await {
+                Err(Failed::NoScript) => {
+                    live.ask(&Script::load_all()).await?;
+                    live.ask(ask).await
+                }
+                answered => answered,
+            }
+        };
+        tokio::select! {
+            answered = asked => answered,
+            () = reaches(&mut broken, live.number) => Err(Failed::Broken("it broke".to_owned())),
+        }
     }
 
     /// The connection, once it is there; away as soon as it is known not to be.
@@ -329,8 +339,8 @@ impl Keeper {
             return Err(NoConnection::NotTheMaster(address.clone()));
         }
         let hashes = Script::load_all().query_async(&mut connection).await.map_err(said)?;
-        let silent_since = Mutex::default();
-        Ok(Live { line, run_id: Arc::from(server.run_id), hashes, number, silent_since })
+        let silent = AtomicBool::new(false);
+        Ok(Live { line, run_id: Arc::from(server.run_id), hashes, number, silent })
     }
 
     /// Waits until this connection is of no use any more, and says why.
@@ -384,7 +394,7 @@ async fn turns_out_wrong(live: &Live) -> &'static str {
     check.reset();
     loop {
         check.tick().await;
-        let Ok(values) = live.ask_within(CHECK, &Server::asked()).await else {
+        let Ok(values) = live.ask(&Server::asked()).await else {
             return "it does not answer";
         };
         match Server::told(values) {
