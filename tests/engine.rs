@@ -37,7 +37,9 @@ use callplane::engine::happened::Heard;
 use callplane::engine::{Cancelling, Engine, Host, NoList, Observer, Parts, Settings};
 use callplane::stack::{self, SipStack, Snapshot, Stacks};
 use callplane::store::memory::MemoryStore;
-use callplane::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
+use callplane::store::{
+    Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unfound, Unreadable, Verdict,
+};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -111,6 +113,9 @@ struct Shaky {
     /// The reads and the beats fail as well.
     away: Mutex<bool>,
     beats: AtomicU64,
+    /// What is stored is of a later version.
+    later: Mutex<bool>,
+    asked_by_key: AtomicU64,
     waiting: Mutex<bool>,
     committed: Mutex<Vec<OpId>>,
     /// It is another store by now, which knows what this one acknowledged, or some of it.
@@ -145,6 +150,10 @@ impl Store for Shaky {
             commit.epoch = self.epoch.clone();
         }
         let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::Fine);
+        let stored = self.inner.find(Find::Key(commit.record.key.clone())).await;
+        if *self.later.lock().unwrap() && stored.is_ok_and(|stored| !stored.is_empty()) {
+            return Ok(Verdict::Illegible);
+        }
         match fault {
             Fault::Lost => return Err(Away),
             Fault::Late => return Ok(Verdict::Late),
@@ -164,8 +173,19 @@ impl Store for Shaky {
         verdict
     }
 
-    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
-        if *self.away.lock().unwrap() { Err(Away) } else { self.inner.find(by).await }
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Unfound> {
+        if *self.away.lock().unwrap() {
+            return Err(Away.into());
+        }
+        let found = self.inner.find(by.clone()).await?;
+        match (*self.later.lock().unwrap(), by) {
+            (false, _) => Ok(found),
+            (true, Find::Key(_)) => {
+                self.asked_by_key.fetch_add(1, Ordering::SeqCst);
+                if found.is_empty() { Ok(found) } else { Err(Unfound::Illegible) }
+            }
+            (true, _) => Ok(Vec::new()),
+        }
     }
 
     async fn read(
@@ -294,6 +314,8 @@ impl World {
             faults: Mutex::default(),
             away: Mutex::default(),
             beats: AtomicU64::new(0),
+            later: Mutex::default(),
+            asked_by_key: AtomicU64::default(),
             waiting: Mutex::default(),
             committed: Mutex::default(),
             newer: Mutex::default(),
@@ -744,6 +766,22 @@ fn an_end_is_never_one_too_many() {
     let hold = Request::Hold { call: call("B") };
     assert_eq!(world.begin("h", hold), Err(Refusal::TooMany { limit: 1 }));
     assert!(world.begin("e", Request::End { call: call("B") }).is_ok());
+}
+
+#[test]
+fn what_a_later_version_has_in_hand_is_left_to_it() {
+    let world = World::new();
+    world.begin("x", blind()).unwrap();
+    *world.store.later.lock().unwrap() = true;
+    assert_eq!(world.begin("x", blind()), Err(Refusal::Illegible));
+    assert_eq!(world.run(world.engine.get(&key("x"))), Err(Unfound::Illegible));
+    assert_eq!(world.run(world.engine.cancel(key("x"))), Err(Unfound::Illegible));
+    world.reply(&world.last_asked(), referred());
+    let before = world.store.asked_by_key.load(Ordering::SeqCst);
+    world.pass(Duration::from_secs(60));
+    let asked = world.store.asked_by_key.load(Ordering::SeqCst) - before;
+    assert!(asked <= 3, "it is asked for again and again: {asked} times");
+    assert_eq!(world.engine.performing(), 0);
 }
 
 #[test]

@@ -11,6 +11,8 @@
 #[allow(dead_code, reason = "the suites use the rest")]
 #[path = "contract/commits.rs"]
 mod commits;
+#[path = "support/log.rs"]
+mod log;
 mod redis_server;
 
 use std::future::Future;
@@ -23,9 +25,10 @@ use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
 use callplane::store::redis::{RedisBus, RedisStore, Settings};
-use callplane::store::{Away, Commit, Find, Limits, Store as _, Unreadable, Verdict};
+use callplane::store::{Away, Commit, Find, Limits, Store as _, Unfound, Unreadable, Verdict};
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
+use log::Log;
 use redis_server::patience::{AT_ONCE, DEADLINE, IN_TIME, started, within};
 use redis_server::{RedisServer, Setup, connect, is_here};
 
@@ -134,7 +137,8 @@ async fn head_again(store: &RedisStore) -> Position {
 }
 
 async fn find(pen: &Pen<Site>, id: &str) -> Option<Arc<Record>> {
-    back(|| pen.stand.store.find(Find::Key(key(id)))).await.pop()
+    let asks = || async { pen.stand.store.find(Find::Key(key(id))).await.map_err(Away::from) };
+    back(asks).await.pop()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,7 +159,7 @@ async fn a_server_that_died_is_away_in_time_and_its_next_life_is_another_epoch()
     }
     noticed(&pen).await;
     let found = within(AT_ONCE, "to find", store.find(Find::DueBy(StoreTime(u64::MAX)))).await;
-    assert_eq!(found, Err(Away));
+    assert_eq!(found, Err(Unfound::Away(Away)));
     let read = within(AT_ONCE, "to read", store.read(&ours(), &pen.at(0), 9, None)).await;
     assert_eq!(read, Err(Unreadable::Away(Away)));
 
@@ -248,19 +252,88 @@ async fn a_commit_that_was_applied_after_its_time_is_recognised_when_it_is_repea
     assert_eq!(pen.head(&ours()).await, Ok(pen.at(1 + told)), "applied once, in the same epoch");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_can_not_be_read_keeps_nobody_from_the_others() {
-    let Some(pen) = fresh("a_record_that_can_not_be_read_keeps_nobody_from_the_others").await
-    else {
-        return;
-    };
+#[tokio::test]
+async fn a_record_of_a_later_version_is_known_as_such_and_keeps_nobody_from_the_others() {
+    let test = "a_record_of_a_later_version_is_known_as_such_and_keeps_nobody_from_the_others";
+    let Some(pen) = fresh(test).await else { return };
     let a = pen.begin("a", hold("A")).await;
     pen.begin("b", hold("B")).await;
     assert_eq!(a.key.scope, Scope::OneShot);
     let name = format!("cp:main:{{{}}}:r:default:-:a", Partition::of(&ours()).number());
     pen.stand.server(|server| server.ask(&["HSET", &name, "record", "{\"of\":\"tomorrow\"}"]));
+    let log = Log::default();
+    let _kept = log.keep();
     assert_eq!(pen.ids(Find::DueBy(StoreTime(u64::MAX))).await, ["b"]);
-    assert_eq!(pen.stand.store().find(Find::Key(key("a"))).await, Err(Away));
+    let found = pen.stand.store().find(Find::Key(key("a"))).await;
+    assert_eq!(found, Err(Unfound::Illegible));
+    // Nor is it begun anew, or gone on with.
+    let again = pen.beginning(key("a"), hold("C")).await;
+    assert_eq!(pen.commit(again).await, Verdict::Illegible);
+    let idle = pen.idle(&a).await;
+    let late = Commit { record: Record { version: 7, ..idle.record.clone() }, ..idle };
+    assert_eq!(pen.commit(late).await, Verdict::Illegible);
+    let told = log.lines("a later version");
+    assert!(told.len() == 1 && told[0].contains("WARN"), "{told:#?}");
+}
+
+/// What a later version tells, as its processes write it.
+fn of_a_later_version() -> Vec<String> {
+    let text = include_str!("records/entries-of-a-later-version.jsonl");
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for line in &lines {
+        assert!(serde_json::from_str::<Entry>(line).is_err(), "this version knows {line}");
+    }
+    lines
+}
+
+#[tokio::test]
+async fn what_a_later_version_tells_is_passed_over_and_stops_nothing() {
+    let test = "what_a_later_version_tells_is_passed_over_and_stops_nothing";
+    let Some(pen) = fresh(test).await else { return };
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("a", hold("A")).await;
+    ear.told(1).await;
+    let log = Log::default();
+    let _kept = log.keep();
+    let (later, known) = (of_a_later_version(), an_entry(&pen).await);
+    let mut seq = 1;
+    let mut tells = async |entries: &[&str]| {
+        for (entry, seq) in entries.iter().zip(seq + 1..) {
+            stored(&pen, seq, entry).await;
+        }
+        published(&pen, seq + 1, entries);
+        seq += entries.len() as u64;
+        seq
+    };
+    for entry in &later {
+        tells(&[entry]).await;
+    }
+    // Beside what is known, at either end.
+    let first = tells(&[&later[0], &known]).await;
+    let second = tells(&[&known, &later[0]]).await - 1;
+    let mut expected = vec![1, first, second];
+    assert_eq!(seqs(within(SOON, "what is known", ear.told(3)).await), expected);
+    // What nobody published, and a subscription that is made anew.
+    stored(&pen, second + 2, &later[0]).await;
+    pen.begin("b", hold("B")).await;
+    expected.push(second + 3);
+    assert_eq!(seqs(within(SOON, "what comes then", ear.told(4)).await), expected);
+    stored(&pen, second + 4, &later[0]).await;
+    pen.stand.server(|server| server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]));
+    pen.begin("c", hold("C")).await;
+    expected.push(second + 5);
+    assert_eq!(seqs(within(SOON, "what comes last", ear.told(5)).await), expected);
+    // Whoever resumes gets the same.
+    let page = pen.read(&ours(), 0, 99).await.unwrap();
+    let read: Vec<u64> = page.entries.iter().map(|entry| entry.seq).collect();
+    assert_eq!((read, page.through), (expected, second + 5));
+    let told = log.lines("a later version");
+    assert!(told.len() == 1 && told[0].contains("WARN"), "{told:#?}");
+}
+
+fn seqs(told: Vec<(Epoch, u64)>) -> Vec<u64> {
+    told.into_iter().map(|(_, seq)| seq).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -350,9 +423,8 @@ async fn a_server_that_is_silent_for_a_moment_is_waited_for_however_many_ask() {
     // All its clients wait; it counts what it is asked for.
     let moment = Duration::from_millis(400);
     let before = scripts_run(&pen);
-    pen.stand.server(|server| {
-        server.ask(&["CLIENT", "PAUSE", &moment.as_millis().to_string(), "ALL"])
-    });
+    pen.stand
+        .server(|server| server.ask(&["CLIENT", "PAUSE", &moment.as_millis().to_string(), "ALL"]));
     let begun = Instant::now();
     let asked = commits.into_iter().map(|commit| {
         let store = Arc::clone(&pen.stand.store);
@@ -516,9 +588,8 @@ async fn after_a_restart_what_the_new_epoch_commits_is_told() {
     assert_eq!(*ear.1.lock().unwrap(), [Position { epoch, seq: 1 }]);
 }
 
-/// Something that was committed to our tenant, but whose publication nobody got.
-async fn unheard(pen: &Pen<Site>, seq: u64) {
-    let place = Partition::of(&ours()).number();
+/// One as this version writes it.
+async fn an_entry(pen: &Pen<Site>) -> String {
     let written = pen.beginning(key("unheard"), hold("unheard")).await;
     let entry = Entry {
         seq: 0,
@@ -528,14 +599,31 @@ async fn unheard(pen: &Pen<Site>, seq: u64) {
         external_id: None,
         notice: written.notices[0].clone(),
     };
-    let (entry, now) =
-        (serde_json::to_string(&entry).unwrap(), pen.stand.now().await.0.to_string());
+    serde_json::to_string(&entry).unwrap()
+}
+
+/// It stands in our tenant's stream.
+async fn stored(pen: &Pen<Site>, seq: u64, entry: &str) {
+    let place = Partition::of(&ours()).number();
+    let now = pen.stand.now().await.0.to_string();
     let (stream, head) =
         (format!("cp:main:{{{place}}}:e:default"), format!("cp:main:{{{place}}}:head"));
     pen.stand.server(|server| {
-        server.ask(&["XADD", &stream, &format!("{seq}-0"), "t", &now, "e", &entry, "s", "-"]);
+        server.ask(&["XADD", &stream, &format!("{seq}-0"), "t", &now, "e", entry, "s", "-"]);
         server.ask(&["HSET", &head, "seq:default", &seq.to_string()]);
     });
+}
+
+/// They are told, as by one commit.
+fn published(pen: &Pen<Site>, from: u64, entries: &[&str]) {
+    let channel = format!("cp:main:{{{}}}:bus", Partition::of(&ours()).number());
+    let message = format!("{} {from}\n{}", pen.epoch, entries.join("\n"));
+    pen.stand.server(|server| server.ask(&["PUBLISH", &channel, &message]));
+}
+
+/// Something that was committed to our tenant, but whose publication nobody got.
+async fn unheard(pen: &Pen<Site>, seq: u64) {
+    stored(pen, seq, &an_entry(pen).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

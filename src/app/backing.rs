@@ -12,7 +12,9 @@ use crate::core::record::{Position, Record};
 use crate::leadership::{Leadership, Standalone};
 use crate::store::memory::{MemoryStore, Size};
 use crate::store::redis::{BadSettings, RedisBus, RedisLeadership, RedisStore};
-use crate::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
+use crate::store::{
+    Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unfound, Unreadable, Verdict,
+};
 
 /// Between two tries to reach the store, each of which takes seconds where nobody answers: who starts
 /// while it is away serves as soon as it is back.
@@ -158,7 +160,7 @@ impl Store for AnyStore {
         }
     }
 
-    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Unfound> {
         match self {
             Self::Memory(store) => store.find(by).await,
             Self::Redis(store) => store.find(by).await,

@@ -11,7 +11,7 @@ use crate::engine::{Cancelling, Engine};
 use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::wire::Ending;
 use crate::stack::Stacks;
-use crate::store::{self, Away, Store};
+use crate::store::{self, Away, Store, Unfound};
 
 /// When a client is told to try again after the store was away.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
     async fn get(&self, key: Key) -> Result<Option<Summary>, Refusal> {
         match self.engine.get(&key).await {
             Ok(record) => Ok(record.map(|record| summary(&record))),
-            Err(Away) => Err(away(&key)),
+            Err(unfound) => Err(not_found(unfound, &key)),
         }
     }
 
@@ -56,7 +56,7 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
             Ok(Cancelling::NotPossible(_)) => {
                 Err(Refusal::new(Kind::NotCancellable).of(key.id.clone()))
             }
-            Err(Away) => Err(away(&key)),
+            Err(unfound) => Err(not_found(unfound, &key)),
         }
     }
 
@@ -111,7 +111,20 @@ fn refused(refusal: NotBegun, key: &Key) -> Refusal {
         NotBegun::TooMany { .. } => Refusal::new(Kind::TooManyCommands),
         NotBegun::UnknownStack => Refusal::new(Kind::UnknownStack),
         NotBegun::StoreUnavailable => away(key),
+        NotBegun::Illegible => illegible(key),
     }
+}
+
+fn not_found(unfound: Unfound, key: &Key) -> Refusal {
+    match unfound {
+        Unfound::Away(Away) => away(key),
+        Unfound::Illegible => illegible(key),
+    }
+}
+
+/// It runs, or has ended: another process can say it.
+fn illegible(key: &Key) -> Refusal {
+    Refusal::new(Kind::Internal).of(key.id.clone())
 }
 
 fn away(key: &Key) -> Refusal {

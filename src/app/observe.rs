@@ -12,7 +12,7 @@ use crate::core::request::Method;
 use crate::engine::Observer;
 use crate::leadership::Leadership;
 use crate::metrics::{CommandMetrics, Metrics, StoreMetrics};
-use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unreadable, Verdict};
+use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unfound, Unreadable, Verdict};
 
 /// Counts commands. Operations are counted where they are requests, at the stacks.
 pub struct EngineMetrics {
@@ -108,7 +108,7 @@ impl<S: Store> Store for CountedStore<S> {
         answer
     }
 
-    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Unfound> {
         self.store.find(by).await
     }
 
@@ -158,6 +158,7 @@ fn word_of(answer: &Result<Verdict, Away>) -> &'static str {
         Ok(Verdict::Fenced(_)) => "fenced",
         Ok(Verdict::EpochChanged(_)) => "epoch_changed",
         Ok(Verdict::Gone) => "gone",
+        Ok(Verdict::Illegible) => "illegible",
         Err(Away) => "away",
     }
 }

@@ -1,7 +1,8 @@
 //! From a commit to the processes that hold the sockets.
 //!
 //! The bus hands committed entries to whoever listens: those of a tenant in order, without a gap,
-//! each once, and only when they can be read from the store. What carries them between processes
+//! each once, and only when they can be read from the store. (What a later version wrote may not be
+//! readable here, and is left out.) What carries them between processes
 //! may lose some (Redis pub/sub does); then the bus notices the gap by the positions and reads
 //! the store, which is the truth. What can't be read any more is said to be skipped. A new epoch of the
 //! store is a new stream.
@@ -15,7 +16,8 @@ use crate::core::record::{Entry, Position};
 
 /// Takes committed entries in stream order. Called by the bus; must never block.
 pub trait Listener: Send + Sync + 'static {
-    /// Entries of one tenant, in order, without a gap between them or to the call before.
+    /// Entries of one tenant, in order, without a gap between them or to the call before, but for
+    /// those that this version can't read.
     fn entries(&self, tenant: &TenantId, epoch: &Epoch, entries: &[Arc<Entry>]);
 
     /// The tenant's stream goes on behind this position. What stood before it and was not told will

@@ -14,7 +14,7 @@ use crate::core::record::{Begin, FORMAT, Key, Position, Record};
 use crate::core::request::Request;
 use crate::core::stack_event::Watch;
 use crate::stack::{SipStack as _, Stacks};
-use crate::store::{Away, Find, Store, Verdict};
+use crate::store::{Away, Find, Store, Unfound, Verdict};
 
 /// A store that begins more epochs than this under one command can't be worked with.
 const MOST_EPOCHS: usize = 3;
@@ -64,6 +64,9 @@ pub enum Refusal {
     /// No stack of that name.
     #[error("no such stack")]
     UnknownStack,
+    /// A command of this id is there, of a later version: this one can't read it.
+    #[error("the command of this id can't be read by this version")]
+    Illegible,
     /// The store can't be asked; repeat with the same id.
     #[error("the store is not available")]
     StoreUnavailable,
@@ -103,6 +106,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     return Ok(Begun::Repeated(record));
                 }
                 Ok(Verdict::Exists(_)) => return Err(Refusal::IdConflict),
+                Ok(Verdict::Illegible) => return Err(Refusal::Illegible),
                 Ok(Verdict::Busy { claim: Claim::Call(_), by, until }) => {
                     let lingers = until.map(|until| self.clock.now().until(until));
                     return Err(Refusal::CallBusy { by, lingers });
@@ -192,8 +196,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             self.host.spawn(Box::pin(async move {
                 match engine.get(&key).await {
                     Ok(Some(record)) => engine.input(record, input, None).await,
-                    Ok(None) => {}
-                    Err(Away) => engine.owe(&key, Owed::Input { input, term: None }),
+                    Ok(None) | Err(Unfound::Illegible) => {}
+                    Err(Unfound::Away(Away)) => engine.owe(&key, Owed::Input { input, term: None }),
                 }
             }));
         }

@@ -49,7 +49,7 @@ use crate::core::record::{FORMAT, Key, Record};
 use crate::core::request::Method;
 use crate::core::time::Now;
 use crate::stack::{SipStack, Stacks};
-use crate::store::{Away, Commit, Find, Quota, Store, Verdict};
+use crate::store::{Away, Commit, Find, Quota, Store, Unfound, Verdict};
 
 /// How many commands of a tenant may run at once. Sessions have a limit of their own; this one
 /// bounds what many of them can do together.
@@ -168,8 +168,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// The command of this name, also an ended one that is still kept.
     ///
     /// # Errors
-    /// [`Away`] when the store can't be asked.
-    pub async fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, Away> {
+    /// [`Unfound`] when that can't be said.
+    pub async fn get(&self, key: &Key) -> Result<Option<Arc<Record>>, Unfound> {
         Ok(self.store.find(Find::Key(key.clone())).await?.pop())
     }
 
@@ -209,8 +209,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             } else if read_in != epoch {
                 match self.get(&record.key).await {
                     Ok(Some(stored)) => (record, read_in) = (stored, epoch),
-                    Ok(None) => return Applied::Settled,
-                    Err(Away) => return self.owe_all(&record.key, inputs, term),
+                    Ok(None) | Err(Unfound::Illegible) => return Applied::Settled,
+                    Err(Unfound::Away(Away)) => return self.owe_all(&record.key, inputs, term),
                 }
                 continue;
             }
@@ -231,10 +231,11 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 }
                 Ok(Verdict::Stale(newer)) => record = newer,
                 Ok(Verdict::EpochChanged(epoch)) => self.heard_epoch(epoch),
-                // The command is not there any more, or a newer leader tells it this event.
-                Ok(Verdict::Gone | Verdict::Exists(_) | Verdict::Fenced(_)) => {
-                    return Applied::Settled;
-                }
+                // The command is not there any more, a newer leader tells it this event, or a later
+                // version has it in hand.
+                Ok(
+                    Verdict::Gone | Verdict::Exists(_) | Verdict::Fenced(_) | Verdict::Illegible,
+                ) => return Applied::Settled,
                 // It was not applied. The inputs are not lost: they come back with the timer.
                 Ok(Verdict::Late | Verdict::Busy { .. } | Verdict::Over { .. }) => {
                     return self.owe_all(&record.key, inputs, term);
@@ -475,19 +476,22 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// Gives a running command up.
     ///
     /// # Errors
-    /// [`Away`] when the store can't be asked, and this process does not know the command.
-    pub fn cancel(self: &Arc<Self>, key: Key) -> Carried<Result<Cancelling, Away>> {
+    /// [`Unfound`] when the store can't be asked and this process does not know the command, or can't
+    /// read it.
+    pub fn cancel(self: &Arc<Self>, key: Key) -> Carried<Result<Cancelling, Unfound>> {
         let engine = Arc::clone(self);
         Carried::new(&self.host, async move { engine.give_up(&key).await })
     }
 
-    async fn give_up(self: &Arc<Self>, key: &Key) -> Result<Cancelling, Away> {
+    async fn give_up(self: &Arc<Self>, key: &Key) -> Result<Cancelling, Unfound> {
         let record = match self.get(key).await {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(Cancelling::Unknown),
-            Err(Away) => {
-                return self.cancel_straight(key).await.map(Cancelling::Straight).ok_or(Away);
+            Err(Unfound::Away(Away)) => {
+                let known = self.cancel_straight(key).await;
+                return known.map(Cancelling::Straight).ok_or(Away.into());
             }
+            Err(Unfound::Illegible) => return Err(Unfound::Illegible),
         };
         if record.state.outcome().is_some() {
             return Ok(Cancelling::Ended(record));

@@ -102,7 +102,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                             | Verdict::Over { .. }
                             | Verdict::Fenced(_)
                             | Verdict::EpochChanged(_)
-                            | Verdict::Gone,
+                            | Verdict::Gone
+                            | Verdict::Illegible,
                         ) => (inputs, term),
                     }
                 }

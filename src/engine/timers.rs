@@ -10,7 +10,7 @@ use crate::core::command::Input;
 use crate::core::record::{Key, Record};
 use crate::core::time::StoreTime;
 use crate::stack::Stacks;
-use crate::store::{Find, Store};
+use crate::store::{Away, Find, Store, Unfound};
 
 /// A command that is this much overdue is anybody's: the pod that set its timer may be dead.
 const FORGOTTEN: Duration = Duration::from_secs(1);
@@ -94,12 +94,15 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     }
 
     async fn fire_one(self: &Arc<Self>, key: Key) {
-        let Ok(mut found) = self.store.find(Find::Key(key.clone())).await else {
-            // The store is away; the command is still owed.
-            return self.look_again(&key);
+        let found = match self.store.find(Find::Key(key.clone())).await {
+            Ok(mut found) => found.pop(),
+            // Whoever can read it finds it when it is overdue.
+            Err(Unfound::Illegible) => None,
+            // The command is still owed.
+            Err(Unfound::Away(Away)) => return self.look_again(&key),
         };
         let owed = lock(&self.debts).take(&key);
-        match found.pop() {
+        match found {
             Some(record) => self.come_back(record, owed).await,
             None => self.forgive(owed),
         }

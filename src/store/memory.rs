@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{
-    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unreadable, Verdict,
+    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unfound, Unreadable,
+    Verdict,
 };
 use crate::bus::Listener;
 use crate::clock::Clock;
@@ -501,7 +502,7 @@ impl<C: Clock> Store for MemoryStore<C> {
         Ok(self.apply(commit))
     }
 
-    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Unfound> {
         let now = self.clock.now();
         let mut inner = self.lock();
         if matches!(by, Find::DueBy(_)) {

@@ -36,14 +36,16 @@ pub trait Store: Send + Sync + 'static {
     /// [`Away`]: whether it was applied is not known until `not_after` has passed.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<Verdict, Away>> + Send;
 
-    /// Commands by one of their properties.
+    /// Commands by one of their properties. Of several those are left out that this version can't
+    /// read.
     ///
     /// # Errors
-    /// [`Away`] when the store can't be asked.
-    fn find(&self, by: Find) -> impl Future<Output = Result<Vec<Arc<Record>>, Away>> + Send;
+    /// [`Unfound`] when that can't be said.
+    fn find(&self, by: Find) -> impl Future<Output = Result<Vec<Arc<Record>>, Unfound>> + Send;
 
     /// Entries of a tenant's stream behind a position, at most `max`, in order; where a session is
-    /// named, only its own. At the head that is none, however much was trimmed.
+    /// named, only its own. At the head that is none, however much was trimmed. What this version
+    /// can't read is left out.
     ///
     /// # Errors
     /// [`Unreadable`] when what follows the position is not there any more, or never was.
@@ -207,6 +209,9 @@ pub enum Verdict {
     EpochChanged(Epoch),
     /// A step of a record that is not there any more.
     Gone,
+    /// What is stored under this name is of a later version, and this one can't read it. Whoever can
+    /// does what is to be done.
+    Illegible,
 }
 
 /// How commands are found, in no particular order.
@@ -227,12 +232,32 @@ pub enum Find {
 /// Entries of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
-    /// In order, without a gap (but for other sessions' entries, where one is named).
+    /// In order, without a gap but for those that this version can't read (and other sessions', where
+    /// one is named).
     pub entries: Vec<Arc<Entry>>,
     /// The last position that was looked at: go on from here.
     pub through: u64,
     /// The newest position of the stream when it was read.
     pub head: Position,
+}
+
+/// Why it can't be said which commands there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfound {
+    /// The store can't be asked.
+    #[error(transparent)]
+    Away(#[from] Away),
+    /// There is one of the name that is asked for, but it is of a later version, and this one can't
+    /// read it.
+    #[error("the command's record is of a later version")]
+    Illegible,
+}
+
+/// Where several are asked for, that is the only reason.
+impl From<Unfound> for Away {
+    fn from(_: Unfound) -> Self {
+        Self
+    }
 }
 
 /// Why a stream can't be read from a position.

@@ -91,7 +91,8 @@ fn told(verdict: Verdict) -> String {
         | Verdict::Over { .. }
         | Verdict::Late
         | Verdict::Fenced(_)
-        | Verdict::Gone) => format!("{other:?}"),
+        | Verdict::Gone
+        | Verdict::Illegible) => format!("{other:?}"),
     }
 }
 

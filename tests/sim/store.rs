@@ -13,7 +13,9 @@ use callplane::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
 use callplane::core::notice::Notice;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::store::memory::{Memory, MemoryStore};
-use callplane::store::{Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unreadable, Verdict};
+use callplane::store::{
+    Away, Beat, Commit, Find, Limits, Page, Pulse, Store, Unfound, Unreadable, Verdict,
+};
 use futures_util::FutureExt as _;
 
 use super::bug::Bug;
@@ -317,7 +319,7 @@ impl Store for Client {
         self.ask(move |server| server.commit(commit.clone())).await?
     }
 
-    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Unfound> {
         let others = matches!(by, Find::DueBy(_) | Find::PerformedBy(_));
         if others && self.server.bug == Some(Bug::ForgetsTheDead) {
             return Ok(Vec::new());

@@ -146,6 +146,10 @@ pub(super) struct Head {
 struct Published {
     partition: Partition,
     epoch: Epoch,
+    /// The position of the first and the last entry.
+    from: u64,
+    to: u64,
+    /// Those that can be read.
     entries: Vec<Arc<Entry>>,
 }
 
@@ -227,19 +231,18 @@ impl Carrier {
                 return;
             }
         };
-        let Published { partition, epoch, entries } = published;
-        let Some(first) = entries.first() else { return };
-        let tenant = first.key.tenant.clone();
+        let Published { partition, epoch, from, to, entries } = published;
         let life = self.told.as_mut().and_then(|told| told.get_mut(&partition));
-        if let Some(life) = life.filter(|life| life.epoch == epoch) {
+        // Where none can be read it is not known whose they are: the stream says it.
+        if let Some(first) = entries.first()
+            && let Some(life) = life.filter(|life| life.epoch == epoch)
+        {
+            let tenant = first.key.tenant.clone();
             let last = life.last.entry(tenant.clone()).or_default();
-            if first.seq <= *last + 1 {
+            if from <= *last + 1 {
                 let old = entries.partition_point(|entry| entry.seq <= *last);
-                let new = entries.get(old..).unwrap_or_default();
-                if let Some(newest) = new.last() {
-                    *last = newest.seq;
-                    self.ears.tell(&tenant, &epoch, new);
-                }
+                *last = to.max(*last);
+                self.ears.tell(&tenant, &epoch, entries.get(old..).unwrap_or_default());
                 return;
             }
         }
@@ -255,11 +258,15 @@ impl Carrier {
         };
         let mut lines = payload.split('\n');
         let head = lines.next().unwrap_or_default();
-        let (epoch, first_seq) = head.split_once(' ').unwrap_or_default();
-        let (epoch, first_seq) = (wire::epoch(epoch)?, first_seq.parse::<u64>()?);
-        let entries = lines.zip(first_seq..).map(|(json, seq)| wire::entry(json.as_bytes(), seq));
-        let entries = entries.collect::<Result<_, _>>()?;
-        Ok(Some(Published { partition, epoch, entries }))
+        let (epoch, from) = head.split_once(' ').unwrap_or_default();
+        let (epoch, from) = (wire::epoch(epoch)?, from.parse::<u64>()?);
+        let mut published = Published { partition, epoch, from, to: from, entries: Vec::new() };
+        for (json, seq) in lines.zip(from..) {
+            published.to = seq;
+            let read = wire::entry(json.as_bytes(), seq);
+            published.entries.extend(self.store.illegible.pass_over(read));
+        }
+        Ok(Some(published))
     }
 
     /// Looks at all streams.
@@ -317,8 +324,10 @@ impl Carrier {
                     let after = Position { epoch: head.epoch.clone(), seq: *last };
                     match self.store.read(&tenant, &after, PAGE, None).await {
                         Ok(page) => {
-                            let Some(end) = page.entries.last() else { break };
-                            *last = end.seq;
+                            if page.through <= *last {
+                                break;
+                            }
+                            *last = page.through;
                             self.ears.tell(&tenant, &head.epoch, &page.entries);
                         }
                         Err(Unreadable::Trimmed) => {

@@ -13,12 +13,14 @@ mod bus;
 mod connection;
 mod dial;
 mod failed;
+mod illegible;
 mod keys;
 mod leadership;
 mod reach;
 mod replicas;
 mod routes;
 mod script;
+mod seldom;
 mod sentinel;
 mod settings;
 mod whereabouts;
@@ -37,6 +39,7 @@ pub use self::access::{BadFile, Purpose, Unusable};
 use self::bus::Head;
 pub use self::bus::RedisBus;
 use self::connection::{CALL, Connection, Live};
+use self::illegible::Illegible;
 use self::keys::Keys;
 pub use self::leadership::RedisLeadership;
 use self::reach::Reach;
@@ -48,7 +51,8 @@ pub use self::settings::{
 };
 use self::wire::{Parts, Unintelligible, Written, epoch};
 use super::{
-    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unreadable, Verdict,
+    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unfound, Unreadable,
+    Verdict,
 };
 use crate::clock::{Nonces as _, StoreClock, SystemNonces};
 use crate::core::ids::{Epoch, Install, SessionId, StackId, TenantId, Term};
@@ -77,6 +81,7 @@ pub struct RedisStore {
     nonces: SystemNonces,
     clock: Arc<StoreClock>,
     routes: Routes,
+    illegible: Illegible,
     /// Partitions that were in use when this process looked last. There are never fewer.
     used: Mutex<BTreeSet<Partition>>,
     /// The newest position of each tenant that this process has come to know.
@@ -111,6 +116,7 @@ impl RedisStore {
             nonces: SystemNonces::new(),
             clock: Arc::new(StoreClock::new()),
             routes: Routes::default(),
+            illegible: Illegible::default(),
             used: Mutex::default(),
             seen: Mutex::default(),
             epoch: watch::Sender::new(None),
@@ -279,7 +285,8 @@ impl RedisStore {
             let mut values = values.into_iter();
             let used = self.in_use(values.next().unwrap_or_default())?;
             for answer in values {
-                let (records, names) = wire::found(answer).map_err(|error| away(&error))?;
+                let (records, names) =
+                    wire::found(answer, &self.illegible).map_err(|e| away(&e))?;
                 found.extend(records);
                 others.extend(names);
             }
@@ -333,7 +340,7 @@ impl RedisStore {
         let (_, answers) = self.connection.call(ask).await?;
         let mut found = Vec::new();
         for answer in answers {
-            let (records, names) = wire::found(answer).map_err(|error| away(&error))?;
+            let (records, names) = wire::found(answer, &self.illegible).map_err(|e| away(&e))?;
             found.extend(records);
             for names in names.chunks(AT_ONCE) {
                 found.extend(self.named(names).await?);
@@ -352,15 +359,13 @@ impl RedisStore {
             pipeline
         };
         let (_, values) = self.connection.call(ask).await?;
-        let read = |value| match wire::record(value) {
-            Ok(record) => record,
-            Err(error) => {
-                tracing::error!(%error, "redis: a record is left to others");
-                None
-            }
-        };
-        let running = |record: &Arc<Record>| record.state.outcome().is_none();
-        Ok(values.into_iter().filter_map(read).filter(running).collect())
+        let mut running = Vec::with_capacity(names.len());
+        for value in values {
+            let stored = wire::record(value).map_err(|error| away(&error))?;
+            let record = stored.and_then(|stored| self.illegible.pass_over(stored));
+            running.extend(record.filter(|record| record.state.outcome().is_none()));
+        }
+        Ok(running)
     }
 
     fn known_used(&self) -> BTreeSet<Partition> {
@@ -414,7 +419,8 @@ impl Store for RedisStore {
             pipeline
         };
         let (live, answer) = self.answer_of_epoch(partition, ask).await?;
-        let mut verdict = written.verdict(answer, &self.keys).map_err(|error| away(&error))?;
+        let mut verdict =
+            written.verdict(answer, &self.keys, &self.illegible).map_err(|e| away(&e))?;
         if let Verdict::EpochChanged(epoch) = &verdict {
             self.heard_epoch(epoch);
         }
@@ -428,24 +434,29 @@ impl Store for RedisStore {
         Ok(verdict)
     }
 
-    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Away> {
+    async fn find(&self, by: Find) -> Result<Vec<Arc<Record>>, Unfound> {
         match by {
             Find::Key(key) => {
                 let mut get = redis::cmd("HMGET");
                 get.arg(self.keys.record(&key)).arg("record").arg("first_seq");
                 let (_, answer) = self.answer(|_| one(get.clone())).await?;
-                let record = wire::record(answer).map_err(|error| away(&error))?;
-                Ok(record.into_iter().collect())
+                match wire::record(answer).map_err(|error| away(&error))? {
+                    None => Ok(Vec::new()),
+                    Some(stored) => {
+                        let record = self.illegible.pass_over(stored).ok_or(Unfound::Illegible)?;
+                        Ok(vec![record])
+                    }
+                }
             }
-            Find::Watching(stack, watches) => self.watching(&stack, watches).await,
+            Find::Watching(stack, watches) => Ok(self.watching(&stack, watches).await?),
             Find::AtStack(stack) => {
-                self.of_index(|partition| self.keys.at_stack(partition, &stack), None).await
+                Ok(self.of_index(|partition| self.keys.at_stack(partition, &stack), None).await?)
             }
             Find::PerformedBy(pod) => {
-                self.of_index(|partition| self.keys.performed_by(partition, &pod), None).await
+                Ok(self.of_index(|partition| self.keys.performed_by(partition, &pod), None).await?)
             }
             Find::DueBy(time) => {
-                self.of_index(|partition| self.keys.due(partition), Some(time)).await
+                Ok(self.of_index(|partition| self.keys.due(partition), Some(time)).await?)
             }
         }
     }
@@ -476,7 +487,7 @@ impl Store for RedisStore {
             "PAGE" => {
                 let seq = parts.next().map_err(|error| away(&error))?;
                 let through = parts.next().map_err(|error| away(&error))?;
-                let entries = parts.entries().map_err(|error| away(&error))?;
+                let entries = parts.entries(&self.illegible).map_err(|e| away(&e))?;
                 let head = Position { epoch: after.epoch.clone(), seq };
                 self.seen(tenant, head.clone());
                 Ok(Page { entries, through, head })

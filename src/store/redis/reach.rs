@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::dial::NoConnection;
+use super::seldom::Seldom;
 use super::sentinel::{Board, Sentinel};
 use super::settings::{BadSettings, Servers, Settings};
 use super::whereabouts::{Whereabouts, Words};
@@ -23,8 +23,8 @@ pub(super) struct Reach {
     master: watch::Receiver<Whereabouts>,
     /// Trouble that was told since somebody was connected last.
     told: Mutex<HashSet<Discriminant<NoConnection>>>,
-    /// When a refusal was told of last.
-    refused: Mutex<Option<Instant>>,
+    /// When a refusal is to be told of.
+    refused: Seldom,
     /// Where nobody has to be asked, it never changes.
     _fixed: Option<watch::Sender<Whereabouts>>,
     /// They end with it.
@@ -60,7 +60,7 @@ impl Reach {
             settings,
             master,
             told: Mutex::default(),
-            refused: Mutex::default(),
+            refused: Seldom::every(REFUSED_AGAIN),
             _fixed: fixed,
             _sentinels: sentinels,
         }))
@@ -83,10 +83,7 @@ impl Reach {
 
     /// Tells the operator that the server does not do what it is asked, now and then.
     pub(super) fn refused(&self, why: &str) {
-        let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if last.is_none_or(|last| now.saturating_duration_since(last) >= REFUSED_AGAIN) {
-            *last = Some(now);
+        if self.refused.is_due() {
             tracing::warn!(why, "redis refuses");
         } else {
             tracing::debug!(why, "redis refuses");

@@ -7,6 +7,7 @@ use redis::{Cmd, FromRedisValue, Value, from_redis_value};
 use serde_json::{from_slice, to_string};
 
 use super::connection::Live;
+use super::illegible::Illegible;
 use super::keys::Keys;
 use super::script::Script;
 use crate::core::command::{Claim, Taking};
@@ -128,28 +129,29 @@ impl Written {
     }
 
     /// What the script's answer says. It is asked once more where the partition had no epoch.
-    pub(super) fn verdict(self, answer: Value, names: &Keys) -> Result<Verdict, Unintelligible> {
+    pub(super) fn verdict(
+        self,
+        answer: Value,
+        names: &Keys,
+        illegible: &Illegible,
+    ) -> Result<Verdict, Unintelligible> {
         let mut parts = Parts::of(answer)?;
         let word: String = parts.next()?;
         Ok(match word.as_str() {
-            "APPLIED" => {
+            "APPLIED" | "AGAIN" => {
                 let Place { first_seq, now, overtaken } =
                     self.place(&parts.next::<String>()?, names)?;
-                let mut record = self.record;
-                if record.version == 1 {
-                    record.first_seq = first_seq;
-                }
-                let record = Arc::new(record);
+                // Of a repeat it may be newer than what was written.
+                let stored = (word == "AGAIN").then(|| illegible.pass_over(parts.record()));
+                let record = stored.flatten().unwrap_or_else(|| self.written(first_seq));
                 Verdict::Applied { first_seq, now, overtaken, record, durable: true }
             }
-            "AGAIN" => {
-                let Place { first_seq, now, overtaken } =
-                    self.place(&parts.next::<String>()?, names)?;
-                let record = parts.record()?;
-                Verdict::Applied { first_seq, now, overtaken, record, durable: true }
+            "EXISTS" => {
+                illegible.pass_over(parts.record()).map_or(Verdict::Illegible, Verdict::Exists)
             }
-            "EXISTS" => Verdict::Exists(parts.record()?),
-            "STALE" => Verdict::Stale(parts.record()?),
+            "STALE" => {
+                illegible.pass_over(parts.record()).map_or(Verdict::Illegible, Verdict::Stale)
+            }
             "GONE" => Verdict::Gone,
             "LATE" => Verdict::Late,
             "FENCED" => Verdict::Fenced(Term(parts.next()?)),
@@ -165,6 +167,12 @@ impl Written {
             }
             _ => return Err(Unintelligible::Key(word)),
         })
+    }
+
+    /// The record, as it was written there.
+    fn written(self, at: u64) -> Arc<Record> {
+        let first_seq = if self.record.version == 1 { at } else { self.record.first_seq };
+        Arc::new(Record { first_seq, ..self.record })
     }
 
     fn command_of(&self, record: &str, names: &Keys) -> Result<Key, Unintelligible> {
@@ -211,12 +219,15 @@ impl Parts {
         Ok(Arc::new(Record { first_seq, ..record }))
     }
 
-    /// Entries, each behind its position.
-    pub(super) fn entries(mut self) -> Result<Vec<Arc<Entry>>, Unintelligible> {
+    /// Entries, each behind its position, but for those that can't be read.
+    pub(super) fn entries(
+        mut self,
+        illegible: &Illegible,
+    ) -> Result<Vec<Arc<Entry>>, Unintelligible> {
         let mut entries = Vec::with_capacity(self.0.len() / 2);
         while self.0.len() > 0 {
             let (seq, json): (u64, Vec<u8>) = (self.next()?, self.next()?);
-            entries.push(entry(&json, seq)?);
+            entries.extend(illegible.pass_over(entry(&json, seq)));
         }
         Ok(entries)
     }
@@ -239,26 +250,28 @@ pub(super) fn pulse(answer: Value) -> Result<Pulse, Unintelligible> {
 }
 
 /// Records, and the names of others. One that can't be read keeps nobody from the others.
-pub(super) fn found(answer: Value) -> Result<(Vec<Arc<Record>>, Vec<String>), Unintelligible> {
+pub(super) fn found(
+    answer: Value,
+    illegible: &Illegible,
+) -> Result<(Vec<Arc<Record>>, Vec<String>), Unintelligible> {
     let mut parts = Parts::of(answer)?;
     let mut stored = Parts::of(parts.next()?)?;
     let mut records = Vec::with_capacity(stored.0.len() / 2);
     while stored.0.len() > 0 {
-        match stored.record() {
-            Ok(record) => records.push(record),
-            Err(error) => tracing::error!(%error, "redis: a record is left to others"),
-        }
+        records.extend(illegible.pass_over(stored.record()));
     }
     Ok((records, parts.next()?))
 }
 
-/// One record, where there is one.
-pub(super) fn record(answer: Value) -> Result<Option<Arc<Record>>, Unintelligible> {
+/// One record, where there is one: the inner result says whether it can be read.
+pub(super) fn record(
+    answer: Value,
+) -> Result<Option<Result<Arc<Record>, Unintelligible>>, Unintelligible> {
     let mut parts = Parts::of(answer)?;
     if matches!(parts.0.as_slice().first(), Some(Value::Nil)) {
         return Ok(None);
     }
-    parts.record().map(Some)
+    Ok(Some(parts.record()))
 }
 
 /// An entry, as it was written, at its position.
