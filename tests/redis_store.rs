@@ -15,17 +15,20 @@ mod commits;
 mod log;
 mod redis_server;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callplane::bus::{Bus as _, Listener};
-use callplane::core::ids::{Epoch, Install, Scope, SessionId, TenantId, Term};
+use callplane::core::ids::{Epoch, Install, PodId, Scope, SessionId, TenantId, Term};
 use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
 use callplane::store::redis::{RedisBus, RedisStore, Settings};
-use callplane::store::{Away, Commit, Find, Limits, Store as _, Unfound, Unreadable, Verdict};
+use callplane::store::{
+    Away, Beat, Commit, Find, Limits, Store as _, Unfound, Unreadable, Verdict,
+};
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
 use log::Log;
@@ -664,6 +667,62 @@ async fn streams_are_looked_at_where_nothing_happens() {
     pen.stand.bus.attach(ear.clone());
     unheard(&pen, 1).await;
     assert_eq!(ear.told(1).await, [(pen.epoch.clone(), 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_looked_at_while_the_bus_is_not_let_in() {
+    let test = "streams_are_looked_at_while_the_bus_is_not_let_in";
+    let Some(pen) = fresh(test).await else { return };
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    // The store has its connection, and nobody gets another one.
+    pen.stand.server(|server| {
+        let no_more: [&[&str]; 2] =
+            [&["CONFIG", "SET", "maxclients", "1"], &["CLIENT", "KILL", "TYPE", "pubsub"]];
+        server.ask_in_a_row(&no_more);
+    });
+    for (id, seq) in [("a", 1), ("b", 2), ("c", 3)] {
+        pen.begin(id, hold(id)).await;
+        let told = within(SOON, id, ear.told(seq)).await;
+        assert_eq!(told.last(), Some(&(pen.epoch.clone(), seq as u64)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_turns_out_to_be_another_is_looked_at_again_soon() {
+    let test = "a_stream_that_turns_out_to_be_another_is_looked_at_again_soon";
+    let Some(pen) = fresh(test).await else { return };
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("a", hold("A")).await;
+    ear.told(1).await;
+    // Another epoch, which this process has heard of; our partition is not part of it yet.
+    let next = Epoch::derive(nonce());
+    let ask = |words: &[&str]| pen.stand.server(|server| server.ask(words));
+    ask(&["HSET", "cp:main:epoch", "epoch", next.as_str()]);
+    let beat = Beat { pod: PodId::new("p"), applied: BTreeMap::new() };
+    assert_eq!(pen.stand.store.beat(&beat).await.unwrap().epoch, next);
+    let head = format!("cp:main:{{{}}}:head", Partition::of(&ours()).number());
+    unheard(&pen, 2).await;
+    ask(&["HSET", &head, "run", "another"]);
+    // Whoever reads it next begins the epoch there.
+    let begun = async {
+        while !pen
+            .stand
+            .server(|server| server.ask_all(&["HGET", &head, "epoch"]))
+            .contains(next.as_str())
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(DEADLINE, "the epoch", begun).await;
+    let told = async {
+        while ear.1.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(SOON, "where it begins", told).await;
+    assert_eq!(*ear.1.lock().unwrap(), [Position { epoch: next, seq: 2 }]);
 }
 
 /// A command of this session begins; one entry.

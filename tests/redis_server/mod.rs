@@ -173,6 +173,14 @@ impl RedisServer {
         ask_of(self.port, None, words).expect("it answers")
     }
 
+    /// Asks several things over one connection.
+    pub fn ask_in_a_row(&self, all: &[&[&str]]) {
+        let mut line = Line::to(self.port).expect("it takes a connection");
+        for words in all {
+            line.ask(words).expect("it answers");
+        }
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -281,20 +289,31 @@ fn first_line(port: u16, words: &[&str]) -> Option<String> {
 
 /// What a server answers, as far as it comes at once.
 fn ask_of(port: u16, login: Login, words: &[&str]) -> Option<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let mut ask = |words: &[&str]| {
+    let mut line = Line::to(port)?;
+    if let Some((user, password)) = login {
+        line.ask(&["AUTH", user, password])?;
+    }
+    line.ask(words)
+}
+
+/// A connection to a server.
+struct Line(TcpStream);
+
+impl Line {
+    fn to(port: u16) -> Option<Self> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        Some(Self(stream))
+    }
+
+    fn ask(&mut self, words: &[&str]) -> Option<String> {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
             request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
         }
-        stream.write_all(request.as_bytes()).ok()?;
+        self.0.write_all(request.as_bytes()).ok()?;
         let mut answer = [0; 16_384];
-        let length = stream.read(&mut answer).ok()?;
+        let length = self.0.read(&mut answer).ok()?;
         Some(String::from_utf8_lossy(&answer[..length]).into_owned())
-    };
-    if let Some((user, password)) = login {
-        ask(&["AUTH", user, password])?;
     }
-    ask(words)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::connection::{Connection, Live, reaches};
 use super::failed::Failed;
@@ -169,7 +169,9 @@ impl Carrier {
     async fn run(mut self, ready: oneshot::Sender<()>) {
         let mut ready = Some(ready);
         let mut number = 0;
-        while let Ok(live) = self.connection.newer(number).await {
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while let Ok(live) = self.newer(number, &mut again).await {
             number = live.number;
             if let Err(why) = self.join(&live).await {
                 self.connection.give_up(&live, why);
@@ -179,7 +181,18 @@ impl Carrier {
                 // Whoever waited for it may have given up.
                 let _ = ready.send(());
             }
-            self.carry(&live).await;
+            self.carry(&live, &mut again).await;
+        }
+    }
+
+    /// Waits for a connection that is newer than this one. While it can't be made, though the store's
+    /// own is there, the streams are looked at.
+    async fn newer(&mut self, than: u64, again: &mut Interval) -> Result<Arc<Live>, Away> {
+        loop {
+            tokio::select! {
+                live = self.connection.newer(than) => return live,
+                _ = again.tick() => if self.told.is_some() { self.look().await },
+            }
         }
     }
 
@@ -194,10 +207,16 @@ impl Carrier {
         self.sweep().await.map_err(|Away| "the streams can't be read")
     }
 
+    /// Looks at all streams. What could not be read is looked at again soon.
+    async fn look(&mut self) {
+        self.behind = false;
+        let looked = self.sweep().await;
+        // It may have come upon something itself.
+        self.behind |= looked.is_err();
+    }
+
     /// Tells what is published over this connection until it breaks.
-    async fn carry(&mut self, live: &Live) {
-        let mut again = interval(AGAIN);
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn carry(&mut self, live: &Live, again: &mut Interval) {
         let mut broken = self.connection.breaks();
         let mut epoch = self.store.epoch.subscribe();
         let mut passed = 0_u32;
@@ -210,11 +229,11 @@ impl Carrier {
                 },
                 () = reaches(&mut broken, live.number) => return,
                 // Whoever waits for something that is lost should not wait for the next message.
-                Ok(()) = epoch.changed() => self.behind = self.sweep().await.is_err(),
+                Ok(()) = epoch.changed() => self.look().await,
                 _ = again.tick() => {
                     passed = passed.wrapping_add(1);
                     if self.behind || passed.is_multiple_of(SWEEP) {
-                        self.behind = self.sweep().await.is_err();
+                        self.look().await;
                     }
                 }
             }
