@@ -410,11 +410,12 @@ impl Store for RedisStore {
         let (tenant, epoch) = (commit.record.key.tenant.clone(), commit.epoch.clone());
         let replicas = self.replicas.as_ref().filter(|_| commit.durable);
         let partition = Partition::of(&tenant);
-        let route = self.route(&commit, partition);
+        let asked = std::time::Instant::now();
+        let route = self.routes.unwritten(self.route(&commit, partition), asked);
         let written = Written::of(commit, &self.keys, &self.limits).map_err(|e| away(&e))?;
         let ask = |live: &Live| {
             let mut pipeline = redis::pipe();
-            self.routes.lead(&mut pipeline, &route);
+            route.lead(&mut pipeline);
             pipeline.add_command(written.command(live));
             pipeline
         };
@@ -425,7 +426,7 @@ impl Store for RedisStore {
             self.heard_epoch(epoch);
         }
         if let Verdict::Applied { first_seq, durable, .. } = &mut verdict {
-            self.routes.led(&route);
+            self.routes.led(&route, asked);
             self.seen(&tenant, Position { epoch, seq: *first_seq + told - 1 });
             if let Some(replicas) = replicas {
                 *durable = replicas.have(&live, until).await;

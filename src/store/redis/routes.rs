@@ -54,35 +54,36 @@ pub(super) struct Route {
     pub(super) names: Vec<String>,
 }
 
-impl Routes {
-    /// Adds to the pipeline what is not known to be written.
-    pub(super) fn lead(&self, pipeline: &mut Pipeline, route: &Route) {
-        let now = Instant::now();
-        let mut written = self.lock();
-        let written = written.in_epoch(&route.epoch);
-        for name in &route.names {
-            let known = written.get(&mine(name, route.to));
-            if known.is_none_or(|at| now.duration_since(*at) >= AGAIN) {
-                pipeline.cmd("SADD").arg(name).arg(route.to.number());
-                pipeline.cmd("PEXPIRE").arg(name).arg(milliseconds(LASTS));
-            }
+impl Route {
+    /// Adds it to what is asked.
+    pub(super) fn lead(&self, pipeline: &mut Pipeline) {
+        for name in &self.names {
+            pipeline.cmd("SADD").arg(name).arg(self.to.number());
+            pipeline.cmd("PEXPIRE").arg(name).arg(milliseconds(LASTS));
         }
     }
+}
 
-    /// It was written.
-    pub(super) fn led(&self, route: &Route) {
-        let now = Instant::now();
+impl Routes {
+    /// What is left of a route where some of it is known to be written.
+    pub(super) fn unwritten(&self, mut route: Route, now: Instant) -> Route {
+        let mut written = self.lock();
+        let written = written.in_epoch(&route.epoch);
+        route.names.retain(|name| {
+            let known = written.get(&mine(name, route.to));
+            known.is_none_or(|at| now.duration_since(*at) >= AGAIN)
+        });
+        route
+    }
+
+    /// It was written, then or later.
+    pub(super) fn led(&self, route: &Route, at: Instant) {
         let mut written = self.lock();
         let written = written.in_epoch(&route.epoch);
         if written.len() >= MOST {
             written.clear();
         }
-        for name in &route.names {
-            let at = written.entry(mine(name, route.to)).or_insert(now);
-            if now.duration_since(*at) >= AGAIN {
-                *at = now;
-            }
-        }
+        written.extend(route.names.iter().map(|name| (mine(name, route.to), at)));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Written> {
@@ -116,4 +117,43 @@ pub(super) fn answered(
         }
     }
     Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::{Nonce, TenantId};
+
+    fn route(names: &[&str]) -> Route {
+        Route {
+            to: Partition::of(&TenantId::default()),
+            epoch: Epoch::derive(Nonce(1)),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_route_is_written_again_though_commits_that_did_not_write_it_came_after() {
+        let (routes, begun) = (Routes::default(), Instant::now());
+        let commit = |names: &[&str], at: Instant, answered: Instant| {
+            let unwritten = routes.unwritten(route(names), at);
+            assert!(answered >= at);
+            routes.led(&unwritten, at);
+            unwritten.names
+        };
+        assert_eq!(commit(&["a"], begun, begun), ["a"]);
+        // Asked before it is old, answered after.
+        let (before, after) = (begun + AGAIN - Duration::from_millis(1), begun + AGAIN);
+        assert_eq!(commit(&["a", "b"], before, after), ["b"]);
+        assert_eq!(commit(&["a", "b"], after, after), ["a"]);
+    }
+
+    #[test]
+    fn what_another_epoch_may_not_have_is_written() {
+        let (routes, now) = (Routes::default(), Instant::now());
+        routes.led(&route(&["a"]), now);
+        assert!(routes.unwritten(route(&["a"]), now).names.is_empty());
+        let next = || Route { epoch: Epoch::derive(Nonce(u128::MAX)), ..route(&["a"]) };
+        assert_eq!(routes.unwritten(next(), now).names, ["a"]);
+    }
 }
