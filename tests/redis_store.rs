@@ -279,6 +279,23 @@ async fn a_record_of_a_later_version_is_known_as_such_and_keeps_nobody_from_the_
     assert!(told.len() == 1 && told[0].contains("WARN"), "{told:#?}");
 }
 
+#[tokio::test]
+async fn a_leader_that_is_fenced_is_told_of_now_and_then_with_its_term() {
+    let test = "a_leader_that_is_fenced_is_told_of_now_and_then_with_its_term";
+    let Some(pen) = fresh(test).await else { return };
+    let a = pen.begin("a", hold("A")).await;
+    let a = pen.write(Commit { term: Some(Term(7)), ..pen.idle(&a).await }).await;
+    let log = Log::default();
+    let _kept = log.keep();
+    for _ in 0..20 {
+        let old = Commit { term: Some(Term(3)), ..pen.idle(&a).await };
+        assert_eq!(pen.commit(old).await, Verdict::Fenced(Term(7)));
+    }
+    let told = log.lines("WARN");
+    let says = |what| told[0].contains(what);
+    assert!(told.len() == 1 && says("stack=s term=3 newest=7"), "{told:#?}");
+}
+
 /// What a later version tells, as its processes write it.
 fn of_a_later_version() -> Vec<String> {
     let text = include_str!("records/entries-of-a-later-version.jsonl");

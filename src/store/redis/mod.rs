@@ -46,6 +46,7 @@ use self::reach::Reach;
 use self::replicas::Replicas;
 use self::routes::{Route, Routes};
 use self::script::Script;
+use self::seldom::Seldom;
 pub use self::settings::{
     Access, Address, BadAddress, BadSettings, Identity, Servers, Settings, Tls,
 };
@@ -67,6 +68,9 @@ const LONGEST_PAGE: usize = 4096;
 /// Most records that are taken at once, for the same reason.
 const AT_ONCE: usize = 256;
 
+/// A leader whose every commit is fenced is told of this often.
+const FENCED_AGAIN: Duration = Duration::from_secs(10);
+
 /// Several servers in a row for one call: then something is wrong.
 const MOST_EPOCHS: usize = 3;
 
@@ -82,6 +86,8 @@ pub struct RedisStore {
     clock: Arc<StoreClock>,
     routes: Routes,
     illegible: Illegible,
+    /// When it is to be told of that a leader of ours is fenced.
+    fenced: Seldom,
     /// Partitions that were in use when this process looked last. There are never fewer.
     used: Mutex<BTreeSet<Partition>>,
     /// The newest position of each tenant that this process has come to know.
@@ -117,6 +123,7 @@ impl RedisStore {
             clock: Arc::new(StoreClock::new()),
             routes: Routes::default(),
             illegible: Illegible::default(),
+            fenced: Seldom::every(FENCED_AGAIN),
             used: Mutex::default(),
             seen: Mutex::default(),
             epoch: watch::Sender::new(None),
@@ -408,6 +415,7 @@ impl Store for RedisStore {
         let until = Instant::now() + CALL;
         let told = u64::try_from(commit.notices.len()).unwrap_or_default();
         let (tenant, epoch) = (commit.record.key.tenant.clone(), commit.epoch.clone());
+        let leads = commit.term.map(|term| (commit.record.state.plan.stack.clone(), term));
         let replicas = self.replicas.as_ref().filter(|_| commit.durable);
         let partition = Partition::of(&tenant);
         let asked = std::time::Instant::now();
@@ -424,6 +432,12 @@ impl Store for RedisStore {
             written.verdict(answer, &self.keys, &self.illegible).map_err(|e| away(&e))?;
         if let Verdict::EpochChanged(epoch) = &verdict {
             self.heard_epoch(epoch);
+        }
+        if let (Verdict::Fenced(newest), Some((stack, term))) = (&verdict, leads)
+            && self.fenced.is_due()
+        {
+            let (term, newest) = (term.0, newest.0);
+            tracing::warn!(%stack, term, newest, "fenced: what this leader hears is not applied");
         }
         if let Verdict::Applied { first_seq, durable, .. } = &mut verdict {
             self.routes.led(&route, asked);
