@@ -27,7 +27,7 @@ use callplane::core::ids::{
     SessionId, StackId, TenantId, Term,
 };
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
-use callplane::core::record::{Begin, Key, Position, Record};
+use callplane::core::record::{Begin, FORMAT, Key, Position, Record};
 use callplane::core::request::{Leg, Method, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::{StackEvent, Uptime};
@@ -782,6 +782,30 @@ fn what_a_later_version_has_in_hand_is_left_to_it() {
     let asked = world.store.asked_by_key.load(Ordering::SeqCst) - before;
     assert!(asked <= 3, "it is asked for again and again: {asked} times");
     assert_eq!(world.engine.performing(), 0);
+}
+
+#[test]
+fn what_is_written_has_the_layout_of_who_writes_it() {
+    let world = World::new();
+    world.begin("x", blind()).unwrap();
+    let record = world.record("x");
+    let mut older = Record { version: record.version + 1, ..Record::clone(&record) };
+    older.format = FORMAT - 1;
+    let commit = Commit {
+        record: older,
+        nonce: world.hands.nonce(),
+        not_after: world.hands.now().after(Duration::from_secs(1)),
+        epoch: record.born.clone(),
+        term: None,
+        notices: Vec::new(),
+        quota: None,
+        keep: Duration::from_secs(60),
+        durable: false,
+    };
+    world.run(world.store.inner.commit(commit)).unwrap();
+    assert_eq!(world.record("x").format, FORMAT - 1);
+    world.reply(&world.last_asked(), referred());
+    assert_eq!((world.record("x").version, world.record("x").format), (3, FORMAT));
 }
 
 #[test]

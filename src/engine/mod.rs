@@ -218,8 +218,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 self.rearm(&record, &inputs);
                 return Applied::Settled;
             };
-            let next =
-                Record { version: record.version + 1, state: step.state, ..Record::clone(&record) };
+            let next = Record {
+                version: record.version + 1,
+                format: FORMAT,
+                state: step.state,
+                ..Record::clone(&record)
+            };
             let mut commit = self.commit_of(next, step.notices, &now, term);
             if let Some(epoch) = &read_in {
                 commit.epoch = epoch.clone();
