@@ -329,6 +329,20 @@ async fn a_master_that_no_sentinel_knows_is_told_once_and_used_when_they_do() {
     back(&store).await;
 }
 
+/// The suites' users have them.
+#[test]
+fn the_rights_in_the_manual_are_those_that_suffice() {
+    let manual = include_str!("../docs/operations.md");
+    let at_sentinels = sentinels::RIGHTS.replace('|', "\\|");
+    for (row, rights) in [
+        ("| an ACL user |", redis_server::RIGHTS.join(" ")),
+        ("| an ACL user at the Sentinels |", at_sentinels),
+    ] {
+        let written = format!("{row} `{rights}`");
+        assert!(manual.contains(&written), "the manual lacks {written}");
+    }
+}
+
 #[tokio::test]
 async fn sentinels_are_spoken_to_as_the_servers_unless_told_otherwise() {
     if !is_here("sentinels_are_spoken_to_as_the_servers_unless_told_otherwise") {

@@ -58,7 +58,7 @@ pub fn is_here(test: &str) -> bool {
 const USER: (&str, &str) = ("callplane", "hush-hush");
 
 /// What it needs, and not more. (Redis 6.2 gives a user all channels unless told otherwise.)
-const RIGHTS: [&str; 7] =
+pub const RIGHTS: [&str; 7] =
     ["resetchannels", "~cp:*", "&cp:*", "+@all", "-@admin", "-@dangerous", "+info"];
 
 /// How a server is started.

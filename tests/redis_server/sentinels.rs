@@ -14,8 +14,15 @@ use super::{DEADLINE, RedisServer, Setup, USER, ask_of, free_port, run};
 /// What the Sentinels call the servers.
 pub const MASTER: &str = "calls";
 
-/// The Sentinels' own user and password.
+/// The Sentinels' own user for us, and its password.
 const WATCHER: (&str, &str) = ("watcher", "watchers-secret");
+
+/// What it needs there, and not more.
+pub const RIGHTS: &str = "resetchannels &+switch-master &+promoted-slave +@connection +subscribe \
+                          +sentinel|get-master-addr-by-name +sentinel|master";
+
+/// The user that the Sentinels are to each other, and that tests are.
+const KEEPER: (&str, &str) = ("keeper", "keepers-secret");
 
 /// Two servers and three Sentinels. Dropped, all are killed.
 pub struct Guarded {
@@ -126,7 +133,7 @@ pub fn encrypted(certificates: &Certificates, server: u16) -> (Sentinel, Address
         let (user, password) = USER;
         let mut file = format!(
             "bind 127.0.0.1\nport {port}\ntls-replication yes\n\
-             user {user} on >{password} allchannels +@all\n\
+             user {user} on >{password} {RIGHTS}\n\
              sentinel monitor {MASTER} 127.0.0.1 {server} 1\n\
              sentinel auth-user {MASTER} {user}\nsentinel auth-pass {MASTER} {password}\n"
         );
@@ -149,7 +156,7 @@ pub fn encrypted(certificates: &Certificates, server: u16) -> (Sentinel, Address
 
 impl Sentinel {
     fn ask(&self, words: &[&str]) -> String {
-        ask_of(self.port, Some(WATCHER), words).unwrap_or_default()
+        ask_of(self.port, Some(KEEPER), words).unwrap_or_default()
     }
 
     fn knows_the_replica(&self) -> bool {
@@ -173,11 +180,12 @@ fn sentinels(folder: &TempDir, patience: Duration, master: u16, replica: u16) ->
         let ports = [free_port(), free_port(), free_port()];
         let started: Vec<_> = (0..ports.len())
             .filter_map(|who| {
-                let (user, password) = WATCHER;
+                let ((user, password), (keeper, secret)) = (WATCHER, KEEPER);
                 let mut file = format!(
                     "bind 127.0.0.1\nport {}\nsentinel myid {}\n\
-                     user default off\nuser {user} on >{password} allchannels +@all\n\
-                     sentinel sentinel-user {user}\nsentinel sentinel-pass {password}\n\
+                     user default off\nuser {user} on >{password} {RIGHTS}\n\
+                     user {keeper} on >{secret} allchannels +@all\n\
+                     sentinel sentinel-user {keeper}\nsentinel sentinel-pass {secret}\n\
                      sentinel monitor {MASTER} 127.0.0.1 {master} 2\n\
                      sentinel down-after-milliseconds {MASTER} {patience}\n\
                      sentinel failover-timeout {MASTER} 5000\n\
@@ -194,7 +202,7 @@ fn sentinels(folder: &TempDir, patience: Duration, master: u16, replica: u16) ->
                 let path = place.join("sentinel.conf");
                 std::fs::write(&path, file).unwrap();
                 let arguments = [path.display().to_string(), "--sentinel".to_owned()];
-                let child = run(&place, ports[who], Some(WATCHER), &arguments)?;
+                let child = run(&place, ports[who], Some(KEEPER), &arguments)?;
                 Some(Sentinel { child, port: ports[who] })
             })
             .collect();
