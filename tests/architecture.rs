@@ -98,6 +98,19 @@ fn adapters_of_one_trait_never_see_each_other() {
 }
 
 #[test]
+fn how_redis_is_reached_knows_nothing_of_what_is_kept_there() {
+    for (path, code) in files_of("store/redis/reach") {
+        let rooms = rooms_named(&code);
+        let store = code.matches("crate::store::").count();
+        let only = ["crate::store::Away", "crate::store::redis)"];
+        let known: usize = only.iter().map(|name| code.matches(name).count()).sum();
+        assert_eq!(store, known, "{} wants more of the store than `Away`", path.display());
+        assert!(!rooms.contains("core"), "{} knows what is kept", path.display());
+        assert!(!code.contains("super::super"), "{} knows who asks", path.display());
+    }
+}
+
+#[test]
 fn the_core_and_the_engine_have_no_runtime_clock_or_chance_of_their_own() {
     for room in ["core", "rpc", "engine"] {
         for (path, code) in files_of(room) {

@@ -14,10 +14,9 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::connection::{Connection, Live, reaches};
-use super::failed::Failed;
+use super::reach::{Connection, Failed, Live, reaches};
+use super::store::RedisStore;
 use super::wire::{self, Unintelligible};
-use super::{RedisStore, away};
 use crate::bus::{Bus, Listener};
 use crate::core::ids::{Epoch, TenantId};
 use crate::core::partition::Partition;
@@ -58,7 +57,8 @@ impl RedisBus {
             // One that finds no room leaves a gap, which is noticed.
             let _ = sender.try_send(push);
         };
-        let connection = Connection::start(Arc::clone(&store.reach), Some(Arc::new(send)));
+        let connection =
+            Connection::start(Arc::clone(store.reach()), redis::pipe(), Some(Arc::new(send)));
         let ears = Arc::new(Ears::default());
         let (ready, is_ready) = oneshot::channel();
         let carrier = Carrier {
@@ -135,13 +135,6 @@ struct Life {
     last: HashMap<TenantId, u64>,
 }
 
-/// A partition's head.
-pub(super) struct Head {
-    pub(super) epoch: Epoch,
-    /// Of each tenant: where the epoch began, and the newest position.
-    pub(super) streams: Vec<(TenantId, u64, u64)>,
-}
-
 /// What was published.
 struct Published {
     partition: Partition,
@@ -197,10 +190,10 @@ impl Carrier {
     }
 
     async fn join(&mut self, live: &Live) -> Result<(), &'static str> {
-        let channels = Partition::all().map(|partition| self.store.keys.channel(partition));
+        let channels = Partition::all().map(|partition| self.store.keys().channel(partition));
         live.subscribe(channels.collect()).await.map_err(|failed| {
             if let Failed::Refused(why) = failed {
-                self.store.reach.refused(&why);
+                self.store.reach().refused(&why);
             }
             "it takes no subscription"
         })?;
@@ -218,7 +211,7 @@ impl Carrier {
     /// Tells what is published over this connection until it breaks.
     async fn carry(&mut self, live: &Live, again: &mut Interval) {
         let mut broken = self.connection.breaks();
-        let mut epoch = self.store.epoch.subscribe();
+        let mut epoch = self.store.epochs();
         let mut passed = 0_u32;
         loop {
             tokio::select! {
@@ -272,7 +265,7 @@ impl Carrier {
         let mut data = data.into_iter();
         let channel: String = redis::from_redis_value(data.next().unwrap_or_default())?;
         let payload: String = redis::from_redis_value(data.next().unwrap_or_default())?;
-        let Some(partition) = self.store.keys.partition_of_channel(&channel) else {
+        let Some(partition) = self.store.keys().partition_of_channel(&channel) else {
             return Ok(None);
         };
         let mut lines = payload.split('\n');
@@ -283,7 +276,7 @@ impl Carrier {
         for (json, seq) in lines.zip(from..) {
             published.to = seq;
             let read = wire::entry(json.as_bytes(), seq);
-            published.entries.extend(self.store.illegible.pass_over(read));
+            published.entries.extend(self.store.illegible().pass_over(read));
         }
         Ok(Some(published))
     }
@@ -367,24 +360,4 @@ impl Carrier {
         }
         Ok(())
     }
-}
-
-impl Head {
-    /// A head as it is stored; `None` where there is none.
-    pub(super) fn of(fields: HashMap<String, String>) -> Result<Option<Self>, Away> {
-        let Some(epoch) = fields.get("epoch") else { return Ok(None) };
-        let epoch = wire::epoch(epoch).map_err(|error| away(&error))?;
-        let mut streams = Vec::new();
-        for (field, newest) in &fields {
-            let Some(name) = field.strip_prefix("seq:") else { continue };
-            let base = fields.get(&format!("base:{name}")).map_or("0", String::as_str);
-            let tenant = wire::tenant(name).map_err(|error| away(&error))?;
-            streams.push((tenant, position(base)?, position(newest)?));
-        }
-        Ok(Some(Self { epoch, streams }))
-    }
-}
-
-fn position(text: &str) -> Result<u64, Away> {
-    text.parse().map_err(|error: std::num::ParseIntError| away(&error.into()))
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::seldom::Seldom;
+use super::reach::Seldom;
 use super::wire::Unintelligible;
 
 /// How often it is said.

@@ -12,9 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::script::Script;
-use super::wire::Parts;
-use super::{RedisStore, away, milliseconds, one};
-use crate::clock::Nonces as _;
+use super::store::RedisStore;
+use super::wire::{self, Parts, away, milliseconds, one};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::leadership::Leadership;
@@ -65,9 +64,9 @@ impl RedisLeadership {
         self.contenders.iter().for_each(tokio::task::JoinHandle::abort);
         for (stack, term) in &self.terms {
             term.send_replace(None);
-            let lease = self.store.keys.lease(stack);
+            let lease = self.store.keys().lease(stack);
             let resign = self.store.ask::<u64>(|live| {
-                let mut resign = live.script(Script::Resign);
+                let mut resign = Script::Resign.over(live);
                 resign.arg(1).arg(&lease).arg(self.pod.as_str());
                 one(resign)
             });
@@ -135,7 +134,7 @@ impl Contender {
             }
             let pause = if kept { RENEW } else { TRY };
             // Those that wait do not ask all at once.
-            let part = u32::try_from(self.store.nonces.nonce().0 % 64).unwrap_or_default();
+            let part = u32::try_from(self.store.nonce().0 % 64).unwrap_or_default();
             sleep(pause - pause * part / 256).await;
         }
     }
@@ -168,20 +167,20 @@ impl Contender {
 
     /// Takes the lease or keeps it; `None`: somebody else has it.
     async fn lease(&self) -> Result<Option<Epoch>, Away> {
-        let keys = [self.store.keys.lease(&self.stack), self.store.keys.epoch()];
+        let keys = [self.store.keys().lease(&self.stack), self.store.keys().epoch()];
         let (_, answer) = self
             .store
             .answer_of_epoch(Partition::of(&TenantId::default()), |live| {
-                let mut lease = live.script(Script::Lease);
+                let mut lease = Script::Lease.over(live);
                 lease.arg(keys.len()).arg(&keys).arg(&*live.run_id);
                 lease.arg(self.pod.as_str()).arg(milliseconds(LEASE));
                 one(lease)
             })
             .await?;
         let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
-        let mut read = || -> Result<(Epoch, u64), super::Unintelligible> {
+        let mut read = || -> Result<(Epoch, u64), wire::Unintelligible> {
             let _word: String = parts.next()?;
-            Ok((super::epoch(&parts.next::<String>()?)?, parts.next()?))
+            Ok((wire::epoch(&parts.next::<String>()?)?, parts.next()?))
         };
         let (epoch, mine) = read().map_err(|error| away(&error))?;
         Ok((mine == 1).then_some(epoch))

@@ -13,9 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Connection, Live};
-use super::failed::Failed;
-use super::reach::Reach;
+use super::reach::{Connection, Failed, Live, Reach};
 use crate::store::Away;
 
 /// How long one mark waits for replicas.
@@ -55,7 +53,7 @@ impl Replicas {
     /// Begins; `mark` is a key for this purpose alone.
     pub(super) fn start(reach: Arc<Reach>, wanted: usize, mark: String) -> Self {
         let (asks, asked) = mpsc::channel(WAITING);
-        let connection = Connection::start(Arc::clone(&reach), None);
+        let connection = Connection::start(Arc::clone(&reach), redis::pipe(), None);
         let worker = Worker { reach, connection, wanted, mark, asked, lacking: false };
         Self { asks, _worker: AbortOnDropHandle::new(tokio::spawn(worker.run())) }
     }
@@ -132,7 +130,7 @@ impl Worker {
                 return Err(Away);
             }
             Err(Failed::Broken(why)) => why,
-            Err(Failed::Silent | Failed::NoScript) => "it does not answer".to_owned(),
+            Err(Failed::Silent | Failed::Forgotten) => "it does not answer".to_owned(),
         };
         self.connection.give_up(&live, &why);
         Err(Away)

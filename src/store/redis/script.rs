@@ -1,6 +1,8 @@
 //! The scripts that Redis runs for us.
 
-use redis::Pipeline;
+use redis::{Cmd, Pipeline, Value};
+
+use super::reach::Live;
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +54,19 @@ impl Script {
         }
     }
 
+    /// The beginning of a call, over a connection that began with [`Script::load_all`].
+    pub(super) fn over(self, live: &Live) -> Cmd {
+        let hash = match live.opened.get(self.place()) {
+            Some(Value::BulkString(hash)) => hash.as_slice(),
+            Some(_) | None => &[],
+        };
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(hash);
+        command
+    }
+
     /// Where its hash is in the answer to [`Script::load_all`].
-    pub(super) fn place(self) -> usize {
+    fn place(self) -> usize {
         match self {
             Self::Commit => 0,
             Self::Find => 1,

@@ -1,21 +1,22 @@
 //! What travels into the scripts and out of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use redis::{Cmd, FromRedisValue, Value, from_redis_value};
+use redis::{Cmd, FromRedisValue, Pipeline, Value, from_redis_value};
 use serde_json::{from_slice, to_string};
 
-use super::connection::Live;
 use super::illegible::Illegible;
 use super::keys::Keys;
+use super::reach::Live;
 use super::script::Script;
 use crate::core::command::{Claim, Taking};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::core::record::{Entry, Key, Record};
 use crate::core::time::StoreTime;
-use crate::store::{Commit, Limits, Pulse, Verdict};
+use crate::store::{Away, Commit, Limits, Pulse, Verdict};
 
 /// What Redis holds or said is not what we write: an operator's hand, or a defect.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +77,6 @@ impl Written {
         });
         let optional = |number: Option<u64>| number.map_or_else(String::new, |n| n.to_string());
         let flag = |is: bool| if is { "1" } else { "0" }.to_owned();
-        let milliseconds = |d: std::time::Duration| d.as_millis().to_string();
         let mut arguments = vec![
             epoch.as_str().to_owned(),
             format!("{:032x}", nonce.0),
@@ -84,7 +84,7 @@ impl Written {
             optional(term.map(|term| term.0)),
             record.version.to_string(),
             quota.map_or_else(String::new, |quota| quota.running.to_string()),
-            milliseconds(keep),
+            milliseconds(keep).to_string(),
             tenant.as_str().to_owned(),
             stack.as_str().to_owned(),
             flag(state.outcome().is_some()),
@@ -93,7 +93,7 @@ impl Written {
             flag(state.method.places_calls()),
             to_string(&record)?,
             names.channel(partition),
-            milliseconds(limits.entries_for),
+            milliseconds(limits.entries_for).to_string(),
             limits.entries_bytes.to_string(),
             limits.ended.to_string(),
             claims.len().to_string(),
@@ -122,7 +122,7 @@ impl Written {
     }
 
     pub(super) fn command(&self, live: &Live) -> Cmd {
-        let mut command = live.script(Script::Commit);
+        let mut command = Script::Commit.over(live);
         command.arg(self.keys.len()).arg(&self.keys);
         command.arg(&*live.run_id).arg(&self.arguments);
         command
@@ -287,4 +287,48 @@ pub(super) fn epoch(text: &str) -> Result<Epoch, Unintelligible> {
 /// A tenant by its name in a head.
 pub(super) fn tenant(name: &str) -> Result<TenantId, Unintelligible> {
     Ok(serde_json::from_value(serde_json::Value::from(name))?)
+}
+
+/// A partition's head.
+pub(super) struct Head {
+    pub(super) epoch: Epoch,
+    /// Of each tenant: where the epoch began, and the newest position.
+    pub(super) streams: Vec<(TenantId, u64, u64)>,
+}
+
+impl Head {
+    /// A head as it is stored; `None` where there is none.
+    pub(super) fn of(fields: HashMap<String, String>) -> Result<Option<Self>, Away> {
+        let Some(named) = fields.get("epoch") else { return Ok(None) };
+        let epoch = epoch(named).map_err(|error| away(&error))?;
+        let mut streams = Vec::new();
+        for (field, newest) in &fields {
+            let Some(name) = field.strip_prefix("seq:") else { continue };
+            let base = fields.get(&format!("base:{name}")).map_or("0", String::as_str);
+            let tenant = tenant(name).map_err(|error| away(&error))?;
+            streams.push((tenant, position(base)?, position(newest)?));
+        }
+        Ok(Some(Self { epoch, streams }))
+    }
+}
+
+fn position(text: &str) -> Result<u64, Away> {
+    text.parse().map_err(|error: std::num::ParseIntError| away(&error.into()))
+}
+
+/// A pipeline of one.
+pub(super) fn one(command: redis::Cmd) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.add_command(command);
+    pipeline
+}
+
+/// What can't be understood is no answer: it is said, and nothing is concluded from it.
+pub(super) fn away(error: &Unintelligible) -> Away {
+    tracing::error!(%error, "redis: not understood");
+    Away
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

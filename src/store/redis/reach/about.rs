@@ -1,8 +1,6 @@
 //! What a server says of itself, and what is to be said of that.
 
-use super::RedisStore;
-use super::connection::line;
-use crate::store::Away;
+use redis::{Pipeline, RedisError, Value};
 
 /// What matters of a server's `INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub struct About {
 }
 
 impl About {
-    fn of(info: &str) -> Self {
+    pub(in crate::store::redis) fn of(info: &str) -> Self {
         let text = |name| line(info, name).unwrap_or_default().to_owned();
         Self {
             version: text("redis_version:"),
@@ -63,15 +61,32 @@ fn release(version: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-impl RedisStore {
-    /// What the server says of itself.
-    ///
-    /// # Errors
-    /// [`Away`] when it does not answer.
-    pub async fn about(&self) -> Result<About, Away> {
-        let info: String = self.ask(|_| super::one(redis::cmd("INFO"))).await?;
-        Ok(About::of(&info))
+/// What says whether it is to be spoken to.
+pub(super) struct Server {
+    pub(super) is_master: bool,
+    pub(super) run_id: String,
+}
+
+impl Server {
+    pub(super) fn asked() -> Pipeline {
+        let mut ask = redis::pipe();
+        ask.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        ask
     }
+
+    pub(super) fn told(values: Vec<Value>) -> Result<Self, RedisError> {
+        let (server, replication): (String, String) =
+            redis::from_redis_value(Value::Array(values))?;
+        let Some(run_id) = line(&server, "run_id:").map(str::to_owned) else {
+            let missing = (redis::ErrorKind::UnexpectedReturnType, "INFO has no run_id");
+            return Err(missing.into());
+        };
+        Ok(Self { is_master: line(&replication, "role:") == Some("master"), run_id })
+    }
+}
+
+fn line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 #[cfg(test)]

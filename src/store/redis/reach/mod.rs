@@ -1,4 +1,22 @@
 //! How the servers of one store and its bus are reached, and what is known about where they are.
+//!
+//! Nothing here knows what is kept there, or how it is asked for.
+//!
+//! The files: [`settings`] (what is configured), [`access`] (passwords, keys and certificates), [`dial`] (one
+//! physical connection), [`connection`] (to use one that comes back by itself), [`keeper`] (to keep it),
+//! [`about`] (what a server says of itself), [`failed`] (what came of an attempt), [`sentinel`] (one Sentinel)
+//! and [`whereabouts`] (what the word of several is), [`seldom`] (what is not told each time).
+
+mod about;
+mod access;
+mod connection;
+mod dial;
+mod failed;
+mod keeper;
+mod seldom;
+mod sentinel;
+mod settings;
+mod whereabouts;
 
 use std::collections::HashSet;
 use std::mem::Discriminant;
@@ -8,18 +26,24 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::dial::NoConnection;
-use super::seldom::Seldom;
-use super::sentinel::{Board, Sentinel};
-use super::settings::{BadSettings, Servers, Settings};
-use super::whereabouts::{Whereabouts, Words};
+pub use self::about::About;
+pub use self::access::{BadFile, Purpose, Unusable};
+pub(in crate::store::redis) use self::connection::{CALL, Connection, Live, reaches};
+use self::dial::NoConnection;
+pub(in crate::store::redis) use self::failed::Failed;
+pub(in crate::store::redis) use self::seldom::Seldom;
+use self::sentinel::{Board, Sentinel};
+pub use self::settings::{
+    Access, Address, BadAddress, BadSettings, Identity, Servers, Settings, Tls,
+};
+use self::whereabouts::{Whereabouts, Words};
 
 /// A server that refuses all calls is told of this often.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
 
 /// Shared by all connections of a process, so that each Sentinel is asked once.
-pub(super) struct Reach {
-    pub(super) settings: Settings,
+pub(in crate::store::redis) struct Reach {
+    pub(in crate::store::redis) settings: Settings,
     master: watch::Receiver<Whereabouts>,
     /// Trouble that was told since somebody was connected last.
     told: Mutex<HashSet<Discriminant<NoConnection>>>,
@@ -33,7 +57,7 @@ pub(super) struct Reach {
 
 impl Reach {
     /// Begins to ask the Sentinels, if there are any. Must be called inside a tokio runtime.
-    pub(super) fn start(settings: Settings) -> Result<Arc<Self>, BadSettings> {
+    pub(in crate::store::redis) fn start(settings: Settings) -> Result<Arc<Self>, BadSettings> {
         settings.check()?;
         let mut sentinels = JoinSet::new();
         let (master, fixed) = match &settings.servers {
@@ -67,12 +91,12 @@ impl Reach {
     }
 
     /// Where the master is.
-    pub(super) fn master(&self) -> watch::Receiver<Whereabouts> {
+    fn master(&self) -> watch::Receiver<Whereabouts> {
         self.master.clone()
     }
 
     /// Tells the operator why there is no connection: each kind of trouble once.
-    pub(super) fn complain(&self, error: &NoConnection) {
+    fn complain(&self, error: &NoConnection) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(error.kind()) {
             tracing::warn!(%error, "redis: no connection");
@@ -82,7 +106,7 @@ impl Reach {
     }
 
     /// Tells the operator that the server does not do what it is asked, now and then.
-    pub(super) fn refused(&self, why: &str) {
+    pub(in crate::store::redis) fn refused(&self, why: &str) {
         if self.refused.is_due() {
             tracing::warn!(why, "redis refuses");
         } else {
@@ -91,7 +115,7 @@ impl Reach {
     }
 
     /// Somebody is connected: what goes wrong from now on is news.
-    pub(super) fn connected(&self) {
+    fn connected(&self) {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Says of what happens again and again when it is to be told of.
-pub(super) struct Seldom {
+pub(in crate::store::redis) struct Seldom {
     every: Duration,
     last: Mutex<Option<Instant>>,
 }
 
 impl Seldom {
-    pub(super) fn every(every: Duration) -> Self {
+    pub(in crate::store::redis) fn every(every: Duration) -> Self {
         Self { every, last: Mutex::default() }
     }
 
     /// The first time, and once this long after it was told of last.
-    pub(super) fn is_due(&self) -> bool {
+    pub(in crate::store::redis) fn is_due(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let due = last.is_none_or(|last| now.saturating_duration_since(last) >= self.every);

@@ -4,13 +4,13 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Why there is no answer to an attempt.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failed {
+pub(in crate::store::redis) enum Failed {
     /// No answer in time: done or not.
     Silent,
     /// The connection broke, or the server is none that takes writes: done or not.
     Broken(String),
-    /// The server does not know a script (any more).
-    NoScript,
+    /// The server does not know (any more) what it was told at the opening.
+    Forgotten,
     /// The server refused, and would refuse again.
     Refused(String),
 }
@@ -21,7 +21,7 @@ const OF_THIS_SERVER: [&str; 3] = ["READONLY", "MASTERDOWN", "LOADING"];
 impl Failed {
     pub(super) fn of(error: &RedisError) -> Self {
         match error.kind() {
-            ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
+            ErrorKind::Server(ServerErrorKind::NoScript) => Self::Forgotten,
             ErrorKind::Io => Self::Broken(error.to_string()),
             _ if error.is_unrecoverable_error() => Self::Broken(error.to_string()),
             _ if OF_THIS_SERVER.contains(&code(error)) => Self::Broken(error.to_string()),
@@ -70,6 +70,6 @@ mod tests {
             assert_eq!(matches!(failed, Failed::Broken(_)), left, "{text}: {failed:?}");
             assert_eq!(matches!(failed, Failed::Refused(_)), !left, "{text}: {failed:?}");
         }
-        assert_eq!(said("NOSCRIPT No matching script."), Failed::NoScript);
+        assert_eq!(said("NOSCRIPT No matching script."), Failed::Forgotten);
     }
 }

@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 use redis::{Pipeline, Value};
 
 use super::keys::Keys;
-use super::{Unintelligible, milliseconds};
+use super::wire::{Unintelligible, milliseconds};
 use crate::core::ids::{Epoch, StackId};
 use crate::core::partition::Partition;
 use crate::core::stack_event::Watch;
 
-/// How long a route lasts: longer than any command.
+/// How long a way lasts: longer than any command.
 const LASTS: Duration = Duration::from_secs(1800);
 
 /// A process writes it again when it wrote it this long ago.
 const AGAIN: Duration = Duration::from_secs(600);
 
-/// Most routes that are remembered as written; beyond it they are written more often.
+/// Most ways that are remembered as written; beyond it they are written more often.
 const MOST: usize = 100_000;
 
-/// Which routes this process has written lately, in one epoch: the next may have lost them.
+/// Which ways this process has written lately, in one epoch: the next may have lost them.
 #[derive(Default)]
-pub(super) struct Routes {
+pub(super) struct Ways {
     written: Mutex<Written>,
 }
 
@@ -47,14 +47,14 @@ impl Written {
 }
 
 /// What is to lead to a commit's record.
-pub(super) struct Route {
+pub(super) struct Way {
     pub(super) to: Partition,
     pub(super) epoch: Epoch,
     /// The names of the sets.
     pub(super) names: Vec<String>,
 }
 
-impl Route {
+impl Way {
     /// Adds it to what is asked.
     pub(super) fn lead(&self, pipeline: &mut Pipeline) {
         for name in &self.names {
@@ -64,26 +64,26 @@ impl Route {
     }
 }
 
-impl Routes {
-    /// What is left of a route where some of it is known to be written.
-    pub(super) fn unwritten(&self, mut route: Route, now: Instant) -> Route {
+impl Ways {
+    /// What is left of a way where some of it is known to be written.
+    pub(super) fn unwritten(&self, mut way: Way, now: Instant) -> Way {
         let mut written = self.lock();
-        let written = written.in_epoch(&route.epoch);
-        route.names.retain(|name| {
-            let known = written.get(&mine(name, route.to));
+        let written = written.in_epoch(&way.epoch);
+        way.names.retain(|name| {
+            let known = written.get(&mine(name, way.to));
             known.is_none_or(|at| now.duration_since(*at) >= AGAIN)
         });
-        route
+        way
     }
 
     /// It was written, then or later.
-    pub(super) fn led(&self, route: &Route, at: Instant) {
+    pub(super) fn led(&self, way: &Way, at: Instant) {
         let mut written = self.lock();
-        let written = written.in_epoch(&route.epoch);
+        let written = written.in_epoch(&way.epoch);
         if written.len() >= MOST {
             written.clear();
         }
-        written.extend(route.names.iter().map(|name| (mine(name, route.to), at)));
+        written.extend(way.names.iter().map(|name| (mine(name, way.to), at)));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Written> {
@@ -124,8 +124,8 @@ mod tests {
     use super::*;
     use crate::core::ids::{Nonce, TenantId};
 
-    fn route(names: &[&str]) -> Route {
-        Route {
+    fn way(names: &[&str]) -> Way {
+        Way {
             to: Partition::of(&TenantId::default()),
             epoch: Epoch::derive(Nonce(1)),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
@@ -134,11 +134,11 @@ mod tests {
 
     #[test]
     fn a_route_is_written_again_though_commits_that_did_not_write_it_came_after() {
-        let (routes, begun) = (Routes::default(), Instant::now());
+        let (ways, begun) = (Ways::default(), Instant::now());
         let commit = |names: &[&str], at: Instant, answered: Instant| {
-            let unwritten = routes.unwritten(route(names), at);
+            let unwritten = ways.unwritten(way(names), at);
             assert!(answered >= at);
-            routes.led(&unwritten, at);
+            ways.led(&unwritten, at);
             unwritten.names
         };
         assert_eq!(commit(&["a"], begun, begun), ["a"]);
@@ -150,10 +150,10 @@ mod tests {
 
     #[test]
     fn what_another_epoch_may_not_have_is_written() {
-        let (routes, now) = (Routes::default(), Instant::now());
-        routes.led(&route(&["a"]), now);
-        assert!(routes.unwritten(route(&["a"]), now).names.is_empty());
-        let next = || Route { epoch: Epoch::derive(Nonce(u128::MAX)), ..route(&["a"]) };
-        assert_eq!(routes.unwritten(next(), now).names, ["a"]);
+        let (ways, now) = (Ways::default(), Instant::now());
+        ways.led(&way(&["a"]), now);
+        assert!(ways.unwritten(way(&["a"]), now).names.is_empty());
+        let next = || Way { epoch: Epoch::derive(Nonce(u128::MAX)), ..way(&["a"]) };
+        assert_eq!(ways.unwritten(next(), now).names, ["a"]);
     }
 }
