@@ -1067,3 +1067,32 @@ async fn a_process_beats_at_its_own_pace_though_the_stores_clock_stands_still() 
     stop.cancel();
     assert_eq!(world.store.beats.load(Ordering::SeqCst), 10);
 }
+
+/// A dead process may leave thousands.
+#[test]
+fn what_the_dead_left_is_taken_up_side_by_side_and_not_by_all_in_the_same_order() {
+    let world = World::new();
+    let others = [world.another("o"), world.another("q")];
+    world.live(&[&world.engine, &others[0], &others[1]], 4);
+    let ids: Vec<String> = (0..90).map(|number| format!("e{number}")).collect();
+    for id in &ids {
+        let call = CallId::parse(id).unwrap();
+        world.begin(id, Request::End { call }).unwrap();
+    }
+    world.live(&[&others[0], &others[1]], 3);
+    let taken_up = || ids.iter().filter(|id| world.record(id).version > 1).count();
+    assert_eq!(taken_up(), 0);
+    // No commit is answered for now.
+    world.store.next(&[Fault::AnswerWaits; 1000]);
+    world.hands.now.fetch_add(1000, Ordering::SeqCst);
+    world.run(others[0].beat()).unwrap();
+    assert_eq!(taken_up(), 64);
+    world.run(others[1].beat()).unwrap();
+    assert!(taken_up() > 64, "{}", taken_up());
+    world.store.faults.lock().unwrap().clear();
+    for _ in 0..5 {
+        world.store.go_on();
+        world.settle();
+    }
+    assert_eq!(taken_up(), ids.len());
+}

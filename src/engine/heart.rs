@@ -119,13 +119,15 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// Who took an operation lived then: one that was cut off commits again before it tells that it
     /// lives. So what is newer than its silence can be is not in doubt yet.
     async fn doubt(self: &Arc<Self>, pod: &PodId, now: StoreTime) {
-        for record in self.find(Find::PerformedBy(pod.clone())).await {
+        let found = self.find(Find::PerformedBy(pod.clone())).await;
+        self.with_each(found, |record| async move {
             let old = |op: &&Op| op.by == *pod && op.send_before.after(ALIVE) <= now;
             let theirs = record.state.open().iter().filter(old);
             let doubts: Vec<Input> = theirs.map(|op| Input::Doubt { op: op.id.clone() }).collect();
             self.tell_whom_it_overtook(&record).await;
             self.inputs(record, doubts, None).await;
-        }
+        })
+        .await;
     }
 
     /// The overdue operations of a command.

@@ -8,13 +8,14 @@
 //!
 //! The files: [`begin`] (a client's command), [`carried`] (work that outlives its asker), [`performing`]
 //! (each operation once), [`owed`] (what could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
-//! (who lives, and the operations of who does not), [`pace`] (what is done each second), [`orphans`] (legs of ours that nobody remembers),
+//! (who lives, and the operations of who does not), [`pace`] (what is done each second), `many` (commands that are taken up together), [`orphans`] (legs of ours that nobody remembers),
 //! [`routes`] (which stack a call is at), [`straight`] (what works without the store).
 
 pub mod begin;
 pub mod carried;
 pub mod happened;
 pub mod heart;
+mod many;
 pub mod orphans;
 pub mod owed;
 pub mod pace;

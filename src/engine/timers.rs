@@ -87,10 +87,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 .saturating_sub(u64::try_from(FORGOTTEN.as_millis()).unwrap_or_default()),
         );
         lock(&self.at_hand).forget_old(long_ago);
-        for record in self.find(Find::DueBy(long_ago)).await {
+        let found = self.find(Find::DueBy(long_ago)).await;
+        self.with_each(found, |record| async move {
             let owed = lock(&self.debts).take(&record.key);
             self.come_back(record, owed).await;
-        }
+        })
+        .await;
     }
 
     async fn fire_one(self: &Arc<Self>, key: Key) {
