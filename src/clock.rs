@@ -1,5 +1,9 @@
 //! Time and randomness, injected: the engine has no hidden source of either.
 
+mod reckoning;
+
+pub use reckoning::Reckoning;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +26,8 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
     }
 }
 
-/// A longer way to the store and back makes its time too uncertain.
-const WORTH_IT: Duration = Duration::from_millis(20);
+/// The store's clock jumped by so much: that is said.
+const JUMP: Duration = Duration::from_secs(1);
 
 /// Lets time pass. The application gives it tokio's, a simulator its own.
 pub trait Timer: Send + Sync + 'static {
@@ -80,15 +84,7 @@ impl Clock for SystemClock {
 #[derive(Debug, Default)]
 pub struct StoreClock {
     local: SystemClock,
-    told: Mutex<Told>,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    /// How far the store's clock is ahead of ours, in milliseconds; `None` until it was asked.
-    ahead: Option<i64>,
-    /// The latest time that was told.
-    latest: StoreTime,
+    reckoning: Mutex<Reckoning>,
 }
 
 impl StoreClock {
@@ -104,33 +100,29 @@ impl StoreClock {
         self.local.now()
     }
 
-    /// Takes what the store said that it is, asked at this local time and answered now. An answer
-    /// that was long under way says little, and is left out when there was a better one.
+    /// Takes what the store said that it is, asked at this local time and answered now.
     pub fn learn(&self, asked: StoreTime, said: StoreTime) {
-        let answered = self.local.now();
-        let under_way = asked.until(answered);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.ahead.is_some() && under_way > WORTH_IT {
-            return;
+        let mut reckoning = self.reckoning();
+        let jumped = reckoning.learn(asked, self.local.now(), said);
+        drop(reckoning);
+        if u128::from(jumped.unsigned_abs()) >= JUMP.as_millis() {
+            tracing::warn!(
+                milliseconds = jumped,
+                "the store's clock jumped: what is due comes early or late for as long"
+            );
         }
-        let half_way = asked.after(under_way / 2);
-        let milliseconds = |time: StoreTime| i64::try_from(time.0).unwrap_or(i64::MAX);
-        let ahead = milliseconds(said).saturating_sub(milliseconds(half_way));
-        if told.ahead.is_none() {
-            // What was told before was a guess.
-            told.latest = StoreTime::default();
-        }
-        told.ahead = Some(ahead);
+    }
+
+    fn reckoning(&self) -> std::sync::MutexGuard<'_, Reckoning> {
+        self.reckoning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for StoreClock {
     fn now(&self) -> StoreTime {
-        let local = self.local.now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = StoreTime(local.0.saturating_add_signed(told.ahead.unwrap_or_default()));
-        told.latest = told.latest.max(now);
-        told.latest
+        let reckoning = self.reckoning();
+        // Read under the lock, so that times are told in their order.
+        reckoning.at(self.local.now())
     }
 }
 

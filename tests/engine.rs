@@ -1096,3 +1096,15 @@ fn what_the_dead_left_is_taken_up_side_by_side_and_not_by_all_in_the_same_order(
     }
     assert_eq!(taken_up(), ids.len());
 }
+
+/// Another server of the store takes over, and its clock is behind.
+#[test]
+fn who_died_is_missed_in_time_though_the_stores_clock_goes_back() {
+    let world = World::new();
+    let other = world.another("o");
+    world.live(&[&world.engine, &other], 4);
+    world.hands.now.fetch_sub(60_000, Ordering::SeqCst);
+    world.live(&[&other], 4);
+    let pulse = world.run(other.beat()).unwrap();
+    assert!(pulse.silent.contains(&PodId::new("p")), "{pulse:?}");
+}

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Nonce, OpId, PodId};
 
-/// Milliseconds since 1970 on the store's clock. Pods keep it as an offset to their own
-/// monotonic clock, so it never jumps inside a process.
+/// Milliseconds since 1970 on the store's clock. Pods reckon it from their own monotonic clock, so it
+/// never goes back inside a process. It jumps ahead where the store's clock does, and goes at half
+/// speed while that is behind what it was: where another server took over, or somebody set it.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]

@@ -597,6 +597,8 @@ impl<C: Clock> Store for MemoryStore<C> {
         let now = self.clock.now();
         let mut inner = self.lock();
         inner.beats.insert(beat.pod.clone(), now);
+        // Told when the clock was ahead of what it is: who died then is to be missed in time.
+        inner.beats.values_mut().for_each(|at| *at = now.min(*at));
         inner.beats.retain(|_, at| at.after(SILENT) > now);
         for (stack, at) in &beat.applied {
             let applied = inner.applied.entry(stack.clone()).or_default();

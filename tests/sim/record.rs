@@ -1,9 +1,9 @@
 //! The history that is being made, and the clocks that its parts read.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use callplane::clock::{Clock, Nonces};
+use callplane::clock::{Clock, Nonces, Reckoning};
 use callplane::core::ids::Nonce;
 use callplane::core::time::StoreTime;
 
@@ -36,49 +36,33 @@ impl Recorder {
     }
 }
 
-/// A clock that is wrong by so many milliseconds.
+/// A clock that is wrong by so many milliseconds, until it is told better.
 pub struct Watch {
     executor: Executor,
-    wrong: AtomicI64,
-    told: AtomicBool,
-    latest: AtomicU64,
+    wrong: i64,
+    reckoning: Mutex<Reckoning>,
 }
 
 impl Watch {
     pub fn new(executor: Executor, wrong: i64) -> Arc<Self> {
-        Arc::new(Self {
-            executor,
-            wrong: AtomicI64::new(wrong),
-            told: AtomicBool::new(false),
-            latest: AtomicU64::new(0),
-        })
+        Arc::new(Self { executor, wrong, reckoning: Mutex::default() })
     }
-}
 
-impl Watch {
-    /// Takes what the store said that it is, as the product's clock does: what was long under way
-    /// says little.
-    pub fn learn(&self, asked: std::time::Duration, said: StoreTime) {
-        let passed = self.executor.now() - asked;
-        if passed > std::time::Duration::from_millis(20) && self.told.swap(true, Ordering::Relaxed)
-        {
-            return;
-        }
-        self.told.store(true, Ordering::Relaxed);
-        let half_way = u64::try_from((asked + passed / 2).as_millis()).unwrap();
-        let wrong = said.0.cast_signed() - (BEGINNING * 1000 + half_way).cast_signed();
-        self.wrong.store(wrong, Ordering::Relaxed);
+    fn own(&self, at: Duration) -> StoreTime {
+        let passed = u64::try_from(at.as_millis()).unwrap();
+        StoreTime((BEGINNING * 1000 + passed).saturating_add_signed(self.wrong))
+    }
+
+    /// Takes what the store said that it is, as the product's clock does.
+    pub fn learn(&self, asked: Duration, said: StoreTime) {
+        let (asked, answered) = (self.own(asked), self.own(self.executor.now()));
+        self.reckoning.lock().unwrap().learn(asked, answered, said);
     }
 }
 
 impl Clock for Watch {
     fn now(&self) -> StoreTime {
-        let now = BEGINNING * 1000 + self.executor.millis();
-        let now = now.saturating_add_signed(self.wrong.load(Ordering::Relaxed));
-        // It never goes back.
-        let now = now.max(self.latest.load(Ordering::Relaxed));
-        self.latest.store(now, Ordering::Relaxed);
-        StoreTime(now)
+        self.reckoning.lock().unwrap().at(self.own(self.executor.now()))
     }
 }
 

@@ -11,6 +11,10 @@ if not known[2] or known[1] ~= ARGV[1] then return { 'HEAD' } end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 call('ZADD', KEYS[1], now, ARGV[2])
+-- Told to a server whose clock was ahead of this one's: who died then is to be missed in time.
+for _, pod in ipairs(call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  call('ZADD', KEYS[1], now, pod)
+end
 call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[4])
 for i = 5, #ARGV, 2 do
   if tonumber(ARGV[i + 1]) > tonumber(call('HGET', KEYS[2], ARGV[i]) or 0) then
