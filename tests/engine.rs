@@ -1108,3 +1108,51 @@ fn who_died_is_missed_in_time_though_the_stores_clock_goes_back() {
     let pulse = world.run(other.beat()).unwrap();
     assert!(pulse.silent.contains(&PodId::new("p")), "{pulse:?}");
 }
+
+#[test]
+fn who_is_about_to_end_takes_nothing_up_and_finishes_what_it_began() {
+    let world = World::new();
+    let (dead, other) = (world.another("o"), world.another("q"));
+    world.live(&[&world.engine, &dead, &other], 4);
+    world.begin("e", end()).unwrap();
+    let ours = world.last_asked();
+    let begins = dead.begin(begin(
+        "t",
+        Request::BlindTransfer { call: call("B"), leg: Leg::Callee, destination: sip("c") },
+    ));
+    world.run(begins).unwrap();
+    let theirs = world.record("t").state.open()[0].id.clone();
+    let is_open = || world.record("t").state.open().iter().any(|op| op.id == theirs);
+    world.engine.leave();
+    // The other hears of nobody's death for now: it has only begun.
+    world.live(&[&world.engine], 15);
+    world.pass(Duration::from_millis(500));
+    assert!(is_open(), "it is left to the others");
+    // What it asked it carries through, though the store is away for a moment.
+    world.store.next(&[Fault::Lost]);
+    world.reply(&ours, Reply::Done(Facts::Nothing));
+    assert_eq!((world.record("e").version, world.engine.performing()), (1, 1));
+    world.pass(Duration::from_millis(300));
+    assert_eq!((world.record("e").version, world.engine.performing()), (2, 0));
+    world.run(world.engine.part()).unwrap();
+    let pulse = world.run(other.beat()).unwrap();
+    let known: Vec<_> = pulse.alive.union(&pulse.silent).cloned().collect();
+    assert!(!known.contains(&PodId::new("p")), "{pulse:?}");
+    world.live(&[&other], 4);
+    assert!(!is_open());
+}
+
+/// What it asked the stacks is not answered yet: others look at once.
+#[test]
+fn who_ends_before_the_stacks_have_answered_says_so() {
+    let world = World::new();
+    let other = world.another("o");
+    world.live(&[&world.engine, &other], 4);
+    world.begin("t", blind()).unwrap();
+    let refer = world.last_asked();
+    world.live(&[&world.engine, &other], 4);
+    world.engine.leave();
+    world.run(world.engine.part()).unwrap();
+    world.run(other.beat()).unwrap();
+    assert!(world.record("t").state.open().iter().all(|op| op.id != refer.id));
+}

@@ -237,6 +237,8 @@ async fn a_server_that_stops_leaves_its_commands_and_its_clients_to_the_others()
     drop(client);
     assert!(stopping.await.unwrap(), "nothing was cut off");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // It said that it ends, and that it has left nothing.
+    assert_eq!(pods.redis.ask(&["ZCARD", "cp:main:pods"]), ":1");
     let mut client = other.client().await;
     let from = json!({"session": begun["session"], "epoch": last["epoch"], "seq": last["seq"]});
     let (resumed, _) = answer(&mut client, "Resume", from).await;

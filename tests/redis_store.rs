@@ -28,7 +28,7 @@ use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
 use callplane::store::redis::{RedisBus, RedisStore, Settings};
 use callplane::store::{
-    Away, Beat, Commit, Find, Limits, Store as _, Unfound, Unreadable, Verdict,
+    Away, Beat, Commit, Find, Life, Limits, Store as _, Unfound, Unreadable, Verdict,
 };
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
@@ -719,7 +719,7 @@ async fn a_stream_that_turns_out_to_be_another_is_looked_at_again_soon() {
     let next = Epoch::derive(nonce());
     let ask = |words: &[&str]| pen.stand.server(|server| server.ask(words));
     ask(&["HSET", "cp:main:epoch", "epoch", next.as_str()]);
-    let beat = Beat { pod: PodId::new("p"), applied: BTreeMap::new() };
+    let beat = Beat { pod: PodId::new("p"), applied: BTreeMap::new(), life: Life::Lives };
     assert_eq!(pen.stand.store.beat(&beat).await.unwrap().epoch, next);
     let head = format!("cp:main:{{{}}}:head", Partition::of(&ours()).number());
     unheard(&pen, 2).await;

@@ -240,7 +240,13 @@ impl Server {
             tokio::time::timeout(self.drain.timeout.mul_f32(0.25), self.client.drained()).await;
         self.stop_rest.cancel();
         self.tasks.close();
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await.is_ok();
+        let end = async {
+            self.tasks.wait().await;
+            if self.engine.part().await.is_err() {
+                tracing::debug!("the store is away: nobody hears that this process ends");
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(2), end).await.is_ok();
         tracing::info!(finished, closed = closed.is_ok(), ended, "stopped");
         finished && closed.is_ok()
     }
@@ -269,6 +275,7 @@ impl Server {
     /// The commands of one of several processes go on without it: it gives up its lead, sends its
     /// clients away, and stays until what it asked the stacks is answered. Returns whether it was.
     async fn leave_to_others(&self) -> bool {
+        self.engine.leave();
         self.leadership.resign().await;
         self.stop_clients.cancel();
         let answered = async {

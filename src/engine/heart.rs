@@ -18,7 +18,7 @@ use crate::core::ids::{PodId, StackId};
 use crate::core::record::Record;
 use crate::core::time::StoreTime;
 use crate::stack::Stacks;
-use crate::store::{ALIVE, Away, Beat, Find, Pulse, Store};
+use crate::store::{ALIVE, Away, Beat, Find, Life, Pulse, Store};
 
 /// A longer pause between two of its own beats, and this process does not know whether the store
 /// was there in between: another's beat, up to a second before the first, may then be [`ALIVE`] old
@@ -88,7 +88,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// [`Away`] when the store can't be asked.
     pub async fn beat(self: &Arc<Self>) -> Result<Pulse, Away> {
         let applied = lock(&self.pulse).applied.clone();
-        let beat = Beat { pod: self.settings.pod.clone(), applied };
+        let beat = Beat { pod: self.settings.pod.clone(), applied, life: Life::Lives };
         let pulse = match self.store.beat(&beat).await {
             Ok(pulse) => pulse,
             Err(Away) => {
@@ -101,7 +101,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         let mut heart = lock(&self.pulse);
         heart.heard(pulse.clone());
         let silent = heart.proof().map(|pulse| pulse.silent.clone()).unwrap_or_default();
-        let looks = !silent.is_empty() && !heart.looking;
+        let looks = !silent.is_empty() && !heart.looking && !self.leaves();
         heart.looking |= looks;
         drop(heart);
         if looks {

@@ -8,13 +8,14 @@
 //!
 //! The files: [`begin`] (a client's command), [`carried`] (work that outlives its asker), [`performing`]
 //! (each operation once), [`owed`] (what could not be committed yet), [`timers`] (what is due), [`happened`] (what stacks report), [`heart`]
-//! (who lives, and the operations of who does not), [`pace`] (what is done each second), `many` (commands that are taken up together), [`orphans`] (legs of ours that nobody remembers),
+//! (who lives, and the operations of who does not), [`pace`] (what is done each second), `many` (commands that are taken up together), `leaving` (what is left to others at the end), [`orphans`] (legs of ours that nobody remembers),
 //! [`routes`] (which stack a call is at), [`straight`] (what works without the store).
 
 pub mod begin;
 pub mod carried;
 pub mod happened;
 pub mod heart;
+mod leaving;
 mod many;
 pub mod orphans;
 pub mod owed;
@@ -28,6 +29,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +123,8 @@ pub struct Engine<S, K> {
     /// The store's epoch, as last heard of.
     epoch: Mutex<Option<Epoch>>,
     pulse: Mutex<Heart>,
+    /// This process is about to end.
+    leaving: AtomicBool,
 }
 
 /// What the engine runs on.
@@ -158,6 +162,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             at_hand: Mutex::default(),
             epoch: Mutex::default(),
             pulse: Mutex::default(),
+            leaving: AtomicBool::new(false),
         })
     }
 

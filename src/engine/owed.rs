@@ -47,6 +47,14 @@ impl Debts {
         self.of.remove(key).unwrap_or_default()
     }
 
+    pub(super) fn is_owed(&self, key: &Key) -> bool {
+        self.of.contains_key(key)
+    }
+
+    pub(super) fn are_paid(&self) -> bool {
+        self.of.is_empty()
+    }
+
     /// What there is no room for comes back.
     fn add(&mut self, key: &Key, owed: Owed) -> Option<Owed> {
         let debts = self.of.entry(key.clone()).or_default();

@@ -71,6 +71,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         let now = self.clock.now();
         let due = lock(&self.timers).take_due(now);
         for key in due {
+            if self.leaves() && !lock(&self.debts).is_owed(&key) {
+                // In a second it is anybody's.
+                continue;
+            }
             let engine = Arc::clone(self);
             self.host.spawn(Box::pin(async move { engine.fire_one(key).await }));
         }
@@ -80,6 +84,9 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// Takes up commands that are overdue though their timer was somebody else's.
     pub async fn sweep(self: &Arc<Self>) {
+        if self.leaves() {
+            return;
+        }
         let long_ago = StoreTime(
             self.clock
                 .now()
@@ -116,7 +123,9 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         // What a lost commit opened was never set about, and is not sent any more: that ends it.
         self.perform_late(&record);
         self.tell_whom_it_overtook(&record).await;
-        self.input(record, Input::Due, None).await;
+        if !self.leaves() {
+            self.input(record, Input::Due, None).await;
+        }
     }
 
     /// Sets the command's timer to its due time.

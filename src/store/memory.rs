@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{
-    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unfound, Unreadable,
+    ALIVE, Away, Beat, Commit, Find, Life, Limits, Page, Pulse, SILENT, Store, Unfound, Unreadable,
     Verdict,
 };
 use crate::bus::Listener;
@@ -596,7 +596,11 @@ impl<C: Clock> Store for MemoryStore<C> {
     async fn beat(&self, beat: &Beat) -> Result<Pulse, Away> {
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.beats.insert(beat.pod.clone(), now);
+        match beat.life {
+            Life::Lives => inner.beats.insert(beat.pod.clone(), now),
+            Life::Over => inner.beats.remove(&beat.pod),
+            Life::Left => inner.beats.insert(beat.pod.clone(), now.before(ALIVE)),
+        };
         // Told when the clock was ahead of what it is: who died then is to be missed in time.
         inner.beats.values_mut().for_each(|at| *at = now.min(*at));
         inner.beats.retain(|_, at| at.after(SILENT) > now);

@@ -92,6 +92,19 @@ pub struct Beat {
     pub pod: PodId,
     /// Up to when it has applied what the stacks reported, where it leads.
     pub applied: BTreeMap<StackId, StoreTime>,
+    /// Whether it goes on.
+    pub life: Life,
+}
+
+/// Whether a process goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It does.
+    Lives,
+    /// It ends, and has left nothing: nobody is told of it any more.
+    Over,
+    /// It ends, and left something that others are to look after: it is silent from now on.
+    Left,
 }
 
 /// What is known of all processes.

@@ -12,7 +12,7 @@ use callplane::core::record::{Entry, Key, Record};
 use callplane::core::request::{Leg, Request};
 use callplane::core::stack_event::Watch;
 use callplane::core::time::StoreTime;
-use callplane::store::{ALIVE, Beat, Commit, Find, Store as _, Unreadable, Verdict};
+use callplane::store::{ALIVE, Beat, Commit, Find, Life, Store as _, Unreadable, Verdict};
 
 use crate::commits::{
     Bounds, ENTRIES_FOR, KEEP, Memory, Pen, Stand, WITHIN, attended, call, end, hold, key, key_of,
@@ -62,6 +62,7 @@ instances!(
     running_commands_are_found_when_they_are_due
     running_commands_are_found_by_who_performs_for_them
     who_beats_lives_and_who_stops_is_silent
+    who_says_that_it_ends_is_not_waited_for
     what_leaders_have_applied_is_told_to_all
     a_drawn_term_fences_all_before
     tenants_share_nothing
@@ -689,7 +690,7 @@ async fn running_commands_are_found_by_who_performs_for_them<S: Stand>() {
 }
 
 fn beat(pod: &str) -> Beat {
-    Beat { pod: PodId::new(pod), applied: BTreeMap::new() }
+    Beat { pod: PodId::new(pod), applied: BTreeMap::new(), life: Life::Lives }
 }
 
 async fn who_beats_lives_and_who_stops_is_silent<S: Stand>() {
@@ -706,6 +707,19 @@ async fn who_beats_lives_and_who_stops_is_silent<S: Stand>() {
     assert_eq!((pulse.alive, pulse.silent), ([two.clone()].into(), [one.clone()].into()));
     let pulse = store.beat(&beat("one")).await.unwrap();
     assert_eq!((pulse.alive, pulse.silent), ([one, two].into(), [].into()), "it was only paused");
+}
+
+async fn who_says_that_it_ends_is_not_waited_for<S: Stand>() {
+    let pen = pen::<S>().await;
+    let store = pen.stand.store();
+    for pod in ["one", "two", "three"] {
+        store.beat(&beat(pod)).await.unwrap();
+    }
+    store.beat(&Beat { life: Life::Over, ..beat("one") }).await.unwrap();
+    store.beat(&Beat { life: Life::Left, ..beat("two") }).await.unwrap();
+    let pulse = store.beat(&beat("three")).await.unwrap();
+    let (alive, silent) = ([PodId::new("three")].into(), [PodId::new("two")].into());
+    assert_eq!((pulse.alive, pulse.silent), (alive, silent));
 }
 
 async fn what_leaders_have_applied_is_told_to_all<S: Stand>() {

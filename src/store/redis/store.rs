@@ -22,7 +22,7 @@ use crate::core::record::{Position, Record};
 use crate::core::stack_event::Watch;
 use crate::core::time::StoreTime;
 use crate::store::{
-    ALIVE, Away, Beat, Commit, Find, Limits, Page, Pulse, SILENT, Store, Unfound, Unreadable,
+    ALIVE, Away, Beat, Commit, Find, Life, Limits, Page, Pulse, SILENT, Store, Unfound, Unreadable,
     Verdict,
 };
 
@@ -519,7 +519,11 @@ impl Store for RedisStore {
         let ask = |live: &Live| {
             let mut told = Script::Beat.over(live);
             told.arg(keys.len()).arg(&keys).arg(&*live.run_id).arg(beat.pod.as_str());
-            told.arg(milliseconds(ALIVE)).arg(milliseconds(SILENT));
+            told.arg(milliseconds(ALIVE)).arg(milliseconds(SILENT)).arg(match beat.life {
+                Life::Lives => "lives",
+                Life::Over => "over",
+                Life::Left => "left",
+            });
             for (stack, until) in &beat.applied {
                 told.arg(stack.as_str()).arg(until.0);
             }
