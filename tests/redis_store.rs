@@ -28,7 +28,7 @@ use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
 use callplane::store::redis::{RedisBus, RedisStore, Settings};
 use callplane::store::{
-    Away, Beat, Commit, Find, Life, Limits, Store as _, Unfound, Unreadable, Verdict,
+    ALIVE, Away, Beat, Commit, Find, Life, Limits, Store as _, Unfound, Unreadable, Verdict,
 };
 
 use commits::{Bounds, Pen, Stand, hold, key, nonce, ours};
@@ -790,4 +790,21 @@ async fn where_a_session_s_entries_stand_is_forgotten_with_them() {
     assert_ne!(kept, ":101", "some are trimmed");
     assert_eq!(ask("ZCARD", format!("cp:main:{{{place}}}:s:default:{busy}")), kept);
     assert_eq!(ask("EXISTS", format!("cp:main:{{{place}}}:s:default:{gone}")), ":0");
+}
+
+/// Told to a server whose clock was ahead of the one's that took over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_died_is_missed_in_time_though_the_servers_clock_was_ahead() {
+    let test = "who_died_is_missed_in_time_though_the_servers_clock_was_ahead";
+    let Some(pen) = fresh(test).await else { return };
+    let store = &pen.stand.store;
+    let later = pen.stand.now().await.after(Duration::from_secs(60)).0.to_string();
+    pen.stand.server(|server| server.ask(&["ZADD", "cp:main:pods", &later, "dead"]));
+    let (dead, begun) = (PodId::new("dead"), Instant::now());
+    let beat = Beat { pod: PodId::new("one"), applied: BTreeMap::new(), life: Life::Lives };
+    assert!(store.beat(&beat).await.unwrap().alive.contains(&dead));
+    while !store.beat(&beat).await.unwrap().silent.contains(&dead) {
+        assert!(begun.elapsed() < ALIVE + BACK, "it counts as alive still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
