@@ -120,13 +120,24 @@ impl Backing {
         }
     }
 
-    /// Where a tenant's stream stands. Waits for a store that is away.
-    pub async fn head(&self, tenant: &TenantId) -> Position {
-        loop {
-            match self.store.head(tenant).await {
-                Ok(head) => return head,
-                Err(Away) => tokio::time::sleep(Duration::from_millis(250)).await,
+    /// Where a tenant's stream stands. Waits for a store that is away; nothing once `stopped` is
+    /// there.
+    pub async fn head(
+        &self,
+        tenant: &TenantId,
+        stopped: impl Future<Output = ()>,
+    ) -> Option<Position> {
+        let head = async {
+            loop {
+                match self.store.head(tenant).await {
+                    Ok(head) => return head,
+                    Err(Away) => tokio::time::sleep(Duration::from_millis(250)).await,
+                }
             }
+        };
+        tokio::select! {
+            head = head => Some(head),
+            () = stopped => None,
         }
     }
 }
@@ -215,5 +226,25 @@ impl Leadership for AnyLeadership {
             Self::Standalone(leadership) => leadership.changed(stack, from).await,
             Self::Redis(leadership) => leadership.changed(stack, from).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_told_to_stop_does_not_wait_for_the_store() {
+        let text = "redis: {address: \"127.0.0.1:1\"}";
+        let config = crate::config::parse(text, None, []).unwrap().config;
+        let redis = settings::redis(&config.redis).unwrap();
+        let store = RedisStore::start(redis, config.install.clone(), Limits::default()).unwrap();
+        let nobody_answers = AnyStore::Redis(Arc::new(store));
+        let backing =
+            Backing { store: Arc::new(nobody_answers), ..Backing::alone(Limits::default()) };
+        let tenant = TenantId::default();
+        let head = backing.head(&tenant, tokio::time::sleep(Duration::from_millis(1)));
+        let head = tokio::time::timeout(Duration::from_secs(20), head).await;
+        assert_eq!(head.expect("it waits on"), None);
     }
 }

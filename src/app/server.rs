@@ -35,6 +35,9 @@ use crate::telemetry::LogLevels;
 /// Connections that wait to be accepted. What `TcpListener::bind` asks for, too.
 const BACKLOG: u32 = 1024;
 
+/// How long tasks may take to end once they are told to.
+const ENDING: Duration = Duration::from_secs(2);
+
 type ServerEngine = Engine<CountedStore<AnyStore>, ConfiguredStacks>;
 type ServerClient = Client<Desk<CountedStore<AnyStore>, ConfiguredStacks>>;
 
@@ -157,7 +160,14 @@ impl Server {
             stop_rest.clone(),
         ));
 
-        let feed = Feed::new(backing.head(&TenantId::default()).await);
+        let Some(head) = backing.head(&TenantId::default(), readiness.drained()).await else {
+            stop_rest.cancel();
+            tasks.close();
+            // The stacks are told that they need not tell us anything.
+            let _ = tokio::time::timeout(ENDING, tasks.wait()).await;
+            return Err(StartError::Stopped);
+        };
+        let feed = Feed::new(head);
         backing.attach(Arc::new(FeedListener(Arc::clone(&feed))));
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
         let desk = Desk::new(Arc::clone(&engine));
@@ -246,7 +256,7 @@ impl Server {
                 tracing::debug!("the store is away: nobody hears that this process ends");
             }
         };
-        let ended = tokio::time::timeout(Duration::from_secs(2), end).await.is_ok();
+        let ended = tokio::time::timeout(ENDING, end).await.is_ok();
         tracing::info!(finished, closed = closed.is_ok(), ended, "stopped");
         finished && closed.is_ok()
     }
@@ -276,15 +286,14 @@ impl Server {
     /// clients away, and stays until what it asked the stacks is answered. Returns whether it was.
     async fn leave_to_others(&self) -> bool {
         self.engine.leave();
-        self.leadership.resign().await;
         self.stop_clients.cancel();
         let answered = async {
             while self.engine.performing() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let answered =
-            tokio::time::timeout(self.drain.timeout.mul_f32(0.7), answered).await.is_ok();
+        let within = self.drain.timeout.mul_f32(0.7);
+        let answered = both_within(within, self.leadership.resign(), answered).await;
         if !answered {
             let under_way = self.engine.performing();
             tracing::warn!(under_way, "stacks have not answered: others will look what came of it");
@@ -302,6 +311,16 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Does both at once, neither longer than this. Returns whether the second came to its end.
+async fn both_within(
+    within: Duration,
+    first: impl Future<Output = ()>,
+    second: impl Future<Output = ()>,
+) -> bool {
+    let bounded = (tokio::time::timeout(within, first), tokio::time::timeout(within, second));
+    tokio::join!(bounded.0, bounded.1).1.is_ok()
 }
 
 /// What is measured by looking, whenever the metrics are read.
@@ -349,4 +368,22 @@ fn address_of(
         address: wanted.to_string(),
         why,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lead_that_cannot_be_given_back_does_not_hold_a_stop_up() {
+        let (began, within) = (Instant::now(), Duration::from_secs(7));
+        assert!(both_within(within, pending(), ready(())).await, "the stacks have answered");
+        assert!(!both_within(within, ready(()), pending()).await);
+        assert!(!both_within(within, pending(), pending()).await, "both at once");
+        assert_eq!(began.elapsed(), 3 * within);
+    }
 }

@@ -48,7 +48,7 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
         port => port,
     };
     let redis_port = free_port().map_err(|error| error.to_string())?;
-    let _redis = redis(redis_port)?;
+    let mut redis = redis(redis_port)?;
     let shared = format!("{redis_port},{}", stack.mi().port());
     let count = arguments.pods.get();
     let mut pods = Vec::new();
@@ -59,6 +59,7 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
     for pod in &mut pods {
         tokio::select! {
             serves = pod.serves() => serves?,
+            why = gone(&mut redis, redis_port) => return Err(why),
             () = readiness.drained() => return Ok(Exit::Success),
         }
     }
@@ -74,14 +75,16 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
     );
     let watched = pods.into_iter().map(|pod| pod.keep(port, &shared));
     let all = futures_util::future::join_all(watched);
+    let mut without = None;
     let until = async {
         tokio::select! {
             () = readiness.drained() => {}
             _ = all => {}
+            why = gone(&mut redis, redis_port) => without = Some(why),
         }
     };
     stack.run(until).await;
-    Ok(Exit::Success)
+    without.map_or(Ok(Exit::Success), Err)
 }
 
 /// One server, in a process of its own.
@@ -145,6 +148,12 @@ fn redis(port: u16) -> Result<Child, String> {
             .to_owned(),
         _ => format!("redis-server does not start: {error}"),
     })
+}
+
+/// Waits until the Redis has ended: its port was only free a moment before, or somebody ended it.
+async fn gone(redis: &mut Child, port: u16) -> String {
+    let how = redis.wait().await.map_or_else(|error| error.to_string(), |how| how.to_string());
+    format!("the redis-server on port {port} has ended ({how}), and without it no server works")
 }
 
 fn free_port() -> io::Result<u16> {
