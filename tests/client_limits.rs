@@ -425,6 +425,21 @@ async fn a_post_that_repeats_a_running_command_waits_for_its_end() {
     assert_eq!(waited.1["result"]["events"][0]["event"], "CallHolding");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_post_waits_for_the_end_of_a_command_whose_beginning_is_no_longer_kept() {
+    let server = Server::start(Script::Silent, settings()).await;
+    server.post("", &hold(1, "h")).await;
+    server.stub.trim(1);
+    let hold = hold(2, "h");
+    let ((status, answer), ()) = tokio::join!(server.post("?wait=ended", &hold), async {
+        until("the second is taken", || server.client.metrics().messages_taken() >= 2).await;
+        // Its deadline is 9 s.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        server.stub.emit("h", ended(Outcome::Success));
+    });
+    assert_eq!((status, &answer["result"]["outcome"]), (200, &json!("success")), "{answer}");
+}
+
 #[tokio::test]
 async fn posts_that_wait_leave_room_for_everybody_else() {
     let server = Server::start(Script::Silent, Settings { requests: 4, ..settings() }).await;

@@ -198,10 +198,10 @@ async fn command<C: Commands>(
         Begun::New => {
             let mut follow = Follow::new(attachment, id);
             if !wish.until_ended {
-                follow.until(client, &key, is_started).await?;
+                follow.until(client, &key, PAST_DUE, is_started).await?;
                 return Ok(follow.started(&session));
             }
-            let told = follow.until(client, &key, is_ended).await?;
+            let told = follow.until(client, &key, PAST_DUE, is_ended).await?;
             Ok(follow.ended(&session, told))
         }
         Begun::Repeated(summary) => repeated(client, &key, summary, wish).await,
@@ -246,8 +246,13 @@ async fn repeated<C: Commands>(
     {
         return Ok(follow.remembered(&session, &ended));
     }
-    let told = follow.until(client, key, is_ended).await?;
+    let told = follow.until(client, key, patience(summary.deadline_ms), is_ended).await?;
     Ok(follow.ended(&session, told))
+}
+
+/// How long the end of a command is waited for that said this in its `Started`.
+fn patience(deadline_ms: u64) -> Duration {
+    Duration::from_millis(deadline_ms).saturating_add(PAST_DUE)
 }
 
 fn is_started(entry: &Entry) -> bool {
@@ -298,15 +303,17 @@ impl Follow {
         }
     }
 
-    /// Waits for an entry, at most until the command's stated deadline and a little more. Should
-    /// it not have come by then, the store may know how the command ended.
+    /// Waits for an entry, at most until the command's stated deadline and a little more; as long as
+    /// its `Started` has not come, so long as `at_first`. Should it not have come by then, the store
+    /// may know how the command ended.
     async fn until<C: Commands>(
         &mut self,
         client: &Arc<Client<C>>,
         key: &Key,
+        at_first: Duration,
         wanted: fn(&Entry) -> bool,
     ) -> Result<Option<Ending>, Refusal> {
-        let mut patience = PAST_DUE;
+        let mut within = at_first;
         let begin = tokio::time::Instant::now();
         loop {
             if self.entries.iter().any(|(_, entry)| wanted(entry)) {
@@ -316,10 +323,10 @@ impl Follow {
                 Notice::Started { deadline_ms } => Some(deadline_ms),
                 Notice::Progress { .. } | Notice::Error(_) | Notice::Ended { .. } => None,
             }) {
-                patience = Duration::from_millis(deadline).saturating_add(PAST_DUE);
+                within = patience(deadline);
             }
             let taken = std::future::poll_fn(|cx| self.attachment.inbox().poll_take(cx));
-            match tokio::time::timeout_at(begin + patience, taken).await {
+            match tokio::time::timeout_at(begin + within, taken).await {
                 Ok(Taken::Entry(epoch, entry)) => self.take(epoch, entry),
                 Ok(Taken::Skipped(_)) => {
                     let known = client.commands.get(key.clone()).await?;
