@@ -381,9 +381,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lead_that_cannot_be_given_back_does_not_hold_a_stop_up() {
         let (began, within) = (Instant::now(), Duration::from_secs(7));
-        assert!(both_within(within, pending(), ready(())).await, "the stacks have answered");
-        assert!(!both_within(within, ready(()), pending()).await);
-        assert!(!both_within(within, pending(), pending()).await, "both at once");
+        let stops = async {
+            assert!(both_within(within, pending(), ready(())).await, "the stacks have answered");
+            assert!(!both_within(within, ready(()), pending()).await);
+            assert!(!both_within(within, pending(), pending()).await, "both at once");
+        };
+        tokio::time::timeout(4 * within, stops).await.expect("it waits on");
         assert_eq!(began.elapsed(), 3 * within);
     }
 }
