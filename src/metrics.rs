@@ -407,7 +407,7 @@ impl StackFamilies {
             breaker: at.int_gauge_vec("callplane_stack_breaker_state", "The circuit breaker: 0 closed, 1 trying, 2 open.", &["stack"]),
             restarts: at.int_counter_vec("callplane_stack_seen_restarts_total", "Restarts of the stack that were noticed.", &["stack"]),
             events: at.int_counter_vec("callplane_event_received_events_total", "Events of the stack, by name and result.", &["stack", "event", "result"]),
-            lost: at.int_counter_vec("callplane_event_lost_events_total", "Events of the stack that the commands were not told of, since too many waited; a list was looked at instead.", &["stack"]),
+            lost: at.int_counter_vec("callplane_event_lost_events_total", "Events of the stack that the commands were not told of, since too many waited; a list was looked at instead, which shows calls only.", &["stack"]),
             subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
             event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
         }
