@@ -534,7 +534,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 enum Applied {
     /// It was committed.
     Committed(Arc<Record>),
-    /// It changes nothing, and never will.
+    /// It changes nothing here: the command needs it no more or is gone, a newer leader tells it, or
+    /// only a later build knows how to step it.
     Settled,
     /// The store could not take it yet; the engine comes back to it.
     Owed,
