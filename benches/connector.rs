@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use callplane::clock::{Clock, SystemClock};
+use callplane::clock::{Clock, SystemClock, TokioTimer};
 use callplane::core::act::{Act, Facts, Offer, Op, Reply};
 use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
 use callplane::core::request::Leg;
@@ -31,7 +31,7 @@ use callplane::stack::SipStack;
 use callplane::stack::mi::Mi;
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
-use callplane::stack::opensips::{self, OpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{self, OpenSips, Surroundings};
 use callplane::stack::simulated::in_process::InProcess;
 use callplane::stack::simulated::server::{Addresses, SimulateConfig, Simulated};
 use callplane::stack::simulated::{PhoneConfig, Script, World, WorldConfig};

@@ -14,7 +14,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use callplane::clock::{Clock, SystemClock};
+use callplane::clock::{Clock, SystemClock, TokioTimer};
 use callplane::core::act::{Act, DialogState, Facts, Op, ReferTo, Reply};
 use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
 use callplane::core::request::Leg;
@@ -24,7 +24,7 @@ use callplane::stack::opensips::keeper::{NoEvents, keep, try_events};
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::{EventTransport, StackSettings};
 use callplane::stack::opensips::sink::Sink;
-use callplane::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{self, RealOpenSips, Surroundings};
 use callplane::stack::{Reports, SipStack, StackReport};
 use support::opensips::{OpenSips, Script, installation};
 use support::wait_until;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use callplane::clock::{Clock as _, SystemClock};
+use callplane::clock::{Clock as _, SystemClock, TokioTimer};
 use callplane::core::act::DialogState;
 use callplane::core::failure::SipStatus;
 use callplane::core::ids::{CallId, DialogId, OpId, StackId};
@@ -25,7 +25,7 @@ use callplane::stack::opensips::keeper::keep;
 use callplane::stack::opensips::meter::{BreakerState, EventResult, Meter, MiResult};
 use callplane::stack::opensips::settings::{EventSettings, EventTransport, StackSettings};
 use callplane::stack::opensips::sink::{HandFeed, Sink};
-use callplane::stack::opensips::{OpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{OpenSips, Surroundings};
 use callplane::stack::{Reports, StackReport};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

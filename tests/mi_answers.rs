@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use callplane::clock::{Clock, SystemClock};
+use callplane::clock::{Clock, SystemClock, TokioTimer};
 use callplane::core::act::{Act, Offer, Op, ReferTo, Reply, Sent};
 use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
 use callplane::core::plan::{HoldBy, ReferBy};
@@ -22,7 +22,7 @@ use callplane::stack::SipStack;
 use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiReply, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
-use callplane::stack::opensips::{OpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{OpenSips, Surroundings};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

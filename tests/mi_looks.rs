@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callplane::clock::{Clock, SystemClock};
+use callplane::clock::{Clock, SystemClock, TokioTimer};
 use callplane::core::act::{Act, Facts, Op, Reply, Sent, Sighting};
 use callplane::core::ids::{CallId, Nonce, OpId, PodId, StackId};
 use callplane::core::time::StoreTime;
@@ -19,7 +19,7 @@ use callplane::stack::SipStack;
 use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
-use callplane::stack::opensips::{OpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{OpenSips, Surroundings};
 use serde_json::{Value, json};
 
 /// What a stack answers; where it says nothing, a stack with the reference script does.

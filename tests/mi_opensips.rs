@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use callplane::clock::{Clock, SystemClock};
+use callplane::clock::{Clock, SystemClock, TokioTimer};
 use callplane::core::act::{
     Act, DialogState, Facts, NotSent, Offer, Op, ReferTo, Refuser, Reply, Sent, Sighting,
 };
@@ -27,7 +27,7 @@ use callplane::core::sip_address::SipAddress;
 use callplane::stack::SipStack;
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
-use callplane::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{self, RealOpenSips, Surroundings};
 use serde_json::json;
 use support::opensips::{OpenSips, Script, installation};
 use support::phone::{EndedBy, Phase, Phone};

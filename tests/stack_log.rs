@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use callplane::clock::SystemClock;
+use callplane::clock::{SystemClock, TokioTimer};
 use callplane::core::ids::StackId;
 use callplane::stack::mi::{Mi, MiAnswer, MiFailure, MiRequest};
 use callplane::stack::opensips::keeper::keep;
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
 use callplane::stack::opensips::sink::Sink;
-use callplane::stack::opensips::{OpenSips, Surroundings, TokioTimer};
+use callplane::stack::opensips::{OpenSips, Surroundings};
 use callplane::stack::{Reports, StackReport};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

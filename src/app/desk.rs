@@ -32,7 +32,7 @@ impl<S: Store, K: Stacks> Commands for Desk<S, K> {
     async fn begin(&self, begin: Begin) -> Result<Begun, Refusal> {
         let key = begin.key.clone();
         match self.engine.begin(begin).await {
-            Ok(begin::Begun::New { .. }) => Ok(Begun::New),
+            Ok(begin::Begun::New(_)) => Ok(Begun::New),
             Ok(begin::Begun::Repeated(record)) => Ok(Begun::Repeated(summary(&record))),
             Ok(begin::Begun::Straight(ending)) => Ok(Begun::Straight(told(&ending))),
             Err(refusal) => Err(refused(refusal, &key)),

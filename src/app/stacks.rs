@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::meter::StackMeter;
-use crate::clock::Clock;
+use crate::clock::{Clock, TokioTimer};
 use crate::config::{self, Config, Transport};
 use crate::core::act::{Op, Reply};
 use crate::core::ids::StackId;
@@ -19,7 +19,7 @@ use crate::core::stack_event::Uptime;
 use crate::metrics::Metrics;
 use crate::stack::opensips::settings::{EventSettings, EventTransport, StackSettings};
 use crate::stack::opensips::sink::Sink;
-use crate::stack::opensips::{self, RealOpenSips, Surroundings, TokioTimer, keeper, udp};
+use crate::stack::opensips::{self, RealOpenSips, Surroundings, keeper, udp};
 use crate::stack::{Away, Reports, SipStack, Snapshot, Stacks};
 
 /// A stack's sockets could not be opened.

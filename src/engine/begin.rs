@@ -10,7 +10,7 @@ use crate::core::command::{Claim, Command, Ending, Input, Taking};
 use crate::core::ids::{CommandId, Epoch, StackId, TenantId};
 use crate::core::partition::Partition;
 use crate::core::plan::{Plan, Times};
-use crate::core::record::{Begin, FORMAT, Key, Position, Record};
+use crate::core::record::{Begin, FORMAT, Key, Record};
 use crate::core::request::Request;
 use crate::core::stack_event::Watch;
 use crate::stack::{SipStack as _, Stacks};
@@ -23,12 +23,7 @@ const MOST_EPOCHS: usize = 3;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begun {
     /// It began with this commit.
-    New {
-        /// The position of its `Started`.
-        started: Position,
-        /// The record.
-        record: Arc<Record>,
-    },
+    New(Arc<Record>),
     /// The same was asked before.
     Repeated(Arc<Record>),
     /// The store is away, so nothing was recorded: the call was ended straight at the stack.
@@ -90,7 +85,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         }
         for _ in 0..MOST_EPOCHS {
             match self.try_begin(&begin, &stack).await {
-                Ok(Verdict::Applied { first_seq, record, overtaken, durable, .. }) => {
+                Ok(Verdict::Applied { record, overtaken, durable, .. }) => {
                     self.observer.begun(&record);
                     self.set_timer(&record);
                     lock(&self.at_hand).put(&record);
@@ -99,8 +94,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     }
                     self.perform_open(&record);
                     self.tell_overtaken(overtaken, &begin.key.id);
-                    let started = Position { epoch: record.born.clone(), seq: first_seq };
-                    return Ok(Begun::New { started, record });
+                    return Ok(Begun::New(record));
                 }
                 Ok(Verdict::Exists(record)) if record.digest == begin.digest => {
                     return Ok(Begun::Repeated(record));

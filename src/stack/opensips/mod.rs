@@ -56,7 +56,7 @@ use self::udp::UdpMi;
 use super::mi::{Mi, MiAnswer, MiEvent, MiRequest};
 use super::{Away, SipStack, Snapshot};
 use crate::clock::Clock;
-pub use crate::clock::{Timer, TokioTimer};
+pub use crate::clock::Timer;
 use crate::core::act::{Act, NotSent, Op, Refuser, Reply};
 use crate::core::ids::{Boot, StackId};
 use crate::core::plan::Capabilities;
