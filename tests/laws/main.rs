@@ -783,7 +783,7 @@ fn a_notify_is_no_answer_of_a_call_that_still_rings() {
     let about = call("new");
     for (state, answered) in [(DialogState::Early, false), (DialogState::Confirmed, true)] {
         let mut sighting = sighting(&about, 3, 200);
-        sighting.call = Some(dialog(&about, state));
+        (sighting.call, sighting.full) = (Some(dialog(&about, state)), None);
         let reply = Reply::Done(Facts::Looked(sighting));
         let seen = Input::Replied { op: look.unwrap().id.clone(), reply };
         let step = step.state.step(&seen, &at(1_003)).unwrap();
