@@ -236,6 +236,21 @@ mod ending_a_call {
         assert_eq!(run.ending().outcome, Outcome::Success);
     }
 
+    /// It rang, and no event came: the phone's answer may have crossed our CANCEL.
+    #[test]
+    fn an_end_of_which_no_event_tells_is_looked_at_before_it_is_told() {
+        for (seen, told) in [(None, true), (Some(DialogState::Confirmed), false)] {
+            let mut run = end();
+            run.answer("end", Reply::Done(Facts::Nothing));
+            run.due();
+            let call = seen.map(|state| dialog(&call("A"), state));
+            let sighting = Box::new(Sighting { call, ..*nothing() });
+            run.answer("look", Reply::Done(Facts::Looked(sighting)));
+            assert_eq!(run.command.outcome().is_some(), told);
+            assert_eq!(run.asks("end"), !told, "what came up is ended");
+        }
+    }
+
     #[test]
     fn a_call_that_comes_up_after_every_end_is_not_told_as_ended() {
         let mut run = end();

@@ -1,4 +1,4 @@
-//! `CallEnd`: end a call. Never refused, safe to repeat, told at state 5 or after F.
+//! `CallEnd`: end a call. Never refused, safe to repeat, told at state 5, or by a look after F.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::absence::{Finding, Search};
 use super::closing::EVENTS_APART;
 use super::life::Life;
-use super::look::seen;
+use super::look::{look_at, seen};
 use super::turn::Turn;
 use super::words::{failure, not_sent, restarted, stack_refused};
 use super::{Ending, Fact};
@@ -47,6 +47,9 @@ enum Phase {
     /// It was asked for; state 5 is awaited. `answered`: the stack said OK to this try.
     /// `crossed`: the call was seen answered after this try began.
     Ending { until: StoreTime, answered: bool, crossed: bool },
+    /// The stack said OK, and no event told that it is over: a look tells whether it came up
+    /// meanwhile.
+    Checking,
     /// It was not found: looks decide whether it is really not there.
     Missing(Search),
 }
@@ -85,7 +88,7 @@ impl End {
         let times = turn.plan().times;
         let (call, known) = (call.clone(), Known::default());
         let state = Self { phase: Self::ask(&call, turn), call, tries: 1, known };
-        let one = times.within(times.look()) + times.silence;
+        let one = times.within(times.look()) * 2 + times.silence;
         (state, one * u32::from(MOST_TRIES) + times.absent() * u32::from(MOST_PROOFS))
     }
 
@@ -126,6 +129,7 @@ impl End {
             Fact::Reply(op, reply) => match &op.act {
                 Act::End { .. } => self.end_answered(reply, turn),
                 Act::Look { .. } => match seen(reply) {
+                    _ if self.phase == Phase::Checking => self.checked(seen(reply), turn),
                     Some(sighting) => self.weigh(sighting, turn),
                     None => self.unfindable(turn),
                 },
@@ -163,7 +167,7 @@ impl End {
                             *until = (*until).min(turn.later(EVENTS_APART));
                         }
                     }
-                    Phase::Missing { .. } => self.ask_again(turn),
+                    Phase::Missing { .. } | Phase::Checking => self.ask_again(turn),
                 }
             }
         }
@@ -212,8 +216,12 @@ impl End {
     fn due_now(&mut self, turn: &mut Turn<'_>) {
         match &mut self.phase {
             Phase::Ending { until, .. } if *until > turn.at() => {}
-            // The stack said OK, the BYEs are out: told at state 5, at the latest now.
-            Phase::Ending { answered: true, crossed: false, .. } => turn.end(Ending::success()),
+            // The BYEs are out, and are given up by now. What was sent was a CANCEL, though, if it
+            // still rang, and its answer may have crossed that.
+            Phase::Ending { answered: true, crossed: false, .. } => {
+                turn.open(look_at(self.call.clone()), turn.plan().times.look());
+                self.phase = Phase::Checking;
+            }
             Phase::Ending { answered: true, crossed: true, .. } => self.ask_again(turn),
             Phase::Ending { answered: false, .. } if self.known.unsure => {
                 let text = "stack unreachable";
@@ -223,7 +231,29 @@ impl End {
                 self.known.unsure = true;
                 self.ask_again(turn);
             }
+            Phase::Checking => {}
             Phase::Missing(search) => search.look_if_due(turn),
+        }
+    }
+
+    fn checked(&mut self, seen: Option<&Sighting>, turn: &mut Turn<'_>) {
+        match seen.map(|sighting| sighting.call.as_ref()) {
+            // Nobody could say.
+            None => self.ask_again(turn),
+            Some(None) => turn.end(Ending::success()),
+            // A look by Call-ID stops at the dead dialog in front of the live one.
+            Some(Some(dialog)) if dialog.state == DialogState::Deleted => {
+                if self.known.life.is_beside(&dialog.id) {
+                    self.ask_again(turn);
+                } else {
+                    turn.end(Ending::success());
+                }
+            }
+            Some(Some(dialog)) => {
+                self.known.met = true;
+                self.known.life.see(&dialog.id, dialog.state);
+                self.ask_again(turn);
+            }
         }
     }
 
@@ -265,6 +295,7 @@ impl End {
     pub(crate) fn due(&self) -> Option<StoreTime> {
         match &self.phase {
             Phase::Ending { until, .. } => Some(*until),
+            Phase::Checking => None,
             Phase::Missing(search) => search.due(),
         }
     }
