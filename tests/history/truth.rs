@@ -22,9 +22,8 @@ struct Sights {
     /// When a marked call was answered, and was ended.
     up: BTreeMap<String, Time>,
     over: BTreeMap<String, Time>,
+    /// The call that it was to end is left at a phone, and was answered before that was told.
     left: bool,
-    /// Its `CallEnd` and the answer of the phone crossed.
-    crossed: bool,
 }
 
 pub fn judge(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
@@ -46,11 +45,12 @@ pub fn judge(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
         // What is told must have been so when it was committed; it may be heard much later.
         let at = committed(history, id, position).unwrap_or(heard);
         let life = Life::of(history, id, at);
-        let sights = sights(history, &life, id, command);
+        let sights = sights(history, &life, id, command, at);
         let error = error.and_then(|error| error.error.as_ref());
-        // Who says `up: unknown` does not say that no call came of it.
-        let sure = error.is_none_or(|error| error.up != "unknown");
-        if let Some(how) = lie(history, command, at, ended, &sights).filter(|_| sure) {
+        // A start that says `up: unknown` does not say that no call came of it. A transfer says by
+        // that word how the call stands that was transferred.
+        let sure = command.method != "CallStart" || error.is_none_or(|error| error.up != "unknown");
+        if let Some(how) = lie(history, command, at, ended, &sights, sure) {
             found.push(broken(format!("{id} ({}): {how}", command.method)));
         }
         if ended.outcome.as_deref() == Some("unknown") {
@@ -107,7 +107,7 @@ impl Life {
     }
 }
 
-fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command) -> Sights {
+fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command, ended: Time) -> Sights {
     let during = &life.during;
     let mut seen = Sights::default();
     let mut calls: Vec<&str> = Vec::new();
@@ -124,24 +124,35 @@ fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command) -> Sight
             What::Invite { call, asked, by_proxy: false, .. } if mark(asked) == Some(id) => {
                 calls.push(call);
             }
-            What::Up { call, .. } => {
-                seen.crossed |= command.params["callid"] == call.as_str();
-                if calls.contains(&call.as_str()) {
-                    seen.up.insert(call.clone(), event.at);
-                }
+            What::Up { call, .. } if calls.contains(&call.as_str()) => {
+                seen.up.insert(call.clone(), event.at);
             }
             What::EndedByPhone { call, .. } | What::EndedByProxy { call, .. } => {
                 seen.over.entry(call.clone()).or_insert(event.at);
             }
-            What::Left { call, .. } => {
-                seen.left |= calls.contains(&call.as_str());
-                seen.left |=
-                    command.method == "CallEnd" && command.params["callid"] == call.as_str();
-            }
             _ => {}
         }
     }
+    seen.left = command.method == "CallEnd" && is_left(history, command, ended);
     seen
+}
+
+/// Whether the call that was to be ended is at a phone at last, though it was up by then. A phone may
+/// answer what was taken back a moment ago, and who was told by then that it is over can't know. While
+/// the store is away, that the stack took it is all that is told.
+fn is_left(history: &Seen<'_>, command: &Command, ended: Time) -> bool {
+    let call = command.params["callid"].as_str().unwrap_or_default();
+    let is_left = history.events.iter().any(|event| match &event.what {
+        What::Left { call: left, .. } => left == call,
+        _ => false,
+    });
+    let is_up = history.events.iter().any(|event| match &event.what {
+        What::Up { call: up, .. } => {
+            up == call && (event.at < command.asked_at || event.at <= ended && !command.degraded)
+        }
+        _ => false,
+    });
+    is_left && is_up
 }
 
 /// Whether a phone was asked under this id: by a setup leg for a start, by a REFER for a transfer.
@@ -161,6 +172,7 @@ fn lie(
     at: Time,
     ended: &Body,
     seen: &Sights,
+    sure: bool,
 ) -> Option<String> {
     let outcome = ended.outcome.as_deref()?;
     let places = matches!(command.method.as_str(), "CallStart" | "CallBlindTransfer");
@@ -171,13 +183,14 @@ fn lie(
             let is_like_it = is_indistinguishable(history, command, at);
             (!is_like_it).then(|| "success, and no such call was up".to_owned())
         }
-        // Open: after a CANCEL that was taken, and without any event, nobody looks whether the phone
-        // had answered meanwhile.
-        "success" if command.method == "CallEnd" && seen.left && !seen.crossed => {
-            let lost = history.faults().any(|(_, _, kind)| matches!(kind, Fault::Restart { .. }));
+        "success" if seen.left => {
+            let lost = history.faults().any(|(from, _, kind)| {
+                // What its stack has forgotten, nobody there can end.
+                matches!(kind, Fault::Restart { stack } if from <= at && is_at(history, command, *stack))
+            });
             (!lost).then(|| "success, and the call is up".to_owned())
         }
-        "failed" if places => {
+        "failed" if places && sure => {
             let was_up = |(call, up): (&String, &Time)| {
                 let over = seen.over.get(call).copied().unwrap_or(Time::MAX);
                 up + 1000 < at && over > at
@@ -187,6 +200,14 @@ fn lie(
         }
         _ => None,
     }
+}
+
+/// Whether its call is at this stack.
+fn is_at(history: &Seen<'_>, command: &Command, stack: usize) -> bool {
+    history.events.iter().any(|event| match &event.what {
+        What::Invite { stack: at, call, .. } => *at == stack && command.params["callid"] == **call,
+        _ => false,
+    })
 }
 
 /// Whether another REFER on the same call brought about a call between the very parties that this
