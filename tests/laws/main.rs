@@ -757,9 +757,9 @@ fn where_calls_carry_tokens_nothing_else_names_the_referred_call() {
 /// A NOTIFY does not say which REFER it is of, so it may be of one that the store forgot.
 #[test]
 fn a_notify_is_no_answer_of_a_call_that_still_rings() {
-    let at = |ms| now(StoreTime(ms), ms.into());
+    let at = |ms: u64| now(StoreTime(1_000_000 + ms), ms.into());
     let begun =
-        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), None, &at(1_000)).state;
+        Command::begin(&requests()[2], Arc::new(plan(true, false, false)), None, &at(0)).state;
     let rings = Input::Happened(StackEvent::Referral {
         token: begun.open()[0].id.clone(),
         new_call: call("new"),
@@ -772,8 +772,8 @@ fn a_notify_is_no_answer_of_a_call_that_still_rings() {
         destination: None,
         state: TransferState::Notified(SipStatus::new(200, "OK")),
     });
-    let ringing = begun.step(&rings, &at(1_001)).unwrap().state;
-    let step = ringing.step(&notified, &at(1_002)).unwrap();
+    let ringing = begun.step(&rings, &at(1)).unwrap().state;
+    let step = ringing.step(&notified, &at(2)).unwrap();
     assert_eq!(step.notices, []);
     // The call itself is looked at.
     let look = step.state.open().iter().find(|op| match &op.act {
@@ -786,7 +786,7 @@ fn a_notify_is_no_answer_of_a_call_that_still_rings() {
         (sighting.call, sighting.full) = (Some(dialog(&about, state)), None);
         let reply = Reply::Done(Facts::Looked(sighting));
         let seen = Input::Replied { op: look.unwrap().id.clone(), reply };
-        let step = step.state.step(&seen, &at(1_003)).unwrap();
+        let step = step.state.step(&seen, &at(3)).unwrap();
         assert_eq!(step.notices.is_empty(), !answered);
     }
 }
