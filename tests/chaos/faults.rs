@@ -240,7 +240,7 @@ impl Faults {
         let at = self.now();
         let ways = [Failover::Killed, Failover::Paused, Failover::Ordered];
         let (how, pause) = (*random.pick(&ways), random.millis(0, 3000));
-        tokio::task::block_in_place(|| self.redis.lose_master(how));
+        let lost = tokio::task::block_in_place(|| self.redis.lose_master(how));
         let until = self.now();
         for (at, kind) in [(at, Fault::Store), (at, Fault::StoreLost), (until, Fault::StoreLost)] {
             self.recorder.note_at(at, What::Fault { kind, until });
@@ -252,6 +252,6 @@ impl Faults {
         };
         self.done(at, None, what);
         sleep(pause).await;
-        tokio::task::block_in_place(|| self.redis.mend(how));
+        tokio::task::block_in_place(|| self.redis.mend(how, lost));
     }
 }

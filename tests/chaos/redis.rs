@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use callplane::store::redis::{Servers, Settings};
@@ -15,11 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 pub enum Redis {
     One(Box<Mutex<RedisServer>>),
-    Guarded {
-        servers: Box<Guarded>,
-        /// Which of the two is the master.
-        master: AtomicUsize,
-    },
+    Guarded(Box<Guarded>),
 }
 
 /// How a master is lost.
@@ -36,15 +31,14 @@ impl Redis {
     }
 
     pub fn guarded() -> Self {
-        let redis =
-            Self::Guarded { servers: Box::new(Guarded::start()), master: AtomicUsize::new(0) };
+        let redis = Self::Guarded(Box::new(Guarded::start()));
         (0..2).for_each(|number| redis.let_in(number));
         redis
     }
 
     /// The configuration names one user for servers and Sentinels.
     fn let_in(&self, number: usize) {
-        let Self::Guarded { servers, .. } = self else { return };
+        let Self::Guarded(servers) = self else { return };
         let (user, file) = self.access();
         let password = format!(">{}", std::fs::read_to_string(file).unwrap().trim());
         let words = ["ACL", "SETUSER", &user, "on", &password, "~*", "&*", "+@all"];
@@ -60,7 +54,7 @@ impl Redis {
     pub fn settings(&self) -> Settings {
         match self {
             Self::One(server) => server.lock().unwrap().settings(),
-            Self::Guarded { servers, .. } => servers.settings(),
+            Self::Guarded(servers) => servers.settings(),
         }
     }
 
@@ -68,7 +62,7 @@ impl Redis {
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::One(server) => Some(server.lock().unwrap().port()),
-            Self::Guarded { .. } => None,
+            Self::Guarded(_) => None,
         }
     }
 
@@ -112,34 +106,46 @@ impl Redis {
         }
     }
 
-    /// The master is lost, and the Sentinels name the other.
-    pub fn lose_master(&self, how: Failover) {
-        let Self::Guarded { servers, master } = self else { return };
-        let old = master.load(Ordering::SeqCst);
+    /// Which server Sentinels name as the master, where there are any. They change it of themselves as
+    /// well, where the machine has no time for one.
+    pub fn named(&self) -> Option<usize> {
+        match self {
+            Self::One(_) => None,
+            Self::Guarded(servers) => Some(servers.named()),
+        }
+    }
+
+    /// The master is lost, and the Sentinels name the other. Says which was lost.
+    pub fn lose_master(&self, how: Failover) -> usize {
+        let Self::Guarded(servers) = self else { return 0 };
+        let old = servers.named();
         match how {
             Failover::Killed => servers.server(old).kill(),
             Failover::Paused => servers.server(old).pause(),
             Failover::Ordered => servers.fail_over(),
         }
         servers.until_named(1 - old);
-        master.store(1 - old, Ordering::SeqCst);
+        old
     }
 
-    /// The lost one is back, and follows the new master.
-    pub fn mend(&self, how: Failover) {
-        let Self::Guarded { servers, master } = self else { return };
-        let new = master.load(Ordering::SeqCst);
+    /// The lost one is back, and one follows the other.
+    pub fn mend(&self, how: Failover, lost: usize) {
+        let Self::Guarded(servers) = self else { return };
         match how {
             Failover::Killed => {
-                servers.server(1 - new).restart();
-                self.let_in(1 - new);
+                servers.server(lost).restart();
+                self.let_in(lost);
             }
-            Failover::Paused => servers.server(1 - new).go_on(),
+            Failover::Paused => servers.server(lost).go_on(),
             Failover::Ordered => {}
         }
         let deadline = Instant::now() + DEADLINE;
-        while !servers.server(new).ask_all(&["INFO", "replication"]).contains("state=online") {
-            assert!(Instant::now() < deadline, "the lost server does not follow the new master");
+        while !servers
+            .server(servers.named())
+            .ask_all(&["INFO", "replication"])
+            .contains("state=online")
+        {
+            assert!(Instant::now() < deadline, "no server follows the other");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::client::{Client, Common, Figures, Phase, Standing};
 use super::faults::{Done, Faults, Kind};
-use super::history::{History, Time, What};
+use super::history::{Fault, History, Time, What};
 use super::mi::{Asked, Ledger};
 use super::pods::{Lead, Pods};
 use super::random::Random;
@@ -113,6 +113,8 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let ticking = tokio::spawn(watch_machine(Arc::clone(&stalls), Arc::clone(&recorder)));
     let watching = tokio::spawn(watch_phones(Arc::clone(&stacks), Arc::clone(&recorder)));
 
+    let masters = tokio::spawn(watch_masters(Arc::clone(&redis), Arc::clone(&recorder)));
+
     let faults = Faults::new(&pods, redis, &recorder);
     faults.play(settings.kills, &settings.kinds, &mut random).await;
     faults.roll(settings.rolls, &mut random).await;
@@ -131,6 +133,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     drop(bus);
     watching.abort();
     ticking.abort();
+    masters.abort();
     for stack in stacks.iter() {
         stack.note_seen(&recorder).await;
         for call in stack.calls_of_phones().await {
@@ -184,6 +187,27 @@ async fn given(stacks: &[Stack], recorder: &Recorder, random: &mut Random) -> Ve
         }
     }
     given
+}
+
+/// Notes when another server became the master, whoever wanted it: the old one may have acknowledged
+/// what this one never got.
+async fn watch_masters(redis: Arc<Redis>, recorder: Arc<Recorder>) {
+    let tick = Duration::from_millis(50);
+    let (mut before, mut master) = (recorder.now(), redis.named());
+    while master.is_some() {
+        sleep(tick).await;
+        let named = tokio::task::block_in_place(|| redis.named());
+        let now = recorder.now();
+        if named != master {
+            for (at, kind) in
+                [(before, Fault::Store), (before, Fault::StoreLost), (now, Fault::StoreLost)]
+            {
+                recorder.note_at(at, What::Fault { kind, until: now });
+            }
+            master = named;
+        }
+        before = now;
+    }
 }
 
 /// Notes when the machine had no time for anybody.

@@ -85,10 +85,17 @@ impl Guarded {
         self.servers[number].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Has the masters changed, with the old one alive.
+    /// Has the masters changed, with the old one alive; as soon as a Sentinel finds the other fit.
     pub fn fail_over(&self) {
-        let told = self.sentinels[0].ask(&["SENTINEL", "FAILOVER", MASTER]);
-        assert!(told.starts_with("+OK"), "{told}");
+        self.until("a Sentinel to change the masters", |guarded| {
+            guarded.sentinels[0].ask(&["SENTINEL", "FAILOVER", MASTER]).starts_with("+OK")
+        });
+    }
+
+    /// Which one is the master, by the first Sentinel's word.
+    pub fn named(&self) -> usize {
+        let told = self.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
+        usize::from(told.contains(&self.server(1).port.to_string()))
     }
 
     /// Until all Sentinels name this server.
