@@ -3,16 +3,21 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::arguments::Demo;
 use super::exit::Exit;
 use super::start::DemoStack;
 use crate::admin::Readiness;
+
+/// How long until it is asked again whether the Redis listens.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// How long a server that ended stays away.
 const AWAY: Duration = Duration::from_secs(5);
@@ -47,9 +52,13 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
         0 => free_port().map_err(|error| error.to_string())?,
         port => port,
     };
-    let redis_port = free_port().map_err(|error| error.to_string())?;
-    let mut redis = redis(redis_port)?;
-    let shared = format!("{redis_port},{}", stack.mi().port());
+    let mut redis = Redis::start()?;
+    let shared = format!("{},{}", redis.port, stack.mi().port());
+    tokio::select! {
+        () = reachable(redis.port) => {}
+        why = redis.gone() => return Err(why),
+        () = readiness.drained() => return Ok(Exit::Success),
+    }
     let count = arguments.pods.get();
     let mut pods = Vec::new();
     for number in 1..=count {
@@ -59,7 +68,7 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
     for pod in &mut pods {
         tokio::select! {
             serves = pod.serves() => serves?,
-            why = gone(&mut redis, redis_port) => return Err(why),
+            why = redis.gone() => return Err(why),
             () = readiness.drained() => return Ok(Exit::Success),
         }
     }
@@ -80,7 +89,7 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
         tokio::select! {
             () = readiness.drained() => {}
             _ = all => {}
-            why = gone(&mut redis, redis_port) => without = Some(why),
+            why = redis.gone() => without = Some(why),
         }
     };
     stack.run(until).await;
@@ -138,22 +147,54 @@ impl Pod {
     }
 }
 
-fn redis(port: u16) -> Result<Child, String> {
-    let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-    command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "several servers share a Redis, and there is no `redis-server` \
-             here (Debian: apt-get install redis-server)"
-            .to_owned(),
-        _ => format!("redis-server does not start: {error}"),
-    })
+/// The Redis that they share. What it keeps goes with it.
+struct Redis {
+    server: Child,
+    port: u16,
+    folder: PathBuf,
 }
 
-/// Waits until the Redis has ended: its port was only free a moment before, or somebody ended it.
-async fn gone(redis: &mut Child, port: u16) -> String {
-    let how = redis.wait().await.map_or_else(|error| error.to_string(), |how| how.to_string());
-    format!("the redis-server on port {port} has ended ({how}), and without it no server works")
+impl Redis {
+    fn start() -> Result<Self, String> {
+        let port = free_port().map_err(|error| error.to_string())?;
+        let folder = std::env::temp_dir().join(format!("callplane-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
+        command.args(["--appendonly", "yes", "--dir"]).arg(&folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let server = command.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => "several servers share a Redis, and there is no \
+                 `redis-server` here (Debian: apt-get install redis-server)"
+                .to_owned(),
+            _ => format!("redis-server does not start: {error}"),
+        })?;
+        Ok(Self { server, port, folder })
+    }
+
+    /// Waits until it has ended: its port was only free a moment before, or somebody ended it.
+    async fn gone(&mut self) -> String {
+        let how = self.server.wait().await;
+        let how = how.map_or_else(|error| error.to_string(), |how| how.to_string());
+        let port = self.port;
+        format!("the redis-server on port {port} has ended ({how}), and without it no server works")
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // What can't be removed is in the folder for what is temporary.
+        let _ = self.server.start_kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Waits until somebody listens there.
+async fn reachable(port: u16) {
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 fn free_port() -> io::Result<u16> {
