@@ -535,6 +535,22 @@ fn a_session_that_was_taken_up_does_not_skip_entries_in_silence() {
     assert_eq!(desk.session.skipped(to), Some(Close::StreamLost));
 }
 
+/// It was refused for want of the store, and may have begun all the same: its entries would come
+/// without its `Started`.
+#[test]
+fn a_command_that_may_have_begun_is_not_skipped_in_silence() {
+    for (kind, close) in [(Kind::StoreUnavailable, Some(Close::StreamLost)), (Kind::CallBusy, None)]
+    {
+        let mut desk = Desk::new();
+        let params = json!({"callid": "A", "cmd_id": "a"});
+        desk.send(&json!({"jsonrpc": "2.0", "id": 1, "method": "CallHold", "params": params}));
+        let (ticket, _) = desk.begins().pop().unwrap();
+        desk.answer(Answer::Begun(ticket, Err(Refusal::new(kind))));
+        let to = Position { epoch: Epoch::parse("e2").unwrap(), seq: 0 };
+        assert_eq!(desk.session.skipped(to), close, "{kind:?}");
+    }
+}
+
 #[test]
 fn entries_that_a_repeat_was_promised_are_not_skipped_in_silence() {
     let mut desk = Desk::new();

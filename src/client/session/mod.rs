@@ -150,6 +150,8 @@ pub struct Session {
     /// The session was taken up from another connection, so commands may run that this one has
     /// not heard of.
     resumed: bool,
+    /// The store did not say whether a command began: it may run, and its `Started` be missed.
+    doubtful: bool,
     /// Ends of calls that went straight to the stack. Their records, if there are any, tell nothing.
     straight: BTreeSet<CommandId>,
     resuming: Option<Box<Resuming>>,
@@ -226,6 +228,7 @@ impl Session {
             replayed: BTreeMap::new(),
             begun_before: BTreeSet::new(),
             resumed: false,
+            doubtful: false,
             straight: BTreeSet::new(),
             resuming: None,
             fresh: false,

@@ -164,6 +164,7 @@ impl Session {
                 self.straight(ticket, &ending, turn);
             }
             Err(refusal) => {
+                self.doubtful |= refusal.kind == Kind::StoreUnavailable;
                 self.undefer(ticket, turn);
                 self.refuse_waiter(ticket, &refusal, turn);
             }

@@ -136,9 +136,10 @@ impl Session {
             // It stands there already, and knows why.
             return None;
         }
-        // Of a session that was taken up it is not known what runs. A repeated command's entries may
-        // be still to come, though it is over.
-        if self.resumed || !self.is_idle() || !self.begun_before.is_empty() {
+        // Of a session that was taken up it is not known what runs, nor of one whose command was
+        // refused for want of the store. A repeated command's entries may be still to come, though
+        // it is over.
+        if self.resumed || self.doubtful || !self.is_idle() || !self.begun_before.is_empty() {
             return Some(Close::StreamLost);
         }
         if self.epoch != to.epoch {
