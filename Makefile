@@ -47,7 +47,7 @@ soak: ## ten million Echoes and a million holds: is memory flat? (release build,
 
 simulate: ## play SCHEDULES schedules of the simulation with new seeds, on all cores (release build)
 	@.ci/install build
-	SCHEDULES=$(or $(SCHEDULES),100000) FROM=$(or $(FROM),$$(date +%s)0000000) cargo test --locked --release --test sim -- --exact schedules_keep_the_promises --nocapture
+	SCHEDULES=$(or $(SCHEDULES),100000) $(if $(FROM),FROM=$(FROM)) cargo test --locked --release --test sim -- --exact schedules_keep_the_promises --nocapture
 
 chaos: ## kills KILLS (1000) of three processes under load, and judges what clients saw (release build, about 40 minutes)
 	@.ci/install build redis

@@ -704,6 +704,20 @@ mod holding {
         silent(Reply::Silent).ended(unknown, Code::ReplyLost, Up::Unknown);
     }
 
+    /// The commit that opened it took too long. That tells nothing of the call.
+    #[test]
+    fn a_look_that_came_too_late_is_made_again() {
+        let mut run = Run::begin(&Request::Hold { call: call("A") }, stock());
+        run.answer("reinvite", Reply::Silent);
+        let (look, _) = run.open("look");
+        run.at = run.at.after(Duration::from_secs(1));
+        run.answer("look", Reply::NotSent(NotSent::TooLate));
+        assert_eq!(run.open("look").0, look);
+        assert!(run.command.open()[0].send_before > run.at);
+        run.answer("look", Reply::Done(Facts::Looked(nothing())));
+        run.ended(Outcome::Failed, Code::CallNotFound, Up::No);
+    }
+
     /// A look changes nothing: whoever notices that its performer died makes it again.
     #[test]
     fn a_look_whose_performer_died_is_made_again() {

@@ -32,7 +32,7 @@ use self::call_start::Start;
 use self::look::seen;
 use self::transfer::Transfer;
 use self::turn::Turn;
-use super::act::{Act, DialogState, Facts, Op, Repeat, Reply};
+use super::act::{Act, DialogState, Facts, NotSent, Op, Repeat, Reply};
 use super::failure::{Code, Failure, Outcome, Up};
 use super::ids::{CallId, CommandId, DialogId, OpId, PodId};
 use super::notice::{Notice, Remarks};
@@ -238,7 +238,12 @@ impl Command {
                     // A look shows another life than the one that it was to tell of.
                     progress.restarted(uptime, &mut turn);
                 }
-                progress.apply(&Fact::Reply(&op, reply), &mut turn);
+                if is_look(&op) && *reply == Reply::NotSent(NotSent::TooLate) {
+                    // Its commit took too long. That tells nothing of the call.
+                    look_again(op, &mut turn);
+                } else {
+                    progress.apply(&Fact::Reply(&op, reply), &mut turn);
+                }
             }
             Input::Doubt { op } => {
                 let op = turn.take(op)?;
@@ -435,12 +440,9 @@ impl Progress {
     /// name, so that a late answer counts too; of the rest nobody will say more.
     fn lose(&mut self, ops: Vec<Op>, turn: &mut Turn<'_>) {
         let here = turn.now().pod.clone();
-        let again = |op: &Op| matches!(op.act, Act::Look { .. }) && op.by != here;
+        let again = |op: &Op| is_look(op) && op.by != here;
         let (looks, others): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(again);
-        for Op { id, act, send_before, reply_by, .. } in looks {
-            let answer = send_before.until(reply_by);
-            turn.reopen(id, act, turn.later(turn.plan().times.send).after(answer));
-        }
+        looks.into_iter().for_each(|look| look_again(look, turn));
         self.silence(others, turn);
     }
 
@@ -450,6 +452,17 @@ impl Progress {
             self.apply(&Fact::Reply(&op, &Reply::Silent), turn);
         }
     }
+}
+
+fn is_look(op: &Op) -> bool {
+    matches!(op.act, Act::Look { .. })
+}
+
+/// Looks as before, under the same name, with as much time for the answer.
+fn look_again(look: Op, turn: &mut Turn<'_>) {
+    let answer = look.send_before.until(look.reply_by);
+    let reply_by = turn.later(turn.plan().times.send).after(answer);
+    turn.reopen(look.id, look.act, reply_by);
 }
 
 /// An input as the machines see it: replies come with their operation.
