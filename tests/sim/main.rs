@@ -46,7 +46,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// The first of seeds that nobody has played, unless `FROM` names one.
-fn new() -> u64 {
+fn unplayed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(now.as_micros()).unwrap()
 }
@@ -81,7 +81,7 @@ fn say(seed: u64, broken: &[Broken]) {
 #[test]
 fn schedules_keep_the_promises() {
     let count = number("SCHEDULES").unwrap_or(SCHEDULES);
-    let from = number("FROM").unwrap_or_else(new);
+    let from = number("FROM").unwrap_or_else(unplayed);
     println!("{count} schedules, seeds from {from}");
     let began = Instant::now();
     let failed = play(&(from..from + count).collect::<Vec<_>>());
