@@ -1,6 +1,6 @@
 //! What is told of an end is so; and `unknown` is said only where it could not be known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::calls::user;
@@ -22,6 +22,8 @@ struct Sights {
     /// When a marked call was answered, and was ended.
     up: BTreeMap<String, Time>,
     over: BTreeMap<String, Time>,
+    /// Calls that came of what a forgotten life of the id asked for.
+    of_before: BTreeSet<String>,
     /// The call that it was to end is left at a phone, and was answered before that was told.
     left: bool,
 }
@@ -115,6 +117,17 @@ fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command, ended: T
     let asks = |event: &Event| asks_a_phone(&event.what, id, &command.method);
     let asked_before = history.events.iter().filter(|event| event.at < *during.start());
     let mut late = life.before.saturating_sub(asked_before.filter(|event| asks(event)).count());
+    // So may a call that its REFER asked for.
+    let before = history.events.iter().filter(|event| event.at < *during.start());
+    let (mut referred, mut placed) = (0_usize, 0_usize);
+    for event in before {
+        match &event.what {
+            What::Refer { to, .. } if mark(to) == Some(id) => referred += 1,
+            What::Invite { asked, by_proxy: false, .. } if mark(asked) == Some(id) => placed += 1,
+            _ => {}
+        }
+    }
+    let mut to_come = if life.before == 0 { 0 } else { referred.saturating_sub(placed) };
     for event in history.events.iter().filter(|event| during.contains(&event.at)) {
         if asks(event) {
             seen.asked |= late == 0;
@@ -123,6 +136,10 @@ fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command, ended: T
         match &event.what {
             What::Invite { call, asked, by_proxy: false, .. } if mark(asked) == Some(id) => {
                 calls.push(call);
+                if to_come > 0 {
+                    to_come -= 1;
+                    seen.of_before.insert(call.clone());
+                }
             }
             What::Up { call, .. } if calls.contains(&call.as_str()) => {
                 seen.up.insert(call.clone(), event.at);
@@ -193,7 +210,7 @@ fn lie(
         "failed" if places && sure => {
             let was_up = |(call, up): (&String, &Time)| {
                 let over = seen.over.get(call).copied().unwrap_or(Time::MAX);
-                up + 1000 < at && over > at
+                up + 1000 < at && over > at && !seen.of_before.contains(call)
             };
             let up = seen.up.iter().any(was_up);
             (up && !ended.may_still_ring).then(|| "failed, and the call was up".to_owned())
