@@ -563,41 +563,35 @@ impl Referral {
         };
         match status.code {
             100..=199 => self.reported_progress(status, turn),
-            200..=299 => {
-                let known = std::mem::replace(&mut self.notified, true);
-                match (&self.new, &self.stage) {
-                    // Whose REFER a NOTIFY is of it does not say, and the call may have been asked
-                    // before. The call that came of ours tells by itself.
-                    (Some(new), Stage::Ringing { .. } | Stage::Failing { .. }) if new.proven => {
-                        if !known {
-                            turn.open(look_at(new.call.clone()), turn.plan().times.look());
-                        }
-                        Vec::new()
-                    }
-                    (Some(new), Stage::RingingOut | Stage::CheckingFailure { .. })
-                        if new.proven =>
-                    {
-                        Vec::new()
-                    }
-                    (
-                        _,
-                        Stage::Asking
-                        | Stage::Following { .. }
-                        | Stage::LookingForCall { .. }
-                        | Stage::Ringing { .. }
-                        | Stage::Verifying { .. }
-                        | Stage::RingingOut
-                        | Stage::RungOut { .. }
-                        | Stage::Failing { .. }
-                        | Stage::CheckingFailure { .. }
-                        | Stage::Done,
-                    ) => self.answered(turn),
-                }
-            }
+            200..=299 => self.reported_answer(turn),
             _ => {
                 self.hint = Some(status.clone());
                 self.failing(status, turn)
             }
+        }
+    }
+
+    /// Whose REFER a NOTIFY is of it does not say, and the call may have been asked before. A call that
+    /// is known to have come of ours tells by itself.
+    fn reported_answer(&mut self, turn: &mut Turn<'_>) -> Vec<Progress> {
+        let known = std::mem::replace(&mut self.notified, true);
+        let Some(new) = self.new.as_ref().filter(|new| new.proven) else {
+            return self.answered(turn);
+        };
+        match &self.stage {
+            Stage::Ringing { .. } | Stage::Failing { .. } => {
+                if !known {
+                    turn.open(look_at(new.call.clone()), turn.plan().times.look());
+                }
+                Vec::new()
+            }
+            Stage::RingingOut | Stage::CheckingFailure { .. } => Vec::new(),
+            Stage::Asking
+            | Stage::Following { .. }
+            | Stage::LookingForCall { .. }
+            | Stage::Verifying { .. }
+            | Stage::RungOut { .. }
+            | Stage::Done => self.answered(turn),
         }
     }
 
