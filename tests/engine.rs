@@ -516,6 +516,10 @@ fn refers(world: &World) -> usize {
     world.asked().iter().filter(|op| matches!(op.act, Act::Refer { .. })).count()
 }
 
+fn revokes(world: &World) -> usize {
+    world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count()
+}
+
 /// The store is away for all that is asked of it.
 fn away(world: &World) {
     *world.store.away.lock().unwrap() = true;
@@ -679,8 +683,7 @@ fn who_was_overtaken_learns_of_it_when_the_store_is_back() {
     assert_eq!(world.record("t").state.outcome(), None);
     *world.store.away.lock().unwrap() = false;
     world.pass(Duration::from_millis(500));
-    let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
-    assert_eq!(revokes, 1, "the transfer is being given up");
+    assert_eq!(revokes(&world), 1, "the transfer is being given up");
     world.check();
 }
 
@@ -695,8 +698,7 @@ fn who_was_overtaken_learns_of_it_though_the_answer_was_lost() {
     world.start(async move { engine.begin(begin).await });
     assert!(world.record_of("e").is_some(), "it did begin");
     world.pass(Duration::from_secs(1));
-    let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
-    assert_eq!(revokes, 1, "the transfer is being given up: {:?}", world.record("t"));
+    assert_eq!(revokes(&world), 1, "the transfer is being given up: {:?}", world.record("t"));
     world.check();
 }
 
@@ -718,8 +720,7 @@ fn who_was_overtaken_learns_of_it_though_the_process_died() {
         world.pass(Duration::from_millis(500));
         world.run(world.engine.beat()).unwrap();
     }
-    let revokes = world.asked().iter().filter(|op| matches!(op.act, Act::Revoke { .. })).count();
-    assert_eq!(revokes, 1, "the transfer is being given up: {:?}", world.record("t"));
+    assert_eq!(revokes(&world), 1, "the transfer is being given up: {:?}", world.record("t"));
     world.check();
 }
 
