@@ -1089,6 +1089,25 @@ mod transferring {
         assert!(run.asks("end"), "the old call ends: {:#?}", run.command.progress);
     }
 
+    /// A challenged INVITE leaves a dead dialog; both were told of before it was known whose call it is.
+    #[test]
+    fn a_dead_dialog_does_not_hide_the_answered_one_of_a_call_not_looked_at_yet() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.happens(transfer("new", TransferState::Start));
+        for (id, state) in [
+            ("d.2", DialogState::Confirmed),
+            ("d.2", DialogState::Answered),
+            ("d.1", DialogState::Deleted),
+        ] {
+            let (call, dialog) = (call("new"), dialog_id(id));
+            run.happens(StackEvent::Dialog { call, dialog, state });
+        }
+        run.answer("look", unseen());
+        run.answer("look", between("new", "sip:b@x.example", "sip:c@x.example"));
+        assert!(run.asks("end"), "the old call ends: {:#?}", run.command.progress);
+    }
+
     #[test]
     fn a_call_that_was_never_seen_does_not_hide_the_right_one() {
         let mut run = blind(stock());

@@ -46,7 +46,7 @@ pub fn judge(history: &Seen<'_>, client: &Client, found: &mut Vec<Broken>) {
         let Some(command) = client.commands.get(id) else { continue };
         // What is told must have been so when it was committed; it may be heard much later.
         let at = committed(history, id, position).unwrap_or(heard);
-        let life = Life::of(history, id, at);
+        let life = Life::of(history, id, at, position);
         let sights = sights(history, &life, id, command, at);
         let error = error.and_then(|error| error.error.as_ref());
         // A start that says `up: unknown` does not say that no call came of it. A transfer says by
@@ -86,24 +86,30 @@ struct Life {
 
 impl Life {
     /// The one that ended then.
-    fn of(history: &Seen<'_>, id: &str, ended: Time) -> Self {
-        let begun = history.events.iter().filter(|event| match &event.what {
-            What::Told { cmd_id, event, .. } => cmd_id == id && event == "Started",
-            _ => false,
+    fn of(history: &Seen<'_>, id: &str, ended: Time, position: Option<(&str, u64)>) -> Self {
+        let begun = history.events.iter().filter_map(|seen| match &seen.what {
+            What::Told { cmd_id, event, epoch, .. } => {
+                (cmd_id == id && event == "Started").then_some((seen.at, epoch.as_str()))
+            }
+            _ => None,
         });
-        let before = begun.clone().map(|event| event.at).filter(|begun| *begun <= ended);
+        // What begins and ends in one stream is one life.
+        let whole = begun.clone().rfind(|(at, _)| *at <= ended).map(|(_, epoch)| epoch)
+            == position.map(|(epoch, _)| epoch);
+        let begun = begun.map(|(at, _)| at);
+        let before = begun.clone().filter(|begun| *begun <= ended);
         let forgotten = history.faults().filter(|(_, _, kind)| **kind == Fault::StoreLost);
         let forgotten: Vec<Time> = forgotten.map(|(lost, _, _)| lost).collect();
         // Or it came to remember the one before.
         let since = match before.clone().max() {
-            Some(last) if forgotten.iter().any(|lost| (last..=ended).contains(lost)) => {
+            Some(last) if !whole && forgotten.iter().any(|lost| (last..=ended).contains(lost)) => {
                 before.clone().min()
             }
             last => last,
         };
         let since = since.unwrap_or_default();
         // So it may go on though it was told to be over.
-        let anew = begun.map(|event| event.at).chain(forgotten);
+        let anew = begun.chain(forgotten);
         let until = anew.filter(|anew| *anew > ended).min().unwrap_or(history.end);
         Self { during: since..=until, before: before.filter(|begun| *begun < since).count() }
     }

@@ -123,8 +123,20 @@ struct Candidate {
     destination: Option<Arc<str>>,
     /// What was reported of it, in order, to be applied once it is known.
     reported: Vec<TransferState>,
-    /// What its dialog was last seen to be.
-    last: Option<(DialogId, DialogState)>,
+    /// How far each of its dialogs was seen to come: a challenged INVITE leaves a dead one.
+    #[serde(default)]
+    dialogs: Vec<(DialogId, DialogState)>,
+}
+
+impl Candidate {
+    /// One of its dialogs was seen in this state; an event may come after a later one.
+    fn see(&mut self, dialog: &DialogId, state: DialogState) {
+        if let Some((_, known)) = self.dialogs.iter_mut().find(|(known, _)| known == dialog) {
+            *known = state.max(*known);
+        } else if self.dialogs.len() < MOST {
+            self.dialogs.push((dialog.clone(), state));
+        }
+    }
 }
 
 /// How many calls may claim to be the referred one at a time, and how many strangers and reports
@@ -498,7 +510,7 @@ impl Referral {
             let (call, destination) = (call.clone(), destination.cloned());
             turn.open(look_at(call.clone()), turn.plan().times.look());
             let reported = vec![state.clone()];
-            self.candidates.push(Candidate { call, destination, reported, last: None });
+            self.candidates.push(Candidate { call, destination, reported, dialogs: Vec::new() });
         }
         Vec::new()
     }
@@ -697,7 +709,7 @@ impl Referral {
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
         if let Some(known) = self.candidates.iter_mut().find(|known| known.call == *call) {
-            known.last = Some((dialog.clone(), state));
+            known.see(dialog, state);
         }
         let Some(new) = self.new.as_mut().filter(|new| new.call == *call) else {
             return Vec::new();
@@ -901,7 +913,7 @@ impl Referral {
         seen: Option<&Sighting>,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
-        let Candidate { call, destination, reported, last } = candidate;
+        let Candidate { call, destination, reported, dialogs } = candidate;
         let dialog = seen.and_then(|sighting| sighting.call.as_ref());
         if dialog.is_some_and(|dialog| !self.parties.fit(dialog)) {
             self.disown(call);
@@ -921,7 +933,7 @@ impl Referral {
         }
         // Its own events may have come before it was known whose it is.
         let listed = dialog.map(|dialog| (dialog.id.clone(), dialog.state));
-        for (id, state) in listed.into_iter().chain(last) {
+        for (id, state) in listed.into_iter().chain(dialogs) {
             told.extend(self.dialog_changed(&call, &id, state, turn));
         }
         told
