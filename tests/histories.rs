@@ -1108,6 +1108,28 @@ mod transferring {
         assert!(run.asks("end"), "the old call ends: {:#?}", run.command.progress);
     }
 
+    /// Without tokens, another transfer of the same call may have brought it about.
+    #[test]
+    fn a_fitting_call_counts_once_the_refer_may_have_been_taken() {
+        let declined = Arc::from("Decline");
+        let declined = Reply::Refused { by: Refuser::Phone, code: 603, reason: declined };
+        for (answer, ours) in
+            [(taken(), true), (Reply::Silent, true), (timed_out(), true), (declined, false)]
+        {
+            let mut run = blind(stock());
+            run.happens(transfer("new", TransferState::Start));
+            run.answer("look", between("new", "sip:b@x.example", "sip:c@x.example"));
+            assert_eq!(run.command.outcome(), None);
+            assert!(!run.asks("end"), "{answer:?}");
+            run.answer("refer", answer.clone());
+            assert_eq!(run.asks("end"), ours, "{answer:?}: {:#?}", run.command);
+            if !ours {
+                run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+                assert_eq!(run.ending().outcome, Outcome::Failed);
+            }
+        }
+    }
+
     #[test]
     fn a_call_that_was_never_seen_does_not_hide_the_right_one() {
         let mut run = blind(stock());

@@ -14,6 +14,7 @@ pub mod absence;
 pub mod call_end;
 pub mod call_hold;
 pub mod call_start;
+mod candidate;
 pub mod closing;
 pub mod life;
 pub mod look;

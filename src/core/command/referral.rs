@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Fact;
+use super::candidate::{Candidate, Looked};
 use super::life::Life;
 use super::look::{look_at, seen};
 use super::turn::Turn;
@@ -116,31 +117,8 @@ pub(crate) struct Abandoned {
     pub unanswered: bool,
 }
 
-/// A call that may be the referred one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Candidate {
-    call: CallId,
-    destination: Option<Arc<str>>,
-    /// What was reported of it, in order, to be applied once it is known.
-    reported: Vec<TransferState>,
-    /// How far each of its dialogs was seen to come: a challenged INVITE leaves a dead one.
-    #[serde(default)]
-    dialogs: Vec<(DialogId, DialogState)>,
-}
-
-impl Candidate {
-    /// One of its dialogs was seen in this state; an event may come after a later one.
-    fn see(&mut self, dialog: &DialogId, state: DialogState) {
-        if let Some((_, known)) = self.dialogs.iter_mut().find(|(known, _)| known == dialog) {
-            *known = state.max(*known);
-        } else if self.dialogs.len() < MOST {
-            self.dialogs.push((dialog.clone(), state));
-        }
-    }
-}
-
-/// How many calls may claim to be the referred one at a time, and how many strangers and reports
-/// are remembered. A forger gets no more of our memory than this.
+/// How many calls may claim to be the referred one at a time, and how many strangers are
+/// remembered. A forger gets no more of our memory than this.
 const MOST: usize = 8;
 
 /// What was told already; equal progress is told once.
@@ -380,7 +358,9 @@ impl Referral {
                     };
                     self.follow(turn.at(), turn.later(wait), taken);
                 }
-                vec![Progress::Accepted]
+                let mut told = vec![Progress::Accepted];
+                told.extend(self.held_back(turn));
+                told
             }
             Reply::Silent => {
                 if asking {
@@ -390,11 +370,18 @@ impl Referral {
                         turn.open(self.look_for_call(), times.look());
                     }
                 }
-                Vec::new()
+                self.held_back(turn)
             }
             // A call that was placed all the same decides.
             Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) if !asking => {
                 Vec::new()
+            }
+            // Somebody calls, and may do so for a REFER whose answer was lost.
+            Reply::Refused { by: Refuser::Phone, code, .. }
+                if never_answered(*code) && !self.candidates.is_empty() =>
+            {
+                self.follow(turn.at(), turn.later(times.follow), Taken::Lost);
+                self.held_back(turn)
             }
             Reply::Refused { by: Refuser::Phone, code, reason } => {
                 self.fail(Why::Refused(SipStatus { code: *code, reason: Arc::clone(reason) }))
@@ -503,14 +490,11 @@ impl Referral {
             return Vec::new();
         }
         if let Some(known) = self.candidates.iter_mut().find(|known| known.call == *call) {
-            if known.reported.len() < MOST && !known.reported.contains(state) {
-                known.reported.push(state.clone());
-            }
+            known.report(state);
         } else if self.candidates.len() < MOST {
             let (call, destination) = (call.clone(), destination.cloned());
             turn.open(look_at(call.clone()), turn.plan().times.look());
-            let reported = vec![state.clone()];
-            self.candidates.push(Candidate { call, destination, reported, dialogs: Vec::new() });
+            self.candidates.push(Candidate::named(call, destination, state.clone()));
         }
         Vec::new()
     }
@@ -909,32 +893,52 @@ impl Referral {
 
     fn looked_at_candidate(
         &mut self,
-        candidate: Candidate,
+        mut candidate: Candidate,
         seen: Option<&Sighting>,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
-        let Candidate { call, destination, reported, dialogs } = candidate;
         let dialog = seen.and_then(|sighting| sighting.call.as_ref());
         if dialog.is_some_and(|dialog| !self.parties.fit(dialog)) {
-            self.disown(call);
+            self.disown(candidate.call);
             return Vec::new();
         }
-        if dialog.is_some()
-            && let Some(other) = self.new.take_if(|new| !new.proven)
-        {
+        candidate.looked = Looked::Unseen;
+        if let Some(dialog) = dialog {
+            candidate.looked = Looked::Fits;
+            candidate.see(&dialog.id, dialog.state);
+        }
+        if self.stage == Stage::Asking {
+            // It may be of another transfer of this call: ours may be refused yet.
+            self.candidates.push(candidate);
+            return Vec::new();
+        }
+        self.believed(&candidate, turn)
+    }
+
+    /// The REFER was answered, or may have been: what waited for that.
+    fn held_back(&mut self, turn: &mut Turn<'_>) -> Vec<Progress> {
+        let is_looked_at = |candidate: &mut Candidate| !candidate.looked.is_not_yet();
+        let held: Vec<Candidate> = self.candidates.extract_if(.., is_looked_at).collect();
+        held.iter().flat_map(|candidate| self.believed(candidate, turn)).collect()
+    }
+
+    /// Takes a candidate for the referred call, and all that was reported of it.
+    fn believed(&mut self, candidate: &Candidate, turn: &mut Turn<'_>) -> Vec<Progress> {
+        let fits = candidate.looked == Looked::Fits;
+        if fits && let Some(other) = self.new.take_if(|new| !new.proven) {
             // What was believed unseen was not it.
             self.disown(other.call);
         }
-        // Not to be seen proves nothing (F4); its answer is looked at again.
-        self.adopt(&call, destination.as_ref(), dialog.is_some(), turn);
+        let (call, destination) = (&candidate.call, candidate.destination.as_ref());
+        // One that was not to be seen is looked at again when it answers.
+        self.adopt(call, destination, fits, turn);
         let mut told = Vec::new();
-        for state in &reported {
-            told.extend(self.advanced(&call, destination.as_ref(), state, turn));
+        for state in &candidate.reported {
+            told.extend(self.advanced(call, destination, state, turn));
         }
         // Its own events may have come before it was known whose it is.
-        let listed = dialog.map(|dialog| (dialog.id.clone(), dialog.state));
-        for (id, state) in listed.into_iter().chain(dialogs) {
-            told.extend(self.dialog_changed(&call, &id, state, turn));
+        for (id, state) in candidate.dialogs() {
+            told.extend(self.dialog_changed(call, id, *state, turn));
         }
         told
     }
