@@ -1122,10 +1122,32 @@ mod transferring {
             assert_eq!(run.command.outcome(), None);
             assert!(!run.asks("end"), "{answer:?}");
             run.answer("refer", answer.clone());
+            if run.asks("look") {
+                run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+            }
             assert_eq!(run.asks("end"), ours, "{answer:?}: {:#?}", run.command);
             if !ours {
-                run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
                 assert_eq!(run.ending().outcome, Outcome::Failed);
+            }
+        }
+    }
+
+    /// Another transfer of the same call asked its other party.
+    #[test]
+    fn a_call_from_a_party_that_was_not_asked_is_not_ours() {
+        for lost in [false, true] {
+            for (from, ours) in [("sip:b@x.example", true), ("sip:a@x.example", false)] {
+                let mut run = blind(stock());
+                run.happens(transfer("new", TransferState::Start));
+                run.happens(transfer("new", TransferState::Ok));
+                run.answer("look", between("new", from, "sip:c@x.example"));
+                if lost {
+                    run.answer("refer", Reply::Silent);
+                    run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+                } else {
+                    run.answer("refer", taken());
+                }
+                assert_eq!(run.asks("end"), ours, "{lost} {from}: {:#?}", run.command);
             }
         }
     }

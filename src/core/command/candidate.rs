@@ -30,15 +30,15 @@ pub(super) struct Candidate {
 }
 
 /// Whether it was looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Looked {
     /// The look is under way.
     #[default]
     NotYet,
     /// It was not to be seen, which proves nothing (fact F4).
     Unseen,
-    /// It is between our parties.
-    Fits,
+    /// It is between these.
+    Seen { from: Arc<str>, to: Arc<str> },
 }
 
 impl Looked {

@@ -82,6 +82,9 @@ pub struct NewCall {
 pub struct Parties {
     /// Who was asked, once known.
     transferee: Option<Arc<str>>,
+    /// Which party of the call that is, while a look at the call is to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sought: Option<Leg>,
     /// Whom to call; attended: whoever answers the consultation.
     target: Option<SipAddress>,
 }
@@ -94,12 +97,16 @@ impl Parties {
 
     /// Whether this dialog can be the referred call.
     pub(crate) fn fit(&self, dialog: &Dialog) -> bool {
-        let party = |uri: &str| SipAddress::parse(uri).ok();
-        let from_ok = match (&self.transferee, party(&dialog.from)) {
+        self.are(&dialog.from, &dialog.to)
+    }
+
+    /// Whether a call between these can be the referred one.
+    fn are(&self, from: &str, to: &str) -> bool {
+        let from_ok = match (&self.transferee, SipAddress::parse(from).ok()) {
             (Some(transferee), Some(from)) => from.is_party(transferee),
             (None, _) | (_, None) => true,
         };
-        let to_ok = self.target.as_ref().is_none_or(|target| target.is_party(&dialog.to));
+        let to_ok = self.target.as_ref().is_none_or(|target| target.is_party(to));
         from_ok && to_ok
     }
 }
@@ -241,7 +248,7 @@ impl Referral {
             token,
             call: call.clone(),
             consult,
-            parties: Parties { transferee: None, target },
+            parties: Parties { transferee: None, sought: None, target },
             ring,
             stage: Stage::Asking,
             new: None,
@@ -289,7 +296,9 @@ impl Referral {
             self.life.see(dialog, state);
         }
         let seen = match fact {
-            Fact::Reply(op, reply) if op.id == self.token => self.refer_answered(reply, turn),
+            Fact::Reply(op, reply) if op.id == self.token => {
+                self.refer_answered(&op.act, reply, turn)
+            }
             Fact::Reply(op, reply) => match &op.act {
                 Act::Look { call, .. } => self.looked(call, reply, turn),
                 Act::Invite { .. }
@@ -335,7 +344,7 @@ impl Referral {
         said
     }
 
-    fn refer_answered(&mut self, reply: &Reply, turn: &mut Turn<'_>) -> Vec<Progress> {
+    fn refer_answered(&mut self, act: &Act, reply: &Reply, turn: &mut Turn<'_>) -> Vec<Progress> {
         let times = turn.plan().times;
         let asking = self.stage == Stage::Asking;
         match reply {
@@ -370,7 +379,7 @@ impl Referral {
                         turn.open(self.look_for_call(), times.look());
                     }
                 }
-                self.held_back(turn)
+                self.may_be_taken(act, turn)
             }
             // A call that was placed all the same decides.
             Reply::Refused { .. } | Reply::Missing { .. } | Reply::NotSent(_) if !asking => {
@@ -381,7 +390,7 @@ impl Referral {
                 if never_answered(*code) && !self.candidates.is_empty() =>
             {
                 self.follow(turn.at(), turn.later(times.follow), Taken::Lost);
-                self.held_back(turn)
+                self.may_be_taken(act, turn)
             }
             Reply::Refused { by: Refuser::Phone, code, reason } => {
                 self.fail(Why::Refused(SipStatus { code: *code, reason: Arc::clone(reason) }))
@@ -791,7 +800,9 @@ impl Referral {
     fn looked(&mut self, call: &CallId, reply: &Reply, turn: &mut Turn<'_>) -> Vec<Progress> {
         let seen = seen(reply);
         if *call == self.call {
-            return self.looked_for_call(seen, turn);
+            let mut told = self.looked_for_transferee(seen, turn);
+            told.extend(self.looked_for_call(seen, turn));
+            return told;
         }
         if let Some(at) = self.candidates.iter().position(|known| known.call == *call) {
             let candidate = self.candidates.remove(at);
@@ -802,6 +813,34 @@ impl Referral {
         } else {
             Vec::new()
         }
+    }
+
+    /// The answer to our REFER is lost, and with it the name of the party that was asked. Without
+    /// tokens a call is believed by its parties, so the call is asked for it first.
+    fn may_be_taken(&mut self, act: &Act, turn: &mut Turn<'_>) -> Vec<Progress> {
+        match (act, &self.parties.transferee) {
+            (Act::Refer { leg, .. }, None) if !turn.plan().capabilities.referral_tokens => {
+                self.parties.sought = Some(*leg);
+                turn.open(look_at(self.call.clone()), turn.plan().times.look());
+                Vec::new()
+            }
+            _ => self.held_back(turn),
+        }
+    }
+
+    fn looked_for_transferee(
+        &mut self,
+        seen: Option<&Sighting>,
+        turn: &mut Turn<'_>,
+    ) -> Vec<Progress> {
+        let Some(leg) = self.parties.sought.take() else { return Vec::new() };
+        if let Some(dialog) = seen.and_then(|sighting| sighting.call.as_ref()) {
+            self.parties.asked(match leg {
+                Leg::Caller => &dialog.from,
+                Leg::Callee => &dialog.to,
+            });
+        }
+        self.held_back(turn)
     }
 
     fn looked_for_call(&mut self, seen: Option<&Sighting>, turn: &mut Turn<'_>) -> Vec<Progress> {
@@ -904,10 +943,11 @@ impl Referral {
         }
         candidate.looked = Looked::Unseen;
         if let Some(dialog) = dialog {
-            candidate.looked = Looked::Fits;
+            let (from, to) = (Arc::clone(&dialog.from), Arc::clone(&dialog.to));
+            candidate.looked = Looked::Seen { from, to };
             candidate.see(&dialog.id, dialog.state);
         }
-        if self.stage == Stage::Asking {
+        if self.stage == Stage::Asking || self.parties.sought.is_some() {
             // It may be of another transfer of this call: ours may be refused yet.
             self.candidates.push(candidate);
             return Vec::new();
@@ -915,7 +955,7 @@ impl Referral {
         self.believed(&candidate, turn)
     }
 
-    /// The REFER was answered, or may have been: what waited for that.
+    /// The REFER was answered, or may have been, and it is known who was asked: what waited for that.
     fn held_back(&mut self, turn: &mut Turn<'_>) -> Vec<Progress> {
         let is_looked_at = |candidate: &mut Candidate| !candidate.looked.is_not_yet();
         let held: Vec<Candidate> = self.candidates.extract_if(.., is_looked_at).collect();
@@ -924,7 +964,14 @@ impl Referral {
 
     /// Takes a candidate for the referred call, and all that was reported of it.
     fn believed(&mut self, candidate: &Candidate, turn: &mut Turn<'_>) -> Vec<Progress> {
-        let fits = candidate.looked == Looked::Fits;
+        let fits = match &candidate.looked {
+            Looked::Seen { from, to } if !self.parties.are(from, to) => {
+                self.disown(candidate.call.clone());
+                return Vec::new();
+            }
+            Looked::Seen { .. } => true,
+            Looked::Unseen | Looked::NotYet => false,
+        };
         if fits && let Some(other) = self.new.take_if(|new| !new.proven) {
             // What was believed unseen was not it.
             self.disown(other.call);
