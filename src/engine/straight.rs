@@ -22,18 +22,17 @@ pub struct AtHand {
 }
 
 impl AtHand {
-    /// Takes a committed version.
+    /// Takes a committed version; two commits of one command may come here in the wrong order.
     pub(super) fn put(&mut self, record: &Arc<Record>) {
-        if record.state.outcome().is_some() {
-            self.of.remove(&record.key);
-        } else {
+        if self.of.get(&record.key).is_none_or(|known| known.version < record.version) {
             self.of.insert(record.key.clone(), Arc::clone(record));
         }
     }
 
-    /// Forgets commands whose deadline has passed: another process has ended them.
+    /// Forgets what has ended, and commands whose deadline has passed: another process has ended
+    /// them.
     pub(super) fn forget_old(&mut self, now: StoreTime) {
-        self.of.retain(|_, record| record.state.deadline > now);
+        self.of.retain(|_, record| record.state.outcome().is_none() && record.state.deadline > now);
     }
 }
 
@@ -72,5 +71,30 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             Some(adapter) => adapter.perform(&op).await,
             None => Reply::Silent,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn of_version(version: u64, ended: bool) -> Arc<Record> {
+        let lines = include_str!("../../tests/records/format-1.jsonl").lines();
+        let mut records = lines.map(|line| serde_json::from_str::<Record>(line).unwrap());
+        let record = records.find(|record| record.state.outcome().is_some() == ended).unwrap();
+        Arc::new(Record { version, ..record })
+    }
+
+    #[test]
+    fn what_has_ended_does_not_run_again_by_an_answer_that_was_overtaken() {
+        let mut known = AtHand::default();
+        for (version, ended) in [(1, false), (3, true), (2, false)] {
+            known.put(&of_version(version, ended));
+        }
+        let of = &of_version(3, true).key;
+        assert_eq!(known.of.get(of).map(|record| record.version), Some(3));
+        known.forget_old(StoreTime(0));
+        assert!(known.of.is_empty());
     }
 }
