@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::carried::Carried;
 use super::owed::Owed;
 use super::{Engine, lock};
+use crate::core::act::{Facts, Reply};
+use crate::core::command::look::look_at;
 use crate::core::command::{Claim, Command, Ending, Input, Taking};
-use crate::core::ids::{CommandId, Epoch, StackId, TenantId};
+use crate::core::ids::{CallId, CommandId, Epoch, StackId, TenantId};
 use crate::core::partition::Partition;
 use crate::core::plan::{Plan, Times};
 use crate::core::record::{Begin, FORMAT, Key, Record};
@@ -238,5 +240,17 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             }
         }
         Ok(first.clone())
+    }
+
+    /// Whether a stack has a call now.
+    async fn has_call(&self, stack: &StackId, call: &CallId) -> bool {
+        match self.perform_straight(stack, look_at(call.clone())).await {
+            Reply::Done(Facts::Looked(sighting)) => sighting.call.is_some(),
+            Reply::Done(_)
+            | Reply::Refused { .. }
+            | Reply::Missing { .. }
+            | Reply::NotSent(_)
+            | Reply::Silent => false,
+        }
     }
 }

@@ -87,18 +87,18 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// # Errors
     /// [`Away`] when the store can't be asked.
     pub async fn beat(self: &Arc<Self>) -> Result<Pulse, Away> {
-        let applied = lock(&self.pulse).applied.clone();
+        let applied = lock(&self.heart).applied.clone();
         let beat = Beat { pod: self.settings.pod.clone(), applied, life: Life::Lives };
         let pulse = match self.store.beat(&beat).await {
             Ok(pulse) => pulse,
             Err(Away) => {
-                lock(&self.pulse).missed();
+                lock(&self.heart).missed();
                 return Err(Away);
             }
         };
         self.heard_epoch(pulse.epoch.clone());
         let now = pulse.now;
-        let mut heart = lock(&self.pulse);
+        let mut heart = lock(&self.heart);
         heart.heard(pulse.clone());
         let silent = heart.proof().map(|pulse| pulse.silent.clone()).unwrap_or_default();
         let looks = !silent.is_empty() && !heart.looking && !self.leaves();
@@ -110,7 +110,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 for pod in silent {
                     engine.doubt(&pod, now).await;
                 }
-                lock(&engine.pulse).looking = false;
+                lock(&engine.heart).looking = false;
             }));
         }
         Ok(pulse)
@@ -132,7 +132,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// The overdue operations of a command.
     pub(super) fn overdue<'r>(&self, record: &'r Record) -> Overdue<'r> {
-        let (heart, performing) = (lock(&self.pulse), lock(&self.performing));
+        let (heart, performing) = (lock(&self.heart), lock(&self.performing));
         let left_to_it = |op: &&Op| {
             if op.by == self.settings.pod {
                 performing.has_reply(&op.id)
@@ -147,18 +147,18 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// What the stack reported up to then is applied: told with the next beat, for whoever leads
     /// next.
     pub fn has_applied(&self, stack: &StackId, until: StoreTime) {
-        lock(&self.pulse).applied.insert(stack.clone(), until);
+        lock(&self.heart).applied.insert(stack.clone(), until);
     }
 
     /// Up to when any leader has told that it has applied what the stack reported.
     #[must_use]
     pub fn was_applied(&self, stack: &StackId) -> Option<StoreTime> {
-        lock(&self.pulse).pulse.as_ref()?.applied.get(stack).copied()
+        lock(&self.heart).pulse.as_ref()?.applied.get(stack).copied()
     }
 
     /// The processes that live, as of the last beat.
     #[must_use]
     pub fn alive(&self) -> usize {
-        lock(&self.pulse).pulse.as_ref().map_or(0, |pulse| pulse.alive.len())
+        lock(&self.heart).pulse.as_ref().map_or(0, |pulse| pulse.alive.len())
     }
 }

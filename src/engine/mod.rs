@@ -122,7 +122,7 @@ pub struct Engine<S, K> {
     at_hand: Mutex<AtHand>,
     /// The store's epoch, as last heard of.
     epoch: Mutex<Option<Epoch>>,
-    pulse: Mutex<Heart>,
+    heart: Mutex<Heart>,
     /// This process is about to end.
     leaving: AtomicBool,
 }
@@ -161,7 +161,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             routes: Mutex::default(),
             at_hand: Mutex::default(),
             epoch: Mutex::default(),
-            pulse: Mutex::default(),
+            heart: Mutex::default(),
             leaving: AtomicBool::new(false),
         })
     }

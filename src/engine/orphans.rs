@@ -14,7 +14,7 @@ use crate::core::command::Command;
 use crate::core::ids::{CallId, StackId};
 use crate::core::stack_event::{StackEvent, Watch};
 use crate::core::time::StoreTime;
-use crate::stack::{SipStack as _, Stacks};
+use crate::stack::Stacks;
 use crate::store::{Find, Store};
 
 /// How old a leg must be before it is nobody's: its command's own commit may be on its way.
@@ -73,10 +73,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         if watched.as_ref().is_ok_and(|by| !by.is_empty()) {
             return;
         }
-        let Some(adapter) = self.stacks.get(&stack) else { return };
         let ended = if watched.is_ok() {
-            let op = self.op_of_nobody(&stack, Act::End { call: call.clone() });
-            match adapter.perform(&op).await {
+            match self.perform_straight(&stack, Act::End { call: call.clone() }).await {
                 Reply::Done(_) => {
                     tracing::warn!(%stack, "a setup leg that no command knows was ended");
                     true

@@ -65,12 +65,15 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         Some(record)
     }
 
-    async fn perform_straight(&self, stack: &StackId, act: Act) -> Reply {
-        let op: Op = self.op_of_nobody(stack, act);
-        match self.stacks.get(stack) {
-            Some(adapter) => adapter.perform(&op).await,
-            None => Reply::Silent,
-        }
+    /// Performs what is safe to repeat and belongs to no record.
+    pub(super) async fn perform_straight(&self, stack: &StackId, act: Act) -> Reply {
+        let Some(adapter) = self.stacks.get(stack) else { return Reply::Silent };
+        let now = self.now();
+        let times = self.settings.times_at.get(stack).unwrap_or(&self.settings.times);
+        let send_before = now.at.after(times.send);
+        let reply_by = send_before.after(times.look());
+        let (id, by, stack) = (now.op(0), now.pod, stack.clone());
+        adapter.perform(&Op { id, by, stack, act, send_before, reply_by }).await
     }
 }
 
