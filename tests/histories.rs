@@ -1152,6 +1152,70 @@ mod transferring {
         }
     }
 
+    /// A challenged INVITE's dialog ended, and nothing came of the live one's: events were lost.
+    #[test]
+    fn a_dead_dialog_is_a_failure_only_where_a_list_shows_no_live_one_or_its_phone_says_so() {
+        for (listed, said, outcome) in [
+            (true, false, Outcome::Failed),
+            (false, true, Outcome::Failed),
+            (false, false, Outcome::Unknown { up: Up::Yes }),
+        ] {
+            let mut run = blind(stock());
+            run.answer("refer", taken());
+            run.happens(transfer("new", TransferState::Start));
+            run.answer("look", unseen());
+            if said {
+                run.happens(transfer("new", TransferState::Fail(SipStatus::new(486, "Busy"))));
+            }
+            run.another_dialog(&call("new"), DialogState::Deleted);
+            run.dialog(&call("new"), DialogState::Deleted);
+            run.due();
+            let mut seen = nothing();
+            seen.full = seen.full.filter(|_| listed);
+            run.answer("look", Reply::Done(Facts::Looked(seen)));
+            if run.asks("look") {
+                run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+            }
+            assert_eq!(run.ending().outcome, outcome, "{listed} {said}");
+        }
+    }
+
+    /// A stock script says 408 of an INVITE that was challenged; the event of state 4 was lost.
+    #[test]
+    fn a_call_with_an_answered_dialog_has_not_failed() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.happens(transfer("new", TransferState::Start));
+        run.happens(transfer("new", TransferState::Fail(SipStatus::timeout())));
+        run.dialog(&call("new"), DialogState::Deleted);
+        run.another_dialog(&call("new"), DialogState::Answered);
+        run.answer("look", Reply::Silent);
+        run.due();
+        let unlisted = Sighting { full: None, ..*nothing() };
+        run.answer("look", Reply::Done(Facts::Looked(Box::new(unlisted))));
+        if run.asks("look") {
+            run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+        }
+        assert_eq!(run.ending().outcome, Outcome::Unknown { up: Up::Yes });
+    }
+
+    /// An event of a dialog that has ended is only late.
+    #[test]
+    fn a_dialog_that_is_over_does_not_ring_again() {
+        let mut run = blind(stock());
+        run.answer("refer", taken());
+        run.happens(transfer("new", TransferState::Start));
+        run.answer("look", unseen());
+        run.dialog(&call("new"), DialogState::Deleted);
+        run.dialog(&call("new"), DialogState::Early);
+        run.due();
+        run.answer("look", unseen());
+        if run.asks("look") {
+            run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+        }
+        assert_eq!(run.ending().outcome, Outcome::Failed);
+    }
+
     #[test]
     fn a_call_that_was_never_seen_does_not_hide_the_right_one() {
         let mut run = blind(stock());

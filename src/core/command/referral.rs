@@ -53,6 +53,9 @@ pub struct Referral {
     reports: bool,
     /// What the transferee or the script says the failure really was.
     hint: Option<SipStatus>,
+    /// Nobody said that it failed: only the end of a dialog tells.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsaid: bool,
     /// The transferee said by NOTIFY that it was answered.
     notified: bool,
     /// The transferred call's dialogs.
@@ -257,6 +260,7 @@ impl Referral {
             told: Told::default(),
             reports: false,
             hint: None,
+            unsaid: false,
             notified: false,
             life,
             marks_void: false,
@@ -546,7 +550,10 @@ impl Referral {
             TransferState::Start => self.alive_again(),
             TransferState::Progress(status) => told.extend(self.pending(status)),
             TransferState::Ok => told.extend(self.answered(turn)),
-            TransferState::Fail(status) => told.extend(self.failing(status, turn)),
+            TransferState::Fail(status) => {
+                self.unsaid = false;
+                told.extend(self.failing(status, turn));
+            }
             TransferState::Notified(_) => told.extend(self.reported(state, turn)),
         }
         told
@@ -571,6 +578,7 @@ impl Referral {
             200..=299 => self.reported_answer(turn),
             _ => {
                 self.hint = Some(status.clone());
+                self.unsaid = false;
                 self.failing(status, turn)
             }
         }
@@ -708,10 +716,12 @@ impl Referral {
             return Vec::new();
         };
         let ends = new.life.see(dialog, state);
+        if matches!(state, DialogState::Early | DialogState::Answered) && new.life.is(dialog) {
+            self.alive_again();
+        }
         match state {
             DialogState::Unconfirmed | DialogState::Answered => Vec::new(),
             DialogState::Early => {
-                self.alive_again();
                 // The stack's own transfer events tell the phone's words; say it once.
                 if self.told.pending.is_empty() {
                     self.pending(&SipStatus::new(180, "Ringing")).into_iter().collect()
@@ -721,11 +731,16 @@ impl Referral {
             }
             DialogState::Confirmed => self.answered(turn),
             DialogState::Deleted if !ends => Vec::new(),
-            DialogState::Deleted => {
-                let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
-                self.failing(&status, turn)
-            }
+            DialogState::Deleted => self.failing_unsaid(turn),
         }
+    }
+
+    /// Its dialog is over, and nobody said why, or whether another one of it lives.
+    fn failing_unsaid(&mut self, turn: &Turn<'_>) -> Vec<Progress> {
+        let is_new = !matches!(self.stage, Stage::Failing { .. } | Stage::CheckingFailure { .. });
+        self.unsaid = self.hint.is_none() && (is_new || self.unsaid);
+        let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
+        self.failing(&status, turn)
     }
 
     fn due_now(&mut self, turn: &mut Turn<'_>) -> Vec<Progress> {
@@ -921,8 +936,7 @@ impl Referral {
             match state {
                 DialogState::Confirmed => told.extend(self.answered(turn)),
                 DialogState::Deleted => {
-                    let status = self.hint.clone().unwrap_or_else(SipStatus::timeout);
-                    told.extend(self.failing(&status, turn));
+                    told.extend(self.failing_unsaid(turn));
                 }
                 DialogState::Unconfirmed | DialogState::Early | DialogState::Answered => {}
             }
@@ -1030,6 +1044,12 @@ impl Referral {
                 Vec::new()
             }
             Stage::RingingOut if confirmed => self.decide_answered(),
+            // A challenged INVITE's dialog may have been all that ended: no list shows more (F4).
+            Stage::CheckingFailure { .. }
+                if self.unsaid && alive.is_none() && seen.is_some_and(|s| s.full.is_none()) =>
+            {
+                self.fail(Why::Lost)
+            }
             // Nobody could say whether the party talks.
             Stage::RingingOut | Stage::CheckingFailure { .. } if seen.is_none() => {
                 self.fail(Why::Lost)
