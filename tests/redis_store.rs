@@ -792,6 +792,89 @@ async fn where_a_session_s_entries_stand_is_forgotten_with_them() {
     assert_eq!(ask("EXISTS", format!("cp:main:{{{place}}}:s:default:{gone}")), ":0");
 }
 
+/// A key of our tenant's partition.
+fn named(rest: &str) -> String {
+    format!("cp:main:{{{}}}:{rest}", Partition::of(&ours()).number())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_head_is_another_epoch_that_goes_on_behind_the_stream() {
+    let test = "a_lost_head_is_another_epoch_that_goes_on_behind_the_stream";
+    let Some(pen) = fresh(test).await else { return };
+    let a = pen.begin("a", hold("A")).await;
+    pen.begin("b", hold("B")).await;
+    pen.stand.server(|server| server.ask(&["DEL", &named("head")]));
+    let epoch = head_again(&pen.stand.store).await.epoch;
+    let step = Commit { epoch: epoch.clone(), ..pen.over(&a).await };
+    let told = u64::try_from(step.notices.len()).unwrap();
+    let verdict = pen.commit(step).await;
+    assert!(matches!(verdict, Verdict::Applied { first_seq: 3, .. }), "{verdict:?}");
+    let head = Position { epoch, seq: 2 + told };
+    assert_eq!(pen.head(&ours()).await, Ok(head.clone()));
+    let behind = Position { seq: 2, ..head };
+    let page = pen.stand.store.read(&ours(), &behind, 9, None).await.unwrap();
+    assert_eq!(u64::try_from(page.entries.len()).unwrap(), told);
+}
+
+/// Redis takes nothing back of a script that fails. Rights that are taken away, and keys of another
+/// type, let it fail in each place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_failed_in_its_middle_is_as_if_it_had_never_been() {
+    let test = "a_commit_that_failed_in_its_middle_is_as_if_it_had_never_been";
+    let Some(pen) = fresh(test).await else { return };
+    let (mine, theirs) = (SessionId::derive(nonce()), SessionId::derive(nonce()));
+    let ask = |words: &[&str]| pen.stand.server(|server| server.ask(words));
+    begun_by(&pen, &pen.stand.store, &mine, "first").await;
+    let rights = ["zadd", "sadd", "set", "hset"];
+    let keys = [named(&format!("s:default:{theirs}")), named("due")];
+    let breaks = rights.iter().map(|right| ["ACL", "SETUSER", "default", right].map(str::to_owned));
+    let breaks = breaks.chain(keys.map(|key| ["RENAME", &key, "aside", "x"].map(str::to_owned)));
+    for (round, broken) in breaks.enumerate() {
+        let is_right = broken[0] == "ACL";
+        if is_right {
+            ask(&["ACL", "SETUSER", "default", &format!("-{}", broken[3])]);
+        } else {
+            ask(&["RENAME", &broken[1], "aside"]);
+            ask(&["SET", &broken[1], "another type"]);
+        }
+        let id = format!("torn-{round}");
+        let mut torn = for_long(pen.beginning(key(&id), hold(&id)).await);
+        torn.record.session = theirs.clone();
+        torn.quota = None;
+        for _ in 0..2 {
+            let verdict = pen.stand.store.commit(torn.clone()).await;
+            assert_eq!(verdict, Err(Away), "{broken:?}");
+        }
+        if is_right {
+            ask(&["ACL", "SETUSER", "default", &format!("+{}", broken[3])]);
+        } else {
+            ask(&["DEL", &broken[1]]);
+            ask(&["RENAME", "aside", &broken[1]]);
+        }
+        begun_by(&pen, &pen.stand.store, &mine, &format!("after-{round}")).await;
+        let page = pen.stand.store.read(&ours(), &pen.at(0), 99, Some(&theirs)).await.unwrap();
+        let told: Vec<String> = page.entries.iter().map(|e| e.key.id.to_string()).collect();
+        assert_eq!(told.len(), round, "{broken:?}: {told:?}");
+        // Its call is free, and it can be asked for again.
+        begun_by(&pen, &pen.stand.store, &theirs, &id).await;
+    }
+    let all = pen.stream(&ours()).await;
+    let seqs: Vec<u64> = all.iter().map(|entry| entry.seq).collect();
+    assert_eq!(seqs, (1..=13).collect::<Vec<u64>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_of_a_record_that_is_gone_is_free() {
+    let Some(pen) = fresh("a_claim_of_a_record_that_is_gone_is_free").await else { return };
+    pen.begin("a", hold("A")).await;
+    let busy = pen.commit(pen.beginning(key("b"), hold("A")).await).await;
+    assert!(matches!(busy, Verdict::Busy { .. }), "{busy:?}");
+    pen.stand.server(|server| server.ask(&["DEL", &named("r:default:-:a")]));
+    pen.begin("b", hold("A")).await;
+    let busy = pen.commit(pen.beginning(key("c"), hold("A")).await).await;
+    assert!(matches!(busy, Verdict::Busy { .. }), "{busy:?}");
+}
+
 /// Told to a server whose clock was ahead of the one's that took over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_died_is_missed_in_time_though_the_servers_clock_was_ahead() {

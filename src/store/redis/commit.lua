@@ -6,7 +6,9 @@
 -- ARGV  see below, in this order; entries come last.
 --
 -- Every check stands before the first write. The first write is one that Redis refuses when it is
--- out of memory, so that a refusal is whole.
+-- out of memory, so that a refusal is whole. Redis takes nothing back of a script that fails later
+-- (a right that was taken away, a key of another type): the record and then the head are written
+-- after all else that can fail, and what stands behind the head's position was never committed.
 
 local call = redis.call
 local head, me, stream, due_set, at_stack, ended_others, ended_calls, of_session =
@@ -72,6 +74,10 @@ local function holder(claim)
   local at, by = string.match(value, '^(%d+) (.*)$')
   return by, tonumber(at)
 end
+-- A claim without a time goes with its record; one whose record is gone is nobody's.
+local function is_held(at, by)
+  return at > 0 or call('EXISTS', by) == 1
+end
 local claimed_before, had = words(old[3])
 local claims_now, still, new_claims, overtaken = {}, {}, {}, {}
 for i = 1, claim_count do
@@ -79,7 +85,7 @@ for i = 1, claim_count do
   still[claim] = true
   if not had[claim] then
     local by, at = holder(claim)
-    if by and by ~= me then
+    if by and by ~= me and is_held(at, by) then
       local asks = string.sub(takings, i, i) == '?'
       if asks and (at == 0 or at > now) then return { 'BUSY', i, by, at } end
       if at == 0 then overtaken[#overtaken + 1] = by end
@@ -89,14 +95,41 @@ for i = 1, claim_count do
 end
 if begins and quota ~= '' and running >= tonumber(quota) then return { 'OVER' } end
 
--- Nothing below can fail.
-local first_seq = seq + 1
-local old_bytes, added = bytes, 0
+-- Its entries.
+local function write(entry)
+  return redis.pcall('XADD', stream, (seq + 1) .. '-0', 't', at_now, 'e', entry, 's', session)
+end
+local prefix = string.sub(of_session, 1, #of_session - #session)
+-- The stream is ahead of the head.
+local function meet_stream()
+  if not h[3] then
+    -- The head was lost and the stream was not: what is in it was told under an epoch before.
+    local newest = call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+    seq = tonumber(string.match(newest[1], '^%d+'))
+    call('HSET', head, 'base:' .. tenant, seq)
+    return
+  end
+  -- A commit failed in its middle; nobody was told of it.
+  local behind = (seq + 1) .. '-0'
+  for _, entry in ipairs(call('XRANGE', stream, behind, '+')) do
+    call('XDEL', stream, entry[1])
+    call('ZREMRANGEBYSCORE', prefix .. entry[2][6], seq + 1, '+inf')
+  end
+  call('XSETID', stream, seq .. '-0')
+end
+local old_bytes, added, first_seq = bytes, 0, nil
 for i = FIRST_ENTRY, #ARGV do
+  local written = write(ARGV[i])
+  if written.err and not first_seq and string.find(written.err, 'equal or smaller', 1, true) then
+    meet_stream()
+    written = write(ARGV[i])
+  end
+  if written.err then return written end
   seq = seq + 1
-  call('XADD', stream, seq .. '-0', 't', at_now, 'e', ARGV[i], 's', session)
+  first_seq = first_seq or seq
   added = added + #ARGV[i]
 end
+first_seq = first_seq or seq + 1
 
 -- What came before this commit: kept by time, and as far as there is room.
 if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes)) then
@@ -121,7 +154,6 @@ if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes
     if keep_from then call('XTRIM', stream, 'MINID', keep_from) end
     kept_from = keep_from or kept_from
   end
-  local prefix = string.sub(of_session, 1, #of_session - #session)
   for trimmed in pairs(sessions) do
     local before = '(' .. string.match(kept_from, '^%d+')
     call('ZREMRANGEBYSCORE', prefix .. trimmed, '-inf', before)
@@ -141,7 +173,7 @@ if added > 0 then
     call('PEXPIREAT', of_session, now + 2 * entries_for)
   end
 end
-bytes = old_bytes + added
+bytes = math.max(old_bytes, 0) + added
 
 -- Claims.
 for _, claim in ipairs(new_claims) do
@@ -196,13 +228,13 @@ if begins then
   set('first_seq', first_seq)
   running = running + 1
 end
-call('HSET', me, unpack(fields))
 if due ~= '' then
   call('ZADD', due_set, due, me)
   if begins then call('SADD', at_stack, me) end
 end
 
 -- Its end.
+local expires
 if ended then
   if first_end then
     running = math.max(running - 1, 0)
@@ -226,16 +258,17 @@ if ended then
     end
   end
   -- Also as long as this commit may be repeated, and as its claims linger.
-  local expires = math.max(now + keep, until_then + 1)
+  expires = math.max(now + keep, until_then + 1)
   if linger ~= '' then expires = math.max(expires, tonumber(linger)) end
   expires = math.min(expires, now + LATEST)
-  call('PEXPIREAT', me, expires)
   local set = places_calls == '1' and ended_calls or ended_others
   call('ZADD', set, expires, me)
   local left = call('PTTL', set)
   if left < expires - now then call('PEXPIREAT', set, expires) end
 end
 
+-- It is committed.
+call('HSET', me, unpack(fields))
 fields = {}
 if added > 0 then set('seq:' .. tenant, seq) end
 if bytes ~= tonumber(h[5] or nil) then set('bytes:' .. tenant, bytes) end
@@ -244,6 +277,7 @@ if oldest and oldest ~= tonumber(h[6] or nil) then set('oldest:' .. tenant, olde
 if term ~= '' and term ~= h[7] then set('term:' .. stack, term) end
 if #fields > 0 then call('HSET', head, unpack(fields)) end
 if not oldest and h[6] then call('HDEL', head, 'oldest:' .. tenant) end
+if expires then call('PEXPIREAT', me, expires) end
 if added > 0 then
   local entries = table.concat(ARGV, '\n', FIRST_ENTRY)
   call('PUBLISH', channel, epoch .. ' ' .. first_seq .. '\n' .. entries)

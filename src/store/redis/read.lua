@@ -4,7 +4,8 @@
 -- ARGV 1 run id  2 epoch  3 tenant  4 after  5 at most  6 how long entries are kept, in ms
 --
 -- Answers with the newest position, the last one looked at, and each entry behind its position. Of a
--- session only its own are looked at, however many others stand between.
+-- session only its own are looked at, however many others stand between. What stands behind the
+-- head's position was never committed.
 
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
@@ -21,7 +22,7 @@ local function entries(from, to, count)
 end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local some = entries(after + 1, '+', of_session and 1 or most)
+local some = entries(after + 1, seq, of_session and 1 or most)
 -- They are in order of time: where the first is there, all are.
 if not some[1] or some[1][1] ~= (after + 1) .. '-0' or some[1][2][2] + ARGV[6] <= now then
   return { 'TRIMMED' }
@@ -44,7 +45,8 @@ local runs =
   call('ZRANGEBYSCORE', of_session, '(' .. ARGV[4], '+inf', 'WITHSCORES', 'LIMIT', 0, most)
 for i = 1, #runs, 2 do
   if taken >= most then break end
-  take(entries(math.max(tonumber(runs[i]), after + 1), runs[i + 1], most - taken))
+  local from, to = math.max(tonumber(runs[i]), after + 1), math.min(tonumber(runs[i + 1]), seq)
+  if from <= to then take(entries(from, to, most - taken)) end
 end
 if taken < most then page[3] = page[2] end
 return page
