@@ -16,7 +16,7 @@ use callplane::client::commands::{Begun, Page, Summary, Unreadable};
 use callplane::client::outbox::Outbox;
 use callplane::client::session::{Answer, Ask, Limits, Loss, MOST_REPLAYED, Session, Ticket, Turn};
 use callplane::core::failure::Outcome;
-use callplane::core::ids::{CommandId, Epoch, Nonce, Scope, SessionId, TenantId};
+use callplane::core::ids::{CommandId, DigestBeginning, Epoch, Nonce, Scope, SessionId, TenantId};
 use callplane::core::notice::{Data, Event, Notice, Remarks};
 use callplane::core::record::{Begin, Entry, Key, Position};
 use callplane::core::request::Method;
@@ -51,7 +51,15 @@ fn entry_of(method: Method, seq: u64, id: &str, notice: Notice) -> Arc<Entry> {
         scope: Scope::Session(session_id()),
         id: CommandId::parse(id).unwrap(),
     };
-    Arc::new(Entry { seq, session: session_id(), key, method, external_id: None, notice })
+    Arc::new(Entry {
+        seq,
+        session: session_id(),
+        key,
+        method,
+        external_id: None,
+        asked: None,
+        notice,
+    })
 }
 
 fn started() -> Notice {
@@ -194,6 +202,27 @@ fn two_open_batches_do_not_lock_each_other() {
     let Some(Ask::Get(ticket, _)) = desk.asks.pop() else { panic!() };
     desk.answer(Answer::Known(ticket, Ok(None)));
     assert_eq!(sketch(&desk.written()), ["=2 1,=3 null", "a:Ended 3"]);
+}
+
+/// Another connection of the session asks something else under the same id, and begins first.
+#[test]
+fn what_another_connection_began_is_no_answer_to_another_request() {
+    for theirs in [false, true] {
+        let mut desk = Desk::new();
+        desk.send(&hold(1, "a"));
+        let (ticket, begin) = desk.begins().pop().unwrap();
+        let mine = begin.digest.beginning();
+        let asked = Some(if theirs { DigestBeginning(!mine.0) } else { mine });
+        let entry = Arc::new(Entry { asked, ..Entry::clone(&entry(1, "a", started())) });
+        desk.with(|session, turn| session.live(&epoch(), &entry, turn));
+        if theirs {
+            assert_eq!(sketch(&desk.written()), ["a:Started 1"]);
+            desk.answer(Answer::Begun(ticket, Err(Refusal::new(Kind::IdConflict))));
+            assert_eq!(desk.written()[0]["error"]["data"]["kind"], "id_conflict");
+        } else {
+            assert_eq!(sketch(&desk.written()), ["=1 1"]);
+        }
+    }
 }
 
 #[test]

@@ -613,14 +613,7 @@ async fn after_a_restart_what_the_new_epoch_commits_is_told() {
 /// One as this version writes it.
 async fn an_entry(pen: &Pen<Site>) -> String {
     let written = pen.beginning(key("unheard"), hold("unheard")).await;
-    let entry = Entry {
-        seq: 0,
-        session: written.record.session.clone(),
-        key: written.record.key.clone(),
-        method: written.record.state.method,
-        external_id: None,
-        notice: written.notices[0].clone(),
-    };
+    let entry = Entry::of(&written.record, 0, written.notices[0].clone());
     serde_json::to_string(&entry).unwrap()
 }
 

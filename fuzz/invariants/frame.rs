@@ -241,6 +241,7 @@ impl Conversation {
                 key: begin.key.clone(),
                 method: begin.request.method(),
                 external_id: begin.external_id.clone(),
+                asked: Some(begin.digest.beginning()),
                 notice,
             });
             let epoch = self.epoch.clone();

@@ -299,6 +299,7 @@ mod tests {
                 },
                 method: Method::CallEnd,
                 external_id: None,
+                asked: None,
                 notice: Notice::Started { deadline_ms: 1 },
             })
         };

@@ -320,6 +320,19 @@ pub struct Term(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);
 
+impl Digest {
+    /// Its beginning, which is enough to tell the requests of one id apart.
+    #[must_use]
+    pub fn beginning(&self) -> DigestBeginning {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        DigestBeginning(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+/// The first eight bytes of a [`Digest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DigestBeginning(pub u64);
+
 /// 26 digits of `[0-9a-z]`: all 128 bits, fixed width.
 fn base36(mut value: u128) -> String {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";

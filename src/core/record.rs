@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::command::Command;
-use super::ids::{CommandId, Digest, Epoch, Scope, SessionId, StackId, TenantId};
+use super::ids::{CommandId, Digest, DigestBeginning, Epoch, Scope, SessionId, StackId, TenantId};
 use super::notice::Notice;
 use super::request::{Method, Request};
 
@@ -90,6 +90,26 @@ pub struct Entry {
     pub method: Method,
     /// The client's own reference.
     pub external_id: Option<Arc<str>>,
+    /// Of a `Started`: what was asked. Two connections may ask different things under one id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<DigestBeginning>,
     /// What is told.
     pub notice: Notice,
+}
+
+impl Entry {
+    /// What is told of a command, at a position in the tenant's stream.
+    #[must_use]
+    pub fn of(record: &Record, seq: u64, notice: Notice) -> Self {
+        let begins = matches!(notice, Notice::Started { .. });
+        Self {
+            seq,
+            session: record.session.clone(),
+            key: record.key.clone(),
+            method: record.state.method,
+            external_id: record.external_id.clone(),
+            asked: begins.then(|| record.digest.beginning()),
+            notice,
+        }
+    }
 }

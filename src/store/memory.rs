@@ -269,14 +269,7 @@ impl Stream {
         let mut entries = Vec::with_capacity(notices.len());
         for notice in notices {
             self.seq += 1;
-            let entry = Arc::new(Entry {
-                seq: self.seq,
-                session: record.session.clone(),
-                key: record.key.clone(),
-                method: record.state.method,
-                external_id: record.external_id.clone(),
-                notice,
-            });
+            let entry = Arc::new(Entry::of(record, self.seq, notice));
             self.bytes += weight(&entry);
             self.entries.push_back((now, Arc::clone(&entry)));
             entries.push(entry);

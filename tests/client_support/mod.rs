@@ -156,6 +156,7 @@ impl Stub {
             key: key.clone(),
             method: record.summary.method,
             external_id: record.summary.external_id.clone(),
+            asked: None,
             notice,
         });
         state.stream.push(Arc::clone(&entry));

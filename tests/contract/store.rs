@@ -189,6 +189,7 @@ async fn an_entry_says_whose_it_is_and_what_is_told<S: Stand>() {
         key: key("a"),
         method: record.state.method,
         external_id: record.external_id.clone(),
+        asked: Some(record.digest.beginning()),
         notice,
     };
     assert_eq!(*pen.stream(&ours()).await[0], expected);

@@ -477,6 +477,7 @@ fn what_is_written_is_what_is_described() {
             key: key.clone(),
             method: Commanded::CallStart,
             external_id: Some("x".into()),
+            asked: None,
             notice,
         };
         let value = written(|out| wire::notification(out, &epoch, &entry));

@@ -170,16 +170,8 @@ impl Server {
         let Commit { record, notices, .. } = commit;
         let tenant = &record.key.tenant;
         let Position { epoch, seq } = self.head(tenant);
-        let entry = |(notice, seq): (&Notice, u64)| {
-            Arc::new(Entry {
-                seq,
-                session: record.session.clone(),
-                key: record.key.clone(),
-                method: record.state.method,
-                external_id: record.external_id.clone(),
-                notice: notice.clone(),
-            })
-        };
+        let entry =
+            |(notice, seq): (&Notice, u64)| Arc::new(Entry::of(record, seq, notice.clone()));
         let entries: Vec<_> = notices.iter().zip(seq + 1..).map(entry).collect();
         self.publisher.publish(tenant, &epoch, &entries);
     }

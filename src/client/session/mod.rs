@@ -29,7 +29,7 @@ use super::Intake;
 use super::close::Close;
 use super::commands::{Begun, Page, Summary, Unreadable, Wanted};
 use super::outbox::Outbox;
-use crate::core::ids::{CommandId, Epoch, Nonce, Scope, SessionId, TenantId};
+use crate::core::ids::{CommandId, DigestBeginning, Epoch, Nonce, Scope, SessionId, TenantId};
 use crate::core::notice::Notice;
 use crate::core::record::{Begin, Entry, Key, Position};
 use crate::core::request::Method as Commanded;
@@ -177,7 +177,7 @@ struct Waiter {
 #[derive(Debug)]
 enum Want {
     /// The `Started` of a command that is being begun.
-    Started { command: CommandId, method: Commanded },
+    Started { command: CommandId, method: Commanded, asked: DigestBeginning },
     /// The rest of a repeated command's entries.
     Replay { summary: Box<Summary>, entries: Vec<Arc<Entry>> },
     /// What is known of a command.
@@ -377,10 +377,18 @@ impl Session {
             .map(|(ticket, _)| *ticket)
     }
 
-    /// The request that this `Started` answers.
+    /// The request that this `Started` answers: another connection may ask something else under
+    /// the same id at the same time, and only one of the two begins.
     fn answered_by(&self, entry: &Entry) -> Option<Ticket> {
-        let before = self.begun_before.contains(&entry.key.id);
-        if before { None } else { self.waits_for(&entry.key.id) }
+        if self.begun_before.contains(&entry.key.id) {
+            return None;
+        }
+        let ticket = self.waits_for(&entry.key.id)?;
+        let is_it = match (&self.waiting.get(&ticket)?.want, entry.asked) {
+            (Want::Started { asked, .. }, Some(begun)) => *asked == begun,
+            _ => true,
+        };
+        is_it.then_some(ticket)
     }
 
     /// Writes a result, alone or into its batch. A notification gets none.

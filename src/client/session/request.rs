@@ -89,7 +89,8 @@ impl Session {
             trace,
         });
         let begun_already = self.waits_for(&command).is_some();
-        let ticket = self.wait(id, place, Want::Started { command, method });
+        let ticket =
+            self.wait(id, place, Want::Started { command, method, asked: digest.beginning() });
         if begun_already {
             self.deferred.push((ticket, begin));
         } else {
@@ -174,7 +175,7 @@ impl Session {
     /// A call was ended without a record: the end follows at once, and stands in no stream.
     fn straight(&mut self, ticket: Ticket, ending: &Ending, turn: &mut Turn<'_>) {
         let Some(Waiter { id, place, want }) = self.waiting.remove(&ticket) else { return };
-        let Want::Started { command, method } = want else { return };
+        let Want::Started { command, method, .. } = want else { return };
         let id = id.as_deref().and_then(Id::of);
         self.reply(id, place, turn, |out| wire::straight(out, &command, "Started", ending));
         let ended = Notice::Ended { outcome: ending.outcome, remarks: ending.remarks.clone() };

@@ -102,15 +102,7 @@ impl Written {
         ];
         for notice in notices {
             // The script gives it its number.
-            let entry = Entry {
-                seq: 0,
-                session: record.session.clone(),
-                key: record.key.clone(),
-                method: state.method,
-                external_id: record.external_id.clone(),
-                notice,
-            };
-            arguments.push(to_string(&entry)?);
+            arguments.push(to_string(&Entry::of(&record, 0, notice))?);
         }
         let claims = claims.into_iter().map(|(claim, _)| claim).collect();
         let quota = quota.map_or(usize::MAX, |quota| quota.running);
