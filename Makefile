@@ -15,7 +15,7 @@ help: ## this list
 demo: ## build, then serve a simulated stack and the console on http://127.0.0.1:5059 (PODS=3: by three servers and a Redis)
 	@.ci/install build $(if $(filter-out 1,$(PODS)),redis)
 	cargo build --locked
-	@cargo run --locked --quiet -- demo $(if $(PODS),--pods $(PODS))
+	@cargo run --locked --quiet -- demo $(if $(PODS),--pods $(PODS)) $(if $(PORT),--port $(PORT))
 
 test: ## everything that must pass: format, lints, all tests, documentation, dependencies
 	@.ci/install build browser redis deny

@@ -196,6 +196,12 @@ impl SessionMetrics {
         self.refused.with_label_values(&[reason]).get()
     }
 
+    /// Connections that ended with this code so far.
+    #[must_use]
+    pub fn closed_for(&self, code: Label) -> u64 {
+        self.closed.with_label_values(&[code]).get()
+    }
+
     /// Messages taken so far.
     #[must_use]
     pub fn messages_taken(&self) -> u64 {

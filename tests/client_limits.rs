@@ -262,6 +262,8 @@ async fn a_client_that_vanishes_leaves_its_command_running() {
     let session = peer.next().await.unwrap()["result"]["session"].clone();
     drop(peer);
     until("the connection is over", || server.client.metrics().open_now() == 0).await;
+    let closed = |code| server.client.metrics().closed_for(code);
+    assert_eq!((closed("gone"), closed("protocol")), (1, 0), "it was cut off, and broke no rule");
     server.stub.emit("h", ended(Outcome::Success));
     let mut again = server.connect().await;
     let params = json!({"session": session, "epoch": "e1", "seq": 1});

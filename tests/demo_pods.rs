@@ -73,8 +73,12 @@ fn a_call_goes_on_though_every_server_that_had_it_is_killed() {
         "sip:bob@demo.callplane",
     ]);
     line_with(&mut told, "TransferPending");
-    // One of the two has the client, the leader, or both; the one that is left is enough.
-    for pid in &pids[..2] {
+    let with_client = line_with(&mut said, "has 1 client");
+    assert!(pids.iter().any(|pid| with_client.contains(pid)), "{with_client}: {pids:?}");
+    // Of the two one has the client, and one of them may lead; the one that is left is enough.
+    let other = pids.iter().find(|pid| !with_client.contains(*pid)).unwrap();
+    let of_client = pids.iter().find(|pid| with_client.contains(*pid)).unwrap();
+    for pid in [of_client, other] {
         assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
     }
     line_with(&mut told, "CalleeAnswered");

@@ -1021,6 +1021,30 @@ fn who_died_is_missed_in_time() {
     }
 }
 
+/// Configurations are changed one process after the other.
+#[test]
+fn what_runs_at_a_stack_that_a_process_does_not_know_is_left_to_those_that_do() {
+    let world = World::new();
+    let none = Arc::new(One { names: vec![StackId::new("another")], stack: Stack::default() });
+    let without = World::process("without", 100, &world.hands, &world.store, &none);
+    let with = world.another("with");
+    world.live(&[&world.engine, &without, &with], 4);
+    world.begin("t", blind()).unwrap();
+    // Who began it is dead, and who knows its stack is not there yet.
+    world.live(&[&without], 10);
+    world.run(without.sweep());
+    let state = &world.record("t").state;
+    assert!(state.open().iter().all(|op| op.by != PodId::new("without")), "{state:?}");
+    assert_eq!(state.outcome(), None);
+    world.live(&[&without, &with], 4);
+    let state = &world.record("t").state;
+    assert!(state.open().iter().any(|op| op.by == PodId::new("with")), "{state:?}");
+    // Nobody knows it any more.
+    let left = world.hands.now().until(state.deadline);
+    world.live(&[&without], left.as_secs() + 5);
+    assert_ne!(world.record("t").state.outcome(), None);
+}
+
 /// The reply of a stack that is never silent comes, and nothing of a process that lives is lost for
 /// good because it does not know what to do with it.
 #[test]

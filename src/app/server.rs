@@ -27,7 +27,7 @@ use crate::config::{Config, Listen};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId};
 use crate::engine::{Engine, Parts};
 use crate::events::{self, Inbox};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SessionMetrics};
 use crate::stack::{Reports, Stacks as _};
 use crate::store::redis::BadSettings;
 use crate::telemetry::LogLevels;
@@ -78,6 +78,7 @@ pub struct Server {
     backing: Backing,
     stacks: Arc<ConfiguredStacks>,
     readiness: Readiness,
+    sessions: SessionMetrics,
     drain: crate::config::Drain,
     stop_clients: CancellationToken,
     stop_rest: CancellationToken,
@@ -195,6 +196,7 @@ impl Server {
             backing,
             stacks,
             readiness,
+            sessions: metrics.sessions.clone(),
             drain: config.drain.clone(),
             stop_clients,
             stop_rest,
@@ -206,6 +208,12 @@ impl Server {
     #[must_use]
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// What is counted of its clients; goes on to count.
+    #[must_use]
+    pub fn sessions(&self) -> SessionMetrics {
+        self.sessions.clone()
     }
 
     /// Where probes and metrics are.

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::arguments::Demo;
 use super::exit::Exit;
@@ -18,6 +18,9 @@ use crate::admin::Readiness;
 
 /// How long until it is asked again whether the Redis listens.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// How often a server looks how many clients it has.
+pub const LOOK: Duration = Duration::from_millis(200);
 
 /// How long a server that ended stays away.
 const AWAY: Duration = Duration::from_secs(5);
@@ -79,8 +82,8 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
         super::say(&format!("server {}      pid {}", pod.number, pod.pid()));
     }
     super::say(
-        "Kill one (kill -9 PID) while a call is set up, and watch it go on. This machine only, \
-         without authentication. Ctrl-C ends.",
+        "Kill the one that has the client (kill -9 PID) while a call is set up, and watch it go on. \
+         This machine only, without authentication. Ctrl-C ends.",
     );
     let watched = pods.into_iter().map(|pod| pod.keep(port, &shared));
     let all = futures_util::future::join_all(watched);
@@ -100,6 +103,8 @@ pub async fn demo(arguments: Demo, readiness: Readiness) -> Result<Exit, String>
 struct Pod {
     number: u8,
     child: Child,
+    /// What it says on its standard output.
+    said: Option<Lines<BufReader<ChildStdout>>>,
     /// Kept open: it ends when this does, and to wait for it would close it.
     _life: Option<ChildStdin>,
 }
@@ -113,18 +118,20 @@ impl Pod {
         });
         let mut child =
             child.map_err(|error| format!("server {number} does not start: {error}"))?;
-        Ok(Self { number, _life: child.stdin.take(), child })
+        let said = child.stdout.take().map(|said| BufReader::new(said).lines());
+        Ok(Self { number, _life: child.stdin.take(), child, said })
+    }
+
+    /// The next line that it says. `None`: it has ended.
+    async fn says(&mut self) -> Option<String> {
+        self.said.as_mut()?.next_line().await.ok().flatten()
     }
 
     /// Waits for the one line that it says when it serves.
     async fn serves(&mut self) -> Result<(), String> {
-        let mut line = String::new();
-        if let Some(said) = self.child.stdout.take() {
-            let _ = BufReader::new(said).read_line(&mut line).await;
-        }
-        match line.is_empty() {
-            true => Err(format!("server {} ended before it served", self.number)),
-            false => Ok(()),
+        match self.says().await {
+            Some(_) => Ok(()),
+            None => Err(format!("server {} ended before it served", self.number)),
         }
     }
 
@@ -132,17 +139,23 @@ impl Pod {
         self.child.id().map_or_else(|| "-".to_owned(), |pid| pid.to_string())
     }
 
-    /// Starts it again whenever it has ended.
+    /// Tells of its clients, and starts it again whenever it has ended.
     async fn keep(mut self, port: u16, shared: &str) {
         loop {
+            let (number, pid) = (self.number, self.pid());
+            while let Some(clients) = self.says().await {
+                let word = if clients == "1" { "client" } else { "clients" };
+                super::say(&format!("server {number}      pid {pid} has {clients} {word}"));
+            }
             let _ = self.child.wait().await;
-            super::say(&format!("server {} is gone; it comes again in 5 s", self.number));
+            super::say(&format!("server {number} is gone; it comes again in 5 s"));
             tokio::time::sleep(AWAY).await;
-            match Self::start(self.number, port, shared) {
+            match Self::start(number, port, shared) {
                 Ok(again) => self = again,
                 Err(why) => super::say(&why),
             }
-            super::say(&format!("server {}      pid {}", self.number, self.pid()));
+            super::say(&format!("server {number}      pid {}", self.pid()));
+            let _ = self.serves().await;
         }
     }
 }

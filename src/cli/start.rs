@@ -164,7 +164,9 @@ pub async fn demo(
     }
     let stack = DemoStack::bind().await?;
     let config = demo_config(arguments.port, stack.mi().port());
-    let server = start(&config, &demo_hints(), levels, readiness).await?;
+    let server = start(&config, &demo_hints(), levels, readiness)
+        .await
+        .map_err(|why| format!("{why}; `--port` takes another one"))?;
     super::say(&format!("console       http://{}/", server.client_address()));
     super::say(&format!("clients       ws://{}/call-api", server.client_address()));
     super::say(&format!("operations    http://{}/metrics", server.admin_address()));
@@ -180,7 +182,8 @@ pub async fn demo(
     Ok(Exit::Success)
 }
 
-/// Serves as one of several until the standard input ends. Says a line when it serves.
+/// Serves as one of several until the standard input ends. Says a line when it serves, and then how
+/// many clients it has, whenever that changes.
 async fn one_of_several(
     port: u16,
     shared: &pods::Shared,
@@ -192,6 +195,18 @@ async fn one_of_several(
     config.redis.address = Some(HostPort::loopback(shared.redis));
     let server = start(&config, &demo_hints(), levels, readiness.clone()).await?;
     super::say(&format!("serves on {}", server.client_address()));
+    let sessions = server.sessions();
+    let clients = async {
+        let mut told = 0;
+        loop {
+            tokio::time::sleep(pods::LOOK).await;
+            let open = sessions.open_now();
+            if open != told {
+                super::say(&open.to_string());
+                told = open;
+            }
+        }
+    };
     let parent = async {
         let mut nothing = Vec::new();
         // Whatever it was, it is over.
@@ -202,6 +217,7 @@ async fn one_of_several(
     tokio::select! {
         _ = server.run() => {}
         () = parent => {}
+        () = clients => {}
     }
     Ok(Exit::Success)
 }

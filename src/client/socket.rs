@@ -14,6 +14,7 @@ use futures_util::{FutureExt as _, Sink as _, Stream as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -503,6 +504,8 @@ enum Turned {
 fn ended_by(error: &Error) -> End {
     match error {
         Error::Capacity(_) => End::Close(Close::MessageTooLong),
+        // A client that was cut off has broken no rule.
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
         Error::Utf8(_) | Error::Protocol(_) => End::Close(Close::Protocol),
         _ => End::Gone,
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::Engine;
+use super::{Engine, lock};
 use crate::core::record::Record;
 use crate::stack::Stacks;
 use crate::store::Store;
@@ -22,6 +22,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         mut records: Vec<Arc<Record>>,
         does: impl Fn(Arc<Record>) -> W + Send,
     ) {
+        records.retain(|record| self.can_be_taken_up(record));
         if records.len() > AT_ONCE {
             let count = u128::try_from(records.len()).unwrap_or(u128::MAX);
             let first = self.nonces.nonce().0 % count;
@@ -31,5 +32,17 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         while records.peek().is_some() {
             join_all(records.by_ref().take(AT_ONCE).map(&does)).await;
         }
+    }
+
+    /// Processes may know other stacks while their configuration is changed one by one. What is at a
+    /// stack that this one does not know is left to those that do, up to its deadline.
+    fn can_be_taken_up(&self, record: &Record) -> bool {
+        let state = &record.state;
+        let stack = &state.plan.stack;
+        let is_known = self.stacks.get(stack).is_some();
+        if !is_known && lock(&self.foreign).insert(stack.clone()) {
+            tracing::warn!(%stack, "a command runs at a stack that this process does not know");
+        }
+        is_known || state.deadline <= self.clock.now()
     }
 }

@@ -26,7 +26,7 @@ pub mod straight;
 pub mod timers;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
@@ -123,6 +123,8 @@ pub struct Engine<S, K> {
     /// The store's epoch, as last heard of.
     epoch: Mutex<Option<Epoch>>,
     heart: Mutex<Heart>,
+    /// Stacks that only other processes know, once said.
+    foreign: Mutex<BTreeSet<StackId>>,
     /// This process is about to end.
     leaving: AtomicBool,
 }
@@ -162,6 +164,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             at_hand: Mutex::default(),
             epoch: Mutex::default(),
             heart: Mutex::default(),
+            foreign: Mutex::default(),
             leaving: AtomicBool::new(false),
         })
     }

@@ -301,7 +301,8 @@ impl RedisStore {
         let stack = &commit.record.state.plan.stack;
         let watches = commit.record.state.watches();
         let names = watches.iter().map(|watch| self.keys.route(stack, watch)).collect();
-        Way { to, epoch: commit.epoch.clone(), names }
+        let left = commit.not_after.until(commit.record.state.deadline);
+        Way::of(left, to, commit.epoch.clone(), names)
     }
 
     /// Running commands that listen to any of these.

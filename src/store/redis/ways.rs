@@ -16,11 +16,11 @@ use crate::core::ids::{Epoch, StackId};
 use crate::core::partition::Partition;
 use crate::core::stack_event::Watch;
 
-/// How long a way lasts: longer than any command.
-const LASTS: Duration = Duration::from_secs(1800);
+/// How long a way lasts beyond the deadline of its command, which another process may tell.
+const BEYOND: Duration = Duration::from_secs(120);
 
-/// A process writes it again when it wrote it this long ago.
-const AGAIN: Duration = Duration::from_secs(600);
+/// It is not written again where no more than this would be gained.
+const LITTLE: Duration = Duration::from_secs(30);
 
 /// Most ways that are remembered as written; beyond it they are written more often.
 const MOST: usize = 100_000;
@@ -34,15 +34,15 @@ pub(super) struct Ways {
 #[derive(Default)]
 struct Written {
     epoch: Option<Epoch>,
-    at: HashMap<String, Instant>,
+    until: HashMap<String, Instant>,
 }
 
 impl Written {
     fn in_epoch(&mut self, epoch: &Epoch) -> &mut HashMap<String, Instant> {
         if self.epoch.as_ref() != Some(epoch) {
-            *self = Self { epoch: Some(epoch.clone()), at: HashMap::new() };
+            *self = Self { epoch: Some(epoch.clone()), until: HashMap::new() };
         }
-        &mut self.at
+        &mut self.until
     }
 }
 
@@ -52,14 +52,21 @@ pub(super) struct Way {
     pub(super) epoch: Epoch,
     /// The names of the sets.
     pub(super) names: Vec<String>,
+    /// How long it is to last.
+    lasts: Duration,
 }
 
 impl Way {
+    /// One for a command that has so much time left.
+    pub(super) fn of(left: Duration, to: Partition, epoch: Epoch, names: Vec<String>) -> Self {
+        Self { to, epoch, names, lasts: left + BEYOND }
+    }
+
     /// Adds it to what is asked.
     pub(super) fn lead(&self, pipeline: &mut Pipeline) {
         for name in &self.names {
             pipeline.cmd("SADD").arg(name).arg(self.to.number());
-            pipeline.cmd("PEXPIRE").arg(name).arg(milliseconds(LASTS));
+            pipeline.cmd("PEXPIRE").arg(name).arg(milliseconds(self.lasts));
         }
     }
 }
@@ -69,10 +76,8 @@ impl Ways {
     pub(super) fn unwritten(&self, mut way: Way, now: Instant) -> Way {
         let mut written = self.lock();
         let written = written.in_epoch(&way.epoch);
-        way.names.retain(|name| {
-            let known = written.get(&mine(name, way.to));
-            known.is_none_or(|at| now.duration_since(*at) >= AGAIN)
-        });
+        let needed = now + way.lasts - LITTLE;
+        way.names.retain(|name| written.get(&mine(name, way.to)).is_none_or(|it| *it < needed));
         way
     }
 
@@ -83,7 +88,7 @@ impl Ways {
         if written.len() >= MOST {
             written.clear();
         }
-        written.extend(way.names.iter().map(|name| (mine(name, way.to), at)));
+        written.extend(way.names.iter().map(|name| (mine(name, way.to), at + way.lasts)));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Written> {
@@ -124,36 +129,34 @@ mod tests {
     use super::*;
     use crate::core::ids::{Nonce, TenantId};
 
-    fn way(names: &[&str]) -> Way {
-        Way {
-            to: Partition::of(&TenantId::default()),
-            epoch: Epoch::derive(Nonce(1)),
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
-        }
+    const LEFT: Duration = Duration::from_secs(100);
+
+    fn way(names: &[&str], left: Duration) -> Way {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Way::of(left, Partition::of(&TenantId::default()), Epoch::derive(Nonce(1)), names)
     }
 
     #[test]
-    fn a_route_is_written_again_though_commits_that_did_not_write_it_came_after() {
+    fn a_route_is_written_again_for_a_command_that_has_longer_and_for_no_commit_before() {
         let (ways, begun) = (Ways::default(), Instant::now());
-        let commit = |names: &[&str], at: Instant, answered: Instant| {
-            let unwritten = ways.unwritten(way(names), at);
-            assert!(answered >= at);
+        let commit = |names: &[&str], at: Instant, left: Duration| {
+            let unwritten = ways.unwritten(way(names, left), at);
             ways.led(&unwritten, at);
             unwritten.names
         };
-        assert_eq!(commit(&["a"], begun, begun), ["a"]);
-        // Asked before it is old, answered after.
-        let (before, after) = (begun + AGAIN - Duration::from_millis(1), begun + AGAIN);
-        assert_eq!(commit(&["a", "b"], before, after), ["b"]);
-        assert_eq!(commit(&["a", "b"], after, after), ["a"]);
+        assert_eq!(commit(&["a"], begun, LEFT), ["a"]);
+        let later = Duration::from_secs(40);
+        assert_eq!(commit(&["a", "b"], begun + later, LEFT.saturating_sub(later)), ["b"]);
+        assert_eq!(commit(&["a", "b"], begun + later, LEFT), ["a", "b"]);
+        assert!(commit(&["a", "b"], begun + later, LEFT).is_empty());
     }
 
     #[test]
     fn what_another_epoch_may_not_have_is_written() {
         let (ways, now) = (Ways::default(), Instant::now());
-        ways.led(&way(&["a"]), now);
-        assert!(ways.unwritten(way(&["a"]), now).names.is_empty());
-        let next = || Way { epoch: Epoch::derive(Nonce(u128::MAX)), ..way(&["a"]) };
+        ways.led(&way(&["a"], LEFT), now);
+        assert!(ways.unwritten(way(&["a"], LEFT), now).names.is_empty());
+        let next = || Way { epoch: Epoch::derive(Nonce(u128::MAX)), ..way(&["a"], LEFT) };
         assert_eq!(ways.unwritten(next(), now).names, ["a"]);
     }
 }

@@ -195,7 +195,7 @@ export function addressField(spec, world, options = {}) {
   const field = frame(spec, input, options.chips ? chips : null);
   const complete = () => (input.value = completeAddress(input.value, world.book.domain()));
   const draw = () => {
-    const offered = (world.book.suggested().length ? world.book.suggested() : world.book.all()).slice(0, 6);
+    const offered = (world.book.suggested().length ? world.book.suggested() : world.book.all()).slice(0, 8);
     chips.replaceChildren(
       ...offered.map((address) =>
         element(
