@@ -610,6 +610,43 @@ async fn after_a_restart_what_the_new_epoch_commits_is_told() {
     assert_eq!(*ear.1.lock().unwrap(), [Position { epoch, seq: 1 }]);
 }
 
+/// An address that leads to the server before again, or a database that is swapped back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_that_comes_back_is_another_epoch_and_nothing_is_told_twice() {
+    let test = "a_memory_that_comes_back_is_another_epoch_and_nothing_is_told_twice";
+    let Some(pen) = fresh(test).await else { return };
+    let other = pen.stand.another();
+    let ear = Arc::new(Ear::default());
+    pen.stand.bus.attach(ear.clone());
+    pen.begin("a", hold("A")).await;
+    ear.told(1).await;
+    let skipped = async |count: usize| {
+        let all = async {
+            while ear.1.lock().unwrap().len() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(DEADLINE, "another epoch", all).await;
+        ear.1.lock().unwrap()[count - 1].epoch.clone()
+    };
+    pen.stand.server(|server| server.ask(&["SWAPDB", "0", "1"]));
+    let second = head_again(&pen.stand.store).await.epoch;
+    begun_in(&pen, &second, "b").await;
+    assert_eq!(skipped(1).await, second);
+    pen.stand.server(|server| server.ask(&["SWAPDB", "0", "1"]));
+    let third = skipped(2).await;
+    assert!(third != second && third != pen.epoch);
+    assert_eq!(head_again(&other).await, Position { epoch: third.clone(), seq: 1 });
+    begun_in(&pen, &third, "c").await;
+    let told = within(SOON, "what the third commits", ear.told(3)).await;
+    assert_eq!(told, [(pen.epoch.clone(), 1), (second, 1), (third, 2)]);
+}
+
+async fn begun_in(pen: &Pen<Site>, epoch: &Epoch, id: &str) {
+    let begun = pen.beginning(key(id), hold(id)).await;
+    pen.write(Commit { epoch: epoch.clone(), nonce: nonce(), ..begun }).await;
+}
+
 /// One as this version writes it.
 async fn an_entry(pen: &Pen<Site>) -> String {
     let written = pen.beginning(key("unheard"), hold("unheard")).await;

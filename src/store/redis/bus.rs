@@ -315,6 +315,10 @@ impl Carrier {
         let begins = self.told.is_none();
         let told = self.told.get_or_insert_default();
         for (partition, head) in heads {
+            if !self.store.heard_epoch(&head.epoch).await {
+                self.behind = true;
+                continue;
+            }
             let life = told
                 .entry(partition)
                 .or_insert_with(|| Life { epoch: head.epoch.clone(), last: HashMap::new() });

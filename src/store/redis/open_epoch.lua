@@ -1,7 +1,8 @@
 -- Begins a new life of the memory, unless it is begun, and makes a partition part of it.
 --
 -- KEYS 1 the partition's head  2 the installation's epoch  3 the partitions in use  4 terms
--- ARGV 1 run id of this server  2 a fresh epoch  3 the partition's number
+-- ARGV 1 run id of this server  2 a fresh epoch  3 the partition's number  4 an epoch that is not to
+--      go on, or ''
 --
 -- The epoch is all partitions' (in a cluster it would have to be each one's own). Records, claims
 -- and due times stay; terms are the newest that are known. What was told before belongs to the old
@@ -11,7 +12,7 @@ local call = redis.call
 local head, installation = KEYS[1], KEYS[2]
 local known = call('HMGET', installation, 'run', 'epoch')
 local epoch = known[2]
-if not epoch or known[1] ~= ARGV[1] then
+if not epoch or known[1] ~= ARGV[1] or epoch == ARGV[4] then
   epoch = ARGV[2]
   call('HSET', installation, 'run', ARGV[1], 'epoch', epoch)
 end

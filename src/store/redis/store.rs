@@ -1,6 +1,6 @@
 //! Commands, claims and streams in Redis.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ const AT_ONCE: usize = 256;
 /// A leader whose every commit is fenced is told of this often.
 const FENCED_AGAIN: Duration = Duration::from_secs(10);
 
+/// So many epochs that ended are remembered.
+const MOST_LEFT: usize = 64;
+
 /// Several servers in a row for one call: then something is wrong.
 const MOST_EPOCHS: usize = 3;
 
@@ -58,6 +61,8 @@ pub struct RedisStore {
     seen: Mutex<HashMap<TenantId, Position>>,
     /// The epoch, as this process heard of it last.
     epoch: watch::Sender<Option<Epoch>>,
+    /// Epochs that this process saw end, the last ones.
+    left: Mutex<VecDeque<Epoch>>,
 }
 
 impl RedisStore {
@@ -91,6 +96,7 @@ impl RedisStore {
             used: Mutex::default(),
             seen: Mutex::default(),
             epoch: watch::Sender::new(None),
+            left: Mutex::default(),
         })
     }
 
@@ -131,15 +137,37 @@ impl RedisStore {
         self.epoch.subscribe()
     }
 
-    /// The store's epoch is this one.
-    fn heard_epoch(&self, epoch: &Epoch) {
+    /// The store's epoch is this one. False: it is one that had ended. A memory that comes back (an
+    /// address that leads to the server before, a database that is swapped back) knows nothing of
+    /// what was told since, so it is to be another epoch.
+    pub(super) async fn heard_epoch(&self, epoch: &Epoch) -> bool {
+        if self.goes_on(epoch) {
+            return true;
+        }
+        if let Ok(used) = self.used().await {
+            for partition in used {
+                // Who hears of it next does it otherwise.
+                let _ = self.open_epoch(partition, Some(epoch)).await;
+            }
+        }
+        false
+    }
+
+    /// Takes it for the present one, unless it had ended.
+    fn goes_on(&self, epoch: &Epoch) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.contains(epoch) {
+            return false;
+        }
         self.epoch.send_if_modified(|known| {
             let news = known.as_ref() != Some(epoch);
-            if news {
-                *known = Some(epoch.clone());
+            if let Some(before) = known.replace(epoch.clone()).filter(|_| news) {
+                left.truncate(MOST_LEFT - 1);
+                left.push_front(before);
             }
             news
         });
+        true
     }
 
     /// The newest position of a tenant that this process has come to know.
@@ -224,13 +252,14 @@ impl RedisStore {
             if !without_epoch(&answer) {
                 return Ok((live, answer));
             }
-            self.open_epoch(partition).await?;
+            self.open_epoch(partition, None).await?;
         }
         Err(Away)
     }
 
-    /// Begins an epoch of the memory of the server that is there now, unless somebody did so.
-    async fn open_epoch(&self, partition: Partition) -> Result<(), Away> {
+    /// Begins an epoch of the memory of the server that is there now, unless somebody did so. `over`:
+    /// one that is not to go on.
+    async fn open_epoch(&self, partition: Partition, over: Option<&Epoch>) -> Result<(), Away> {
         let keys = [
             self.keys.head(partition),
             self.keys.epoch(),
@@ -243,12 +272,16 @@ impl RedisStore {
                 let mut open = Script::OpenEpoch.over(live);
                 open.arg(keys.len()).arg(&keys);
                 open.arg(&*live.run_id).arg(fresh.as_str()).arg(partition.number());
+                open.arg(over.map_or("", Epoch::as_str));
                 one(open)
             })
             .await?;
         let opened: String = redis::from_redis_value(opened).map_err(|e| away(&e.into()))?;
         if opened == fresh.as_str() {
             tracing::info!(epoch = opened, run_id = %live.run_id, "redis: an epoch begins");
+            if over.is_some() {
+                tracing::warn!("redis: its memory was left for another one before, and is back");
+            }
         }
         Ok(())
     }
@@ -406,7 +439,7 @@ impl Store for RedisStore {
         let mut verdict =
             written.verdict(answer, &self.keys, &self.illegible).map_err(|e| away(&e))?;
         if let Verdict::EpochChanged(epoch) = &verdict {
-            self.heard_epoch(epoch);
+            self.heard_epoch(epoch).await;
         }
         if let (Verdict::Fenced(newest), Some((stack, term))) = (&verdict, leads)
             && self.fenced.is_due()
@@ -485,7 +518,7 @@ impl Store for RedisStore {
             "EPOCH" => {
                 // The bus is to know as well: whoever asked goes on from where that is.
                 let told: String = parts.next().map_err(|error| away(&error))?;
-                self.heard_epoch(&epoch(&told).map_err(|error| away(&error))?);
+                self.heard_epoch(&epoch(&told).map_err(|error| away(&error))?).await;
                 Err(Unreadable::EpochChanged)
             }
             "AHEAD" => Err(Unreadable::Ahead),
@@ -509,7 +542,7 @@ impl Store for RedisStore {
                     self.seen(tenant, head.clone());
                     return Ok(head);
                 }
-                Some(_) | None => self.open_epoch(partition).await?,
+                Some(_) | None => self.open_epoch(partition, None).await?,
             }
         }
         Err(Away)
@@ -533,7 +566,7 @@ impl Store for RedisStore {
         let asked = self.clock.local();
         let (_, answer) = self.answer_of_epoch(Partition::of(&TenantId::default()), ask).await?;
         let pulse = wire::pulse(answer).map_err(|error| away(&error))?;
-        self.heard_epoch(&pulse.epoch);
+        self.heard_epoch(&pulse.epoch).await;
         self.clock.learn(asked, pulse.now);
         Ok(pulse)
     }
