@@ -249,7 +249,7 @@ async fn a_master_that_is_made_a_replica_is_left_until_it_is_none_any_more() {
     };
     within(Duration::from_millis(2500), "to notice", noticed).await;
     away(&writes).await;
-    let told = log.lines("is not the master");
+    let told = log.lines("no connection error");
     assert_eq!(told.len(), 2, "one line each: {told:#?}");
     server.ask(&["REPLICAOF", "NO", "ONE"]);
     let after = back(&writes).await;

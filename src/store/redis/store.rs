@@ -45,6 +45,8 @@ const MOST_EPOCHS: usize = 3;
 pub struct RedisStore {
     reach: Arc<Reach>,
     connection: Connection,
+    /// For what is read of streams: a storm of resumes holds up no commit.
+    pages: Connection,
     /// `None`: none is waited for.
     replicas: Option<Replicas>,
     keys: Keys,
@@ -84,6 +86,7 @@ impl RedisStore {
             (wanted > 0).then(|| Replicas::start(Arc::clone(&reach), wanted, keys.mark()));
         Ok(Self {
             connection: Connection::start(Arc::clone(&reach), Script::load_all(), None),
+            pages: Connection::start(Arc::clone(&reach), Script::load_all(), None),
             replicas,
             reach,
             keys,
@@ -237,7 +240,14 @@ impl RedisStore {
         &self,
         ask: impl Fn(&Live) -> Pipeline + Send + Sync,
     ) -> Result<(Arc<Live>, Value), Away> {
-        let (live, mut values) = self.connection.call(ask).await?;
+        Self::answer_over(&self.connection, ask).await
+    }
+
+    async fn answer_over(
+        connection: &Connection,
+        ask: impl Fn(&Live) -> Pipeline + Send + Sync,
+    ) -> Result<(Arc<Live>, Value), Away> {
+        let (live, mut values) = connection.call(ask).await?;
         Ok((live, values.pop().unwrap_or_default()))
     }
 
@@ -247,8 +257,17 @@ impl RedisStore {
         partition: Partition,
         ask: impl Fn(&Live) -> Pipeline + Send + Sync,
     ) -> Result<(Arc<Live>, Value), Away> {
+        self.answer_of_epoch_over(&self.connection, partition, ask).await
+    }
+
+    async fn answer_of_epoch_over(
+        &self,
+        connection: &Connection,
+        partition: Partition,
+        ask: impl Fn(&Live) -> Pipeline + Send + Sync,
+    ) -> Result<(Arc<Live>, Value), Away> {
         for _ in 0..MOST_EPOCHS {
-            let (live, answer) = self.answer(&ask).await?;
+            let (live, answer) = Self::answer_over(connection, &ask).await?;
             if !without_epoch(&answer) {
                 return Ok((live, answer));
             }
@@ -504,7 +523,7 @@ impl Store for RedisStore {
             read.arg(self.limits.entries_for.as_millis().to_string());
             one(read)
         };
-        let (_, answer) = self.answer_of_epoch(partition, ask).await?;
+        let (_, answer) = self.answer_of_epoch_over(&self.pages, partition, ask).await?;
         let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
         match parts.next::<String>().map_err(|error| away(&error))?.as_str() {
             "PAGE" => {
