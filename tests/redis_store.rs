@@ -844,6 +844,15 @@ async fn a_lost_head_is_another_epoch_that_goes_on_behind_the_stream() {
     let behind = Position { seq: 2, ..head };
     let page = pen.stand.store.read(&ours(), &behind, 9, None).await.unwrap();
     assert_eq!(u64::try_from(page.entries.len()).unwrap(), told);
+    // A stream that has nothing in it any more knows how far it was.
+    pen.stand.server(|server| {
+        server.ask(&["DEL", &named("head")]);
+        server.ask(&["XTRIM", &named("e:default"), "MAXLEN", "0"]);
+    });
+    let epoch = head_again(&pen.stand.store).await.epoch;
+    begun_in(&pen, &epoch, "c").await;
+    let after = Position { epoch, seq: 3 + told };
+    assert_eq!(pen.head(&ours()).await, Ok(after));
 }
 
 /// Redis takes nothing back of a script that fails. Rights that are taken away, and keys of another

@@ -104,8 +104,10 @@ local prefix = string.sub(of_session, 1, #of_session - #session)
 local function meet_stream()
   if not h[3] then
     -- The head was lost and the stream was not: what is in it was told under an epoch before.
-    local newest = call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-    seq = tonumber(string.match(newest[1], '^%d+'))
+    local about = call('XINFO', 'STREAM', stream)
+    for i = 1, #about, 2 do
+      if about[i] == 'last-generated-id' then seq = tonumber(string.match(about[i + 1], '^%d+')) end
+    end
     call('HSET', head, 'base:' .. tenant, seq)
     return
   end
