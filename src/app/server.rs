@@ -161,15 +161,13 @@ impl Server {
             stop_rest.clone(),
         ));
 
-        let Some(head) = backing.head(&TenantId::default(), readiness.drained()).await else {
+        let Some(feed) = listen(&backing, &readiness).await else {
             stop_rest.cancel();
             tasks.close();
             // The stacks are told that they need not tell us anything.
             let _ = tokio::time::timeout(ENDING, tasks.wait()).await;
             return Err(StartError::Stopped);
         };
-        let feed = Feed::new(head);
-        backing.attach(Arc::new(FeedListener(Arc::clone(&feed))));
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
         let desk = Desk::new(Arc::clone(&engine));
         let allowed = settings::client(config);
@@ -329,6 +327,17 @@ async fn both_within(
 ) -> bool {
     let bounded = (tokio::time::timeout(within, first), tokio::time::timeout(within, second));
     tokio::join!(bounded.0, bounded.1).1.is_ok()
+}
+
+/// Has what is committed told to a feed. Nothing when it is to stop before the store is there.
+async fn listen(backing: &Backing, readiness: &Readiness) -> Option<Arc<Feed>> {
+    let tenant = TenantId::default();
+    let feed = Feed::new(backing.head(&tenant, readiness.drained()).await?);
+    backing.attach(Arc::new(FeedListener(Arc::clone(&feed))));
+    // What was committed before it was attached is not told to it: the engine works already.
+    let head = backing.head(&tenant, readiness.drained()).await?;
+    feed.begin(&tenant, head);
+    Some(feed)
 }
 
 /// What is measured by looking, whenever the metrics are read.

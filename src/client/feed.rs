@@ -72,6 +72,12 @@ impl Feed {
         }
     }
 
+    /// Clients begin at this position, unless something later was handed out: what stands before it
+    /// may not come.
+    pub fn begin(&self, tenant: &TenantId, at: Position) {
+        lock(&self.heads).entry(tenant.clone()).or_insert(at);
+    }
+
     /// The stream goes on behind this position; what stood before it and was not handed out never
     /// will be.
     pub fn skip(&self, tenant: &TenantId, to: &Position) {
@@ -278,6 +284,19 @@ mod tests {
         };
         assert_eq!(order().len(), 200);
         assert_eq!(order(), order());
+    }
+
+    #[test]
+    fn clients_begin_where_the_stream_stood_once_it_was_listened_to() {
+        let (tenant, epoch) = (tenant("mine"), Epoch::derive(Nonce(2)));
+        let at = |seq| Position { epoch: epoch.clone(), seq };
+        let feed = Feed::new(at(654));
+        feed.begin(&tenant, at(656));
+        assert_eq!(feed.head(&tenant), at(656));
+        let feed = Feed::new(at(654));
+        feed.skip(&tenant, &at(657));
+        feed.begin(&tenant, at(656));
+        assert_eq!(feed.head(&tenant), at(657), "it was told of more since");
     }
 
     #[test]

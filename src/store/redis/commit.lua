@@ -7,8 +7,9 @@
 --
 -- Every check stands before the first write. The first write is one that Redis refuses when it is
 -- out of memory, so that a refusal is whole. Redis takes nothing back of a script that fails later
--- (a right that was taken away, a key of another type): the record and then the head are written
--- after all else that can fail, and what stands behind the head's position was never committed.
+-- (a right that was taken away, a key of another type): so the entries, the record and the head come
+-- after all else that can fail. What stays of a commit that failed before them does no harm: it is
+-- written again, or names a record that is not there.
 
 local call = redis.call
 local head, me, stream, due_set, at_stack, ended_others, ended_calls, of_session =
@@ -95,43 +96,23 @@ for i = 1, claim_count do
 end
 if begins and quota ~= '' and running >= tonumber(quota) then return { 'OVER' } end
 
--- Its entries.
-local function write(entry)
-  return redis.pcall('XADD', stream, (seq + 1) .. '-0', 't', at_now, 'e', entry, 's', session)
+-- Where its entries will stand.
+if not h[3] and call('EXISTS', stream) == 1 then
+  -- The head was lost and the stream was not: what is in it was told under an epoch before.
+  local about = call('XINFO', 'STREAM', stream)
+  for i = 1, #about, 2 do
+    if about[i] == 'last-generated-id' then seq = tonumber(string.match(about[i + 1], '^%d+')) end
+  end
+  call('HSET', head, 'base:' .. tenant, seq)
 end
 local prefix = string.sub(of_session, 1, #of_session - #session)
--- The stream is ahead of the head.
-local function meet_stream()
-  if not h[3] then
-    -- The head was lost and the stream was not: what is in it was told under an epoch before.
-    local about = call('XINFO', 'STREAM', stream)
-    for i = 1, #about, 2 do
-      if about[i] == 'last-generated-id' then seq = tonumber(string.match(about[i + 1], '^%d+')) end
-    end
-    call('HSET', head, 'base:' .. tenant, seq)
-    return
-  end
-  -- A commit failed in its middle; nobody was told of it.
-  local behind = (seq + 1) .. '-0'
-  for _, entry in ipairs(call('XRANGE', stream, behind, '+')) do
-    call('XDEL', stream, entry[1])
-    call('ZREMRANGEBYSCORE', prefix .. entry[2][6], seq + 1, '+inf')
-  end
-  call('XSETID', stream, seq .. '-0')
-end
-local old_bytes, added, first_seq = bytes, 0, nil
+local first_seq, old_bytes, added = seq + 1, bytes, 0
 for i = FIRST_ENTRY, #ARGV do
-  local written = write(ARGV[i])
-  if written.err and not first_seq and string.find(written.err, 'equal or smaller', 1, true) then
-    meet_stream()
-    written = write(ARGV[i])
-  end
-  if written.err then return written end
-  seq = seq + 1
-  first_seq = first_seq or seq
   added = added + #ARGV[i]
 end
-first_seq = first_seq or seq + 1
+seq = seq + #ARGV - FIRST_ENTRY + 1
+-- What is written last is all of it or nothing: should it not be allowed to, that shows here.
+call('HSET', head, 'run', run)
 
 -- What came before this commit: kept by time, and as far as there is room.
 if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes)) then
@@ -161,14 +142,11 @@ if oldest and (oldest + entries_for <= now or old_bytes > tonumber(entries_bytes
     call('ZREMRANGEBYSCORE', prefix .. trimmed, '-inf', before)
   end
 end
+local lasts
 if added > 0 then
   oldest = oldest or now
   -- A stream that nobody writes to goes as a whole. Set for longer than needed, and so less often.
-  if now + entries_for > tonumber(h[8] or 0) then
-    local lasts = now + 2 * entries_for
-    call('PEXPIREAT', stream, lasts)
-    call('HSET', head, 'lasts:' .. tenant, lasts)
-  end
+  if now + entries_for > tonumber(h[8] or 0) then lasts = now + 2 * entries_for end
   -- By its last entry; it lasts as the stream does.
   call('ZADD', of_session, seq, first_seq)
   if call('PTTL', of_session) < tonumber(entries_for) then
@@ -240,8 +218,6 @@ local expires
 if ended then
   if first_end then
     running = math.max(running - 1, 0)
-    call('ZREM', due_set, me)
-    call('SREM', at_stack, me)
     -- Makes room: holds and ends go first.
     for _, set in ipairs({ ended_others, ended_calls }) do
       call('ZREMRANGEBYSCORE', set, '-inf', now)
@@ -270,18 +246,42 @@ if ended then
 end
 
 -- It is committed.
+local function write(at)
+  local entry = ARGV[FIRST_ENTRY + at - first_seq]
+  return redis.pcall('XADD', stream, at .. '-0', 't', at_now, 'e', entry, 's', session)
+end
+for at = first_seq, seq do
+  local written = write(at)
+  if written.err and at == first_seq and string.find(written.err, 'smaller', 1, true) then
+    -- Somebody else wrote to the stream. What is in it can't be told from what was committed.
+    for _, entry in ipairs(call('XRANGE', stream, first_seq .. '-0', '+')) do
+      call('ZREMRANGEBYSCORE', prefix .. (entry[2][6] or session), first_seq, '+inf')
+    end
+    call('DEL', stream)
+    call('ZADD', of_session, seq, first_seq)
+    bytes, oldest = added, now
+    written = write(at)
+  end
+  if written.err then return written end
+end
 call('HSET', me, unpack(fields))
 fields = {}
 if added > 0 then set('seq:' .. tenant, seq) end
+if lasts then set('lasts:' .. tenant, lasts) end
 if bytes ~= tonumber(h[5] or nil) then set('bytes:' .. tenant, bytes) end
 if running ~= tonumber(h[4] or nil) then set('running:' .. tenant, running) end
 if oldest and oldest ~= tonumber(h[6] or nil) then set('oldest:' .. tenant, oldest) end
 if term ~= '' and term ~= h[7] then set('term:' .. stack, term) end
 if #fields > 0 then call('HSET', head, unpack(fields)) end
 if not oldest and h[6] then call('HDEL', head, 'oldest:' .. tenant) end
-if expires then call('PEXPIREAT', me, expires) end
 if added > 0 then
   local entries = table.concat(ARGV, '\n', FIRST_ENTRY)
   call('PUBLISH', channel, epoch .. ' ' .. first_seq .. '\n' .. entries)
 end
+if ended and first_end then
+  call('ZREM', due_set, me)
+  call('SREM', at_stack, me)
+end
+if expires then call('PEXPIREAT', me, expires) end
+if lasts then call('PEXPIREAT', stream, lasts) end
 return { 'APPLIED', table.concat(line, ' ', 2) }

@@ -5,7 +5,7 @@
 --
 -- Answers with the newest position, the last one looked at, and each entry behind its position. Of a
 -- session only its own are looked at, however many others stand between. What stands behind the
--- head's position was never committed.
+-- head's position was not committed.
 
 local call = redis.call
 local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
@@ -27,14 +27,17 @@ local some = entries(after + 1, seq, of_session and 1 or most)
 if not some[1] or some[1][1] ~= (after + 1) .. '-0' or some[1][2][2] + ARGV[6] <= now then
   return { 'TRIMMED' }
 end
-local taken = 0
+local session, taken = of_session and string.match(of_session, '[^:]+$'), 0
 local function take(list)
   for _, entry in ipairs(list) do
     if taken >= most then break end
     page[3] = string.match(entry[1], '^%d+')
-    page[#page + 1] = page[3]
-    page[#page + 1] = entry[2][4]
-    taken = taken + 1
+    -- A commit that failed may have left a place that others have taken since.
+    if not of_session or entry[2][6] == session then
+      page[#page + 1] = page[3]
+      page[#page + 1] = entry[2][4]
+      taken = taken + 1
+    end
   end
 end
 if not of_session then
