@@ -637,6 +637,7 @@ async fn a_memory_that_comes_back_is_another_epoch_and_nothing_is_told_twice() {
     let second = head_again(&pen.stand.store).await.epoch;
     begun_in(&pen, &second, "b").await;
     assert_eq!(skipped(1).await, second);
+    within(SOON, "what the second commits", ear.told(2)).await;
     pen.stand.server(|server| server.ask(&["SWAPDB", "0", "1"]));
     let third = skipped(2).await;
     assert!(third != second && third != pen.epoch);
@@ -839,6 +840,7 @@ async fn a_lost_head_is_another_epoch_that_goes_on_behind_the_stream() {
     pen.begin("b", hold("B")).await;
     pen.stand.server(|server| server.ask(&["DEL", &named("head")]));
     let epoch = head_again(&pen.stand.store).await.epoch;
+    assert_ne!(epoch, pen.epoch);
     let step = Commit { epoch: epoch.clone(), ..pen.over(&a).await };
     let told = u64::try_from(step.notices.len()).unwrap();
     let verdict = pen.commit(step).await;

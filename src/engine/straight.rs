@@ -24,7 +24,9 @@ pub struct AtHand {
 impl AtHand {
     /// Takes a committed version; two commits of one command may come here in the wrong order.
     pub(super) fn put(&mut self, record: &Arc<Record>) {
-        if self.of.get(&record.key).is_none_or(|known| known.version < record.version) {
+        let is_newer =
+            |known: &Arc<Record>| known.version < record.version || known.born != record.born;
+        if self.of.get(&record.key).is_none_or(is_newer) {
             self.of.insert(record.key.clone(), Arc::clone(record));
         }
     }

@@ -331,8 +331,9 @@ impl Carrier {
                     self.ears.skip(&tenant, &Position { epoch: head.epoch.clone(), seq });
                 }
             }
-            for (tenant, _, newest) in head.streams {
+            for (tenant, base, newest) in head.streams {
                 let last = life.last.entry(tenant.clone()).or_default();
+                *last = base.max(*last);
                 if begins {
                     *last = newest;
                 }

@@ -7,9 +7,9 @@
 --
 -- Every check stands before the first write. The first write is one that Redis refuses when it is
 -- out of memory, so that a refusal is whole. Redis takes nothing back of a script that fails later
--- (a right that was taken away, a key of another type): so the entries, the record and the head come
--- after all else that can fail. What stays of a commit that failed before them does no harm: it is
--- written again, or names a record that is not there.
+-- (a right that was taken away, a key of another type). So what is added comes first; then entries,
+-- record and head, which are all or nothing; and what is taken away last. What a commit that failed
+-- added is written again when it is repeated, or names a record that is not there.
 
 local call = redis.call
 local head, me, stream, due_set, at_stack, ended_others, ended_calls, of_session =
@@ -36,8 +36,22 @@ local bytes, oldest = tonumber(h[5] or 0), tonumber(h[6] or nil)
 -- A repeat.
 local old = call('HMGET', me, 'version', 'applied', 'claims', 'sets', 'ended')
 local applied = old[2] or ''
+-- What has ended is not looked for any more, and goes by itself: later than this commit may be
+-- repeated, and than its claims linger.
+local function bury()
+  local expires = math.max(now + keep, until_then + 1)
+  if linger ~= '' then expires = math.max(expires, tonumber(linger)) end
+  expires = math.min(expires, now + LATEST)
+  local kept_in = places_calls == '1' and ended_calls or ended_others
+  call('ZADD', kept_in, expires, me)
+  if call('PTTL', kept_in) < expires - now then call('PEXPIREAT', kept_in, expires) end
+  call('ZREM', due_set, me)
+  call('SREM', at_stack, me)
+  call('PEXPIREAT', me, expires)
+end
 local from, to = string.find(applied, '\n' .. nonce .. ' ', 1, true)
 if from then
+  if ended and call('PTTL', me) < 0 then bury() end
   local line = string.match(applied, '[^\n]+', to + 1)
   local stored = call('HMGET', me, 'record', 'first_seq')
   return { 'AGAIN', line, stored[1], stored[2] }
@@ -160,17 +174,16 @@ for _, claim in ipairs(new_claims) do
   call('SET', claim, '0 ' .. me)
   claims_now[#claims_now + 1] = claim
 end
+local freed = {}
 for _, claim in ipairs(claimed_before) do
   if still[claim] then
     claims_now[#claims_now + 1] = claim
   elseif holder(claim) == me then
     -- Only those on calls linger.
     if linger ~= '' and string.find(claim, '^cp:%w+:{%d+}:call:') then
-      call('SET', claim, linger .. ' ' .. me, 'PXAT', math.min(linger + 1, now + LATEST))
       claims_now[#claims_now + 1] = claim
-    else
-      call('DEL', claim)
     end
+    freed[#freed + 1] = claim
   end
 end
 
@@ -182,9 +195,6 @@ for i = FIRST_KEY + claim_count, #KEYS do
   sets_now[#sets_now + 1] = set
   is_in[set] = true
   if not was_in[set] then call('SADD', set, me) end
-end
-for _, set in ipairs(sets_before) do
-  if not is_in[set] then call('SREM', set, me) end
 end
 
 -- The record, with the commits that may be repeated.
@@ -213,37 +223,7 @@ if due ~= '' then
   if begins then call('SADD', at_stack, me) end
 end
 
--- Its end.
-local expires
-if ended then
-  if first_end then
-    running = math.max(running - 1, 0)
-    -- Makes room: holds and ends go first.
-    for _, set in ipairs({ ended_others, ended_calls }) do
-      call('ZREMRANGEBYSCORE', set, '-inf', now)
-    end
-    local kept = call('ZCARD', ended_others) + call('ZCARD', ended_calls)
-    local removed = 0
-    while kept >= tonumber(most_ended) and removed < 64 do
-      local gone = call('ZPOPMIN', ended_others)[1] or call('ZPOPMIN', ended_calls)[1]
-      if not gone then break end
-      local theirs = words(call('HGET', gone, 'claims') or '')
-      for _, claim in ipairs(theirs) do
-        if holder(claim) == gone then call('DEL', claim) end
-      end
-      call('DEL', gone)
-      kept, removed = kept - 1, removed + 1
-    end
-  end
-  -- Also as long as this commit may be repeated, and as its claims linger.
-  expires = math.max(now + keep, until_then + 1)
-  if linger ~= '' then expires = math.max(expires, tonumber(linger)) end
-  expires = math.min(expires, now + LATEST)
-  local set = places_calls == '1' and ended_calls or ended_others
-  call('ZADD', set, expires, me)
-  local left = call('PTTL', set)
-  if left < expires - now then call('PEXPIREAT', set, expires) end
-end
+if ended and first_end then running = math.max(running - 1, 0) end
 
 -- It is committed.
 local function write(at)
@@ -259,7 +239,7 @@ for at = first_seq, seq do
     end
     call('DEL', stream)
     call('ZADD', of_session, seq, first_seq)
-    bytes, oldest = added, now
+    bytes, oldest, lasts = added, now, now + 2 * entries_for
     written = write(at)
   end
   if written.err then return written end
@@ -274,14 +254,40 @@ if oldest and oldest ~= tonumber(h[6] or nil) then set('oldest:' .. tenant, olde
 if term ~= '' and term ~= h[7] then set('term:' .. stack, term) end
 if #fields > 0 then call('HSET', head, unpack(fields)) end
 if not oldest and h[6] then call('HDEL', head, 'oldest:' .. tenant) end
+
+-- What is not so any more.
+for _, claim in ipairs(freed) do
+  if linger ~= '' and string.find(claim, '^cp:%w+:{%d+}:call:') then
+    call('SET', claim, linger .. ' ' .. me, 'PXAT', math.min(linger + 1, now + LATEST))
+  else
+    call('DEL', claim)
+  end
+end
+for _, set in ipairs(sets_before) do
+  if not is_in[set] then call('SREM', set, me) end
+end
+if ended and first_end then
+  -- Makes room: holds and ends go first.
+  for _, set in ipairs({ ended_others, ended_calls }) do
+    call('ZREMRANGEBYSCORE', set, '-inf', now)
+  end
+  local kept = call('ZCARD', ended_others) + call('ZCARD', ended_calls)
+  local removed = 0
+  while kept >= tonumber(most_ended) and removed < 64 do
+    local gone = call('ZPOPMIN', ended_others)[1] or call('ZPOPMIN', ended_calls)[1]
+    if not gone then break end
+    local theirs = words(call('HGET', gone, 'claims') or '')
+    for _, claim in ipairs(theirs) do
+      if holder(claim) == gone then call('DEL', claim) end
+    end
+    call('DEL', gone)
+    kept, removed = kept - 1, removed + 1
+  end
+end
+if ended then bury() end
+if lasts then call('PEXPIREAT', stream, lasts) end
 if added > 0 then
   local entries = table.concat(ARGV, '\n', FIRST_ENTRY)
   call('PUBLISH', channel, epoch .. ' ' .. first_seq .. '\n' .. entries)
 end
-if ended and first_end then
-  call('ZREM', due_set, me)
-  call('SREM', at_stack, me)
-end
-if expires then call('PEXPIREAT', me, expires) end
-if lasts then call('PEXPIREAT', stream, lasts) end
 return { 'APPLIED', table.concat(line, ' ', 2) }

@@ -4,9 +4,10 @@
 -- ARGV 1 due by when, or '' for sets  2 how many records are taken at once
 --
 -- Answers with the first records, and with the names of the others: a script holds up all commits.
+-- What names a record that is gone is removed.
 
 local call = redis.call
-local members, known = {}, {}
+local members, known, named_by = {}, {}, {}
 for _, index in ipairs(KEYS) do
   local some
   if ARGV[1] == '' then
@@ -17,6 +18,7 @@ for _, index in ipairs(KEYS) do
   for _, member in ipairs(some) do
     if not known[member] then
       known[member] = true
+      named_by[member] = index
       members[#members + 1] = member
     end
   end
@@ -28,6 +30,8 @@ for i = 1, most do
   if stored[1] then
     records[#records + 1] = stored[1]
     records[#records + 1] = stored[2]
+  else
+    call(ARGV[1] == '' and 'SREM' or 'ZREM', named_by[members[i]], members[i])
   end
 end
 for i = most + 1, #members do

@@ -16,8 +16,13 @@ if not epoch or known[1] ~= ARGV[1] or epoch == ARGV[4] then
   epoch = ARGV[2]
   call('HSET', installation, 'run', ARGV[1], 'epoch', epoch)
 end
-call('SADD', KEYS[3], ARGV[3])
+local is_used = call('SADD', KEYS[3], ARGV[3]) == 0
 local h = call('HMGET', head, 'run', 'epoch')
+if is_used and not h[2] and epoch ~= ARGV[2] then
+  -- The head is lost, and with it which numbers were told.
+  epoch = ARGV[2]
+  call('HSET', installation, 'epoch', epoch)
+end
 if h[1] == ARGV[1] and h[2] == epoch then return epoch end
 local all = call('HGETALL', head)
 for i = 1, #all, 2 do

@@ -8,13 +8,15 @@
 -- head's position was not committed.
 
 local call = redis.call
-local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
+local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3], 'base:' .. ARGV[3])
 if not h[2] or h[1] ~= ARGV[1] then return { 'HEAD' } end
 if h[2] ~= ARGV[2] then return { 'EPOCH', h[2] } end
 local seq, after, most, of_session =
   tonumber(h[3] or 0), tonumber(ARGV[4]), tonumber(ARGV[5]), KEYS[3]
 if after > seq then return { 'AHEAD' } end
-local page = { 'PAGE', tostring(seq), ARGV[4] }
+-- What stands before was told under another epoch.
+after = math.max(after, math.min(tonumber(h[4] or 0), seq))
+local page = { 'PAGE', tostring(seq), string.format('%.0f', after) }
 if after == seq then return page end
 
 local function entries(from, to, count)
@@ -48,8 +50,10 @@ local runs =
   call('ZRANGEBYSCORE', of_session, '(' .. ARGV[4], '+inf', 'WITHSCORES', 'LIMIT', 0, most)
 for i = 1, #runs, 2 do
   if taken >= most then break end
-  local from, to = math.max(tonumber(runs[i]), after + 1), math.min(tonumber(runs[i + 1]), seq)
-  if from <= to then take(entries(from, to, most - taken)) end
+  -- A run that a failed commit left may overlap another one.
+  local from = math.max(tonumber(runs[i]), after + 1, tonumber(page[3]) + 1)
+  local to = math.min(tonumber(runs[i + 1]), seq)
+  if from <= to then take(entries(from, to, to - from + 1)) end
 end
 if taken < most then page[3] = page[2] end
 return page

@@ -149,8 +149,10 @@ impl RedisStore {
         }
         if let Ok(used) = self.used().await {
             for partition in used {
-                // Who hears of it next does it otherwise.
-                let _ = self.open_epoch(partition, Some(epoch)).await;
+                if self.open_epoch(partition, Some(epoch)).await.is_err() {
+                    // Who hears of it next does it.
+                    break;
+                }
             }
         }
         false

@@ -19,6 +19,9 @@ use crate::core::stack_event::Watch;
 /// How long a way lasts beyond the deadline of its command, which another process may tell.
 const BEYOND: Duration = Duration::from_secs(120);
 
+/// And how long at least: another command may listen to the same, and have longer.
+const AT_LEAST: Duration = Duration::from_secs(600);
+
 /// It is not written again where no more than this would be gained.
 const LITTLE: Duration = Duration::from_secs(30);
 
@@ -59,7 +62,7 @@ pub(super) struct Way {
 impl Way {
     /// One for a command that has so much time left.
     pub(super) fn of(left: Duration, to: Partition, epoch: Epoch, names: Vec<String>) -> Self {
-        Self { to, epoch, names, lasts: left + BEYOND }
+        Self { to, epoch, names, lasts: (left + BEYOND).max(AT_LEAST) }
     }
 
     /// Adds it to what is asked.
@@ -129,7 +132,7 @@ mod tests {
     use super::*;
     use crate::core::ids::{Nonce, TenantId};
 
-    const LEFT: Duration = Duration::from_secs(100);
+    const LEFT: Duration = Duration::from_secs(1000);
 
     fn way(names: &[&str], left: Duration) -> Way {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
