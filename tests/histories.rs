@@ -1250,6 +1250,23 @@ mod transferring {
         }
     }
 
+    /// Given up while the REFER has no answer: whose call it is, is known with that.
+    #[test]
+    fn somebody_elses_call_is_not_ended_before_it_is_known_who_was_asked() {
+        for (from, ours) in [("sip:b@x.example", true), ("sip:a@x.example", false)] {
+            let mut run = blind(stock());
+            run.happens(transfer("other", TransferState::Start));
+            run.answer("look", unseen());
+            run.step(&Input::Cancel);
+            run.answer("look", between("other", from, "sip:c@x.example"));
+            assert!(!run.asks("end"), "{from}");
+            run.answer("refer", taken());
+            run.due();
+            run.answer("look", between("other", from, "sip:c@x.example"));
+            assert_eq!(run.asks("end"), ours, "{from}: {:#?}", run.command);
+        }
+    }
+
     /// Its answer did not reach us: while the store was away nothing did.
     #[test]
     fn a_call_that_was_answered_unheard_is_not_ended_when_its_ringing_time_is_over() {

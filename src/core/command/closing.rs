@@ -240,6 +240,10 @@ impl Closing {
             Some(dialog) if dialog.state == DialogState::Deleted || !stray.parties.fit(dialog) => {
                 stray.suspects.remove(at);
             }
+            // Who was asked is known with the REFER's answer; it may be of another transfer.
+            Some(_) if stray.watch == Watching::ForTheRefer => {
+                stray.again = Some(turn.later(turn.plan().times.reply));
+            }
             Some(dialog) => {
                 stray.suspects.remove(at);
                 stray.caught = true;

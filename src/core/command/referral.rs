@@ -1017,6 +1017,8 @@ impl Referral {
         let alive = dialog.filter(|d| d.state != DialogState::Deleted || hides_it(&d.id));
         let confirmed = alive.is_some_and(|dialog| dialog.state == DialogState::Confirmed);
         let stranger = dialog.is_some_and(|dialog| !self.parties.fit(dialog));
+        let was_answered = alive.is_none()
+            && self.new.as_ref().is_some_and(|new| new.proven && new.life.is_answered());
         if let Some(new) = self.new.as_mut().filter(|_| dialog.is_some() && !stranger) {
             new.proven = true;
         }
@@ -1043,7 +1045,8 @@ impl Referral {
                 self.stage = Stage::Verifying { at, until };
                 Vec::new()
             }
-            Stage::RingingOut if confirmed => self.decide_answered(),
+            // State 3 was seen: it talks, though the look shows nothing of it.
+            Stage::RingingOut if confirmed || was_answered => self.decide_answered(),
             // A challenged INVITE's dialog may have been all that ended: no list shows more (F4).
             Stage::CheckingFailure { .. }
                 if self.unsaid && alive.is_none() && seen.is_some_and(|s| s.full.is_none()) =>
