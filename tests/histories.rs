@@ -268,6 +268,28 @@ mod ending_a_call {
         run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
     }
 
+    /// Its answer may have crossed our CANCEL, and events are lost.
+    #[test]
+    fn a_call_that_no_list_shows_as_gone_is_not_told_as_ended() {
+        for listed in [true, false] {
+            let mut run = end();
+            run.answer("end", Reply::Done(Facts::Nothing));
+            run.due();
+            let mut seen = nothing();
+            seen.full = seen.full.filter(|_| listed);
+            run.answer("look", Reply::Done(Facts::Looked(seen)));
+            if listed {
+                assert_eq!(run.ending().outcome, Outcome::Success);
+            } else {
+                assert!(run.asks("end"), "{:#?}", run.command);
+                let mut sighting = nothing();
+                sighting.full = None;
+                run.answer("end", Reply::Missing { call: call("A"), sighting });
+                assert_ne!(run.command.outcome(), Some(&Outcome::Success));
+            }
+        }
+    }
+
     /// The stack did not find it by its Call-ID, and then only its dead dialog.
     #[test]
     fn a_dead_dialog_in_front_of_the_live_one_is_not_the_end_of_the_call() {

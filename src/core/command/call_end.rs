@@ -183,7 +183,9 @@ impl End {
                 *until = turn.later(if *crossed { EVENTS_APART } else { times.silence });
             }
             // Ended before and gone now.
-            Reply::Missing { .. } if self.known.accepted && !*crossed => {
+            Reply::Missing { sighting, .. }
+                if self.known.accepted && !*crossed && sighting.full.is_some() =>
+            {
                 turn.end(Ending::success());
             }
             Reply::Missing { .. } if self.tries > MOST_PROOFS => self.unfindable(turn),
@@ -237,10 +239,11 @@ impl End {
     }
 
     fn checked(&mut self, seen: Option<&Sighting>, turn: &mut Turn<'_>) {
+        let is_listed = seen.is_some_and(|sighting| sighting.full.is_some());
         match seen.map(|sighting| sighting.call.as_ref()) {
-            // Nobody could say.
-            None => self.ask_again(turn),
-            Some(None) => turn.end(Ending::success()),
+            Some(None) if is_listed => turn.end(Ending::success()),
+            // Nobody could say: a 404 without a list is a hint (F4).
+            None | Some(None) => self.ask_again(turn),
             // A look by Call-ID stops at the dead dialog in front of the live one.
             Some(Some(dialog)) if dialog.state == DialogState::Deleted => {
                 if self.known.life.is_beside(&dialog.id) {
