@@ -17,6 +17,7 @@ mod redis_server;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use callplane::core::ids::{Epoch, Install, PodId, Scope, SessionId, TenantId, Te
 use callplane::core::partition::Partition;
 use callplane::core::record::{Entry, Position, Record};
 use callplane::core::time::StoreTime;
-use callplane::store::redis::{RedisBus, RedisStore, Settings};
+use callplane::store::redis::{RedisBus, RedisStore, Servers, Settings};
 use callplane::store::{
     ALIVE, Away, Beat, Commit, Find, Life, Limits, Store as _, Unfound, Unreadable, Verdict,
 };
@@ -645,6 +646,56 @@ async fn a_memory_that_comes_back_is_another_epoch_and_nothing_is_told_twice() {
     begun_in(&pen, &third, "c").await;
     let told = within(SOON, "what the third commits", ear.told(3)).await;
     assert_eq!(told, [(pen.epoch.clone(), 1), (second, 1), (third, 2)]);
+}
+
+/// An address that leads to one server, and then to another.
+async fn switched(to: &Arc<AtomicU16>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let to = Arc::clone(to);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let port = to.load(Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_are_read_where_commits_go() {
+    if !is_here("pages_are_read_where_commits_go") {
+        return;
+    }
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let to = Arc::new(AtomicU16::new(first.port()));
+    let mut settings = first.settings();
+    let Servers::One(address) = &mut settings.servers else { panic!("one server") };
+    address.port = switched(&to).await;
+    let store = started(settings);
+    let before = head_again(&store).await;
+    back(|| async { store.read(&ours(), &before, 9, None).await.map_err(|_| Away) }).await;
+    head_again(&store).await;
+    to.store(second.port(), Ordering::SeqCst);
+    // Only what commits go over breaks: it asked for a head last.
+    let clients = first.ask_all(&["CLIENT", "LIST"]);
+    let commits = clients.lines().find(|line| line.contains("cmd=hmget")).unwrap();
+    let id = commits.split_once("id=").unwrap().1.split(' ').next().unwrap();
+    assert_eq!(first.ask(&["CLIENT", "KILL", "ID", id]), ":1");
+    let after = async {
+        loop {
+            let head = head_again(&store).await;
+            if head.epoch != before.epoch {
+                return head;
+            }
+        }
+    };
+    let after = within(DEADLINE, "the other server", after).await;
+    let read = || async { store.read(&ours(), &after, 9, None).await.map_err(|_| Away) };
+    assert_eq!(back(read).await.head, after);
 }
 
 async fn begun_in(pen: &Pen<Site>, epoch: &Epoch, id: &str) {

@@ -525,7 +525,7 @@ impl Store for RedisStore {
             read.arg(self.limits.entries_for.as_millis().to_string());
             one(read)
         };
-        let (_, answer) = self.answer_of_epoch_over(&self.pages, partition, ask).await?;
+        let (at, answer) = self.answer_of_epoch_over(&self.pages, partition, ask).await?;
         let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
         match parts.next::<String>().map_err(|error| away(&error))?.as_str() {
             "PAGE" => {
@@ -535,6 +535,11 @@ impl Store for RedisStore {
                 let head = Position { epoch: after.epoch.clone(), seq };
                 self.seen(tenant, head.clone());
                 Ok(Page { entries, through, head })
+            }
+            // An address may lead to another server since, and this connection to the one before.
+            "EPOCH" if self.connection.live().await?.run_id != at.run_id => {
+                self.pages.give_up(&at, "commits go to another server");
+                Err(Unreadable::Away(Away))
             }
             "EPOCH" => {
                 // The bus is to know as well: whoever asked goes on from where that is.
