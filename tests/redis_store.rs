@@ -959,6 +959,30 @@ async fn a_commit_that_failed_in_its_middle_is_as_if_it_had_never_been() {
     assert_eq!(seqs, (1..=15).collect::<Vec<u64>>());
 }
 
+/// It has ended, and its process is gone before it could be put away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_failed_in_its_middle_is_an_end() {
+    let Some(pen) = fresh("an_end_that_failed_in_its_middle_is_an_end").await else { return };
+    let ask = |words: &[&str]| pen.stand.server(|server| server.ask(words));
+    for (round, right) in ["del", "zrem", "pexpireat", "publish"].into_iter().enumerate() {
+        let id = format!("a-{round}");
+        let a = pen.begin(&id, hold(&id)).await;
+        ask(&["ACL", "SETUSER", "default", &format!("-{right}")]);
+        let end = for_long(pen.over(&a).await);
+        assert_eq!(pen.stand.store.commit(end).await, Err(Away), "{right}");
+        ask(&["ACL", "SETUSER", "default", &format!("+{right}")]);
+        let record = find(&pen, &id).await.unwrap();
+        assert!(record.state.outcome().is_some(), "{right}");
+        let due = back(|| async {
+            let all = Find::DueBy(StoreTime(u64::MAX));
+            pen.stand.store.find(all).await.map_err(Away::from)
+        });
+        assert!(due.await.is_empty(), "{right}");
+        let left = ask(&["PTTL", &named(&format!("r:default:-:{id}"))]);
+        assert!(left.trim_start_matches(':').parse::<i64>().unwrap() > 0, "{right}: {left}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_of_a_record_that_is_gone_is_free() {
     let Some(pen) = fresh("a_claim_of_a_record_that_is_gone_is_free").await else { return };
