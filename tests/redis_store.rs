@@ -612,7 +612,10 @@ async fn after_a_restart_what_the_new_epoch_commits_is_told() {
     let expected: Vec<_> = [(pen.epoch.clone(), 1)].into_iter().chain(new).collect();
     assert_eq!(told, expected);
     // Whoever waits for something that may be lost can be told.
-    assert_eq!(*ear.1.lock().unwrap(), [Position { epoch, seq: 1 }]);
+    assert_eq!(*ear.1.lock().unwrap(), [Position { epoch: epoch.clone(), seq: 1 }]);
+    // What was told before is there for who repeats its command.
+    let page = pen.stand.store.read(&ours(), &Position { epoch, seq: 0 }, 9, None).await.unwrap();
+    assert_eq!(page.entries.len(), 4);
 }
 
 /// An address that leads to the server before again, or a database that is swapped back.

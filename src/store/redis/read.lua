@@ -8,15 +8,13 @@
 -- head's position was not committed.
 
 local call = redis.call
-local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3], 'base:' .. ARGV[3])
+local h = call('HMGET', KEYS[1], 'run', 'epoch', 'seq:' .. ARGV[3])
 if not h[2] or h[1] ~= ARGV[1] then return { 'HEAD' } end
 if h[2] ~= ARGV[2] then return { 'EPOCH', h[2] } end
 local seq, after, most, of_session =
   tonumber(h[3] or 0), tonumber(ARGV[4]), tonumber(ARGV[5]), KEYS[3]
 if after > seq then return { 'AHEAD' } end
--- What stands before was told under another epoch.
-after = math.max(after, math.min(tonumber(h[4] or 0), seq))
-local page = { 'PAGE', tostring(seq), string.format('%.0f', after) }
+local page = { 'PAGE', tostring(seq), ARGV[4] }
 if after == seq then return page end
 
 local function entries(from, to, count)
