@@ -1181,3 +1181,29 @@ fn who_ends_before_the_stacks_have_answered_says_so() {
     world.run(other.beat()).unwrap();
     assert!(world.record("t").state.open().iter().all(|op| op.id != refer.id));
 }
+
+/// Only it knows of a leg that is to be ended soon: whoever leads is to look at a list.
+#[test]
+fn who_ends_with_a_leg_of_ours_to_end_says_so() {
+    for noted in [false, true] {
+        let world = World::new();
+        let other = world.another("o");
+        world.live(&[&world.engine, &other], 4);
+        if noted {
+            world.happened(
+                StackEvent::Dialog {
+                    call: call("cp-i-0-1"),
+                    dialog: DialogId::parse("1.2").unwrap(),
+                    state: DialogState::Confirmed,
+                },
+                Some(Term(1)),
+            );
+        }
+        world.engine.leave();
+        world.run(world.engine.part()).unwrap();
+        world.run(other.beat()).unwrap();
+        assert_eq!(other.silences(), u64::from(noted), "of the first that is silent");
+        world.live(&[&other], 4);
+        assert_eq!(other.silences(), u64::from(noted), "it is told once");
+    }
+}

@@ -34,8 +34,8 @@ use callplane::engine::{Engine, Host, Observer, Parts, Settings};
 use callplane::events::{Inbox, inbox, run};
 use callplane::leadership::Leadership;
 use callplane::stack::{Away, Reports, SipStack, Snapshot, StackReport, Stacks};
-use callplane::store::Limits;
 use callplane::store::memory::MemoryStore;
+use callplane::store::{Beat, Life, Limits, Store as _};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -294,6 +294,18 @@ async fn one_list_is_read_at_a_time_and_who_asked_meanwhile_gets_the_next() {
     place.stop.cancel();
     place.running.await.unwrap();
     assert_eq!(place.stacks.stack.lists.load(Ordering::SeqCst), 2);
+}
+
+/// A process that was to end a leg that nobody else knows of is gone, and no event shows the leg.
+#[tokio::test]
+async fn who_falls_silent_may_have_known_of_a_leg_that_only_a_list_shows() {
+    let place = place(true);
+    place.inbox.report(&name(), StackReport::Joined);
+    place.until("the first list", |place| place.lists() == 1).await;
+    let (pod, applied) = (PodId::new("another"), BTreeMap::new());
+    place.engine.store().beat(&Beat { pod, applied, life: Life::Left }).await.unwrap();
+    place.engine.beat().await.unwrap();
+    place.until("the list after its death", |place| place.lists() == 2).await;
 }
 
 /// A restart is told once, and no list shows it.

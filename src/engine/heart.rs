@@ -39,6 +39,8 @@ pub struct Heart {
     unbroken: Option<StoreTime>,
     /// The operations of the silent are being looked for.
     looking: bool,
+    /// How often others were found to have fallen silent.
+    silences: u64,
 }
 
 impl Heart {
@@ -49,6 +51,11 @@ impl Heart {
         });
         if !goes_on || self.unbroken.is_none() {
             self.unbroken = Some(pulse.now);
+        }
+        // Who was silent before a break may have lived in it.
+        let before = self.pulse.take().filter(|_| goes_on).map(|last| last.silent);
+        if !pulse.silent.is_subset(&before.unwrap_or_default()) {
+            self.silences += 1;
         }
         self.pulse = Some(pulse);
     }
@@ -154,6 +161,13 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     #[must_use]
     pub fn was_applied(&self, stack: &StackId) -> Option<StoreTime> {
         lock(&self.heart).pulse.as_ref()?.applied.get(stack).copied()
+    }
+
+    /// How often other processes were found to have fallen silent. A list tells which legs of ours only they
+    /// were to end.
+    #[must_use]
+    pub fn silences(&self) -> u64 {
+        lock(&self.heart).silences
     }
 
     /// The processes that live, as of the last beat.

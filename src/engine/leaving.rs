@@ -23,7 +23,9 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// # Errors
     /// [`Away`] when the store can't be asked: its silence will tell.
     pub async fn part(&self) -> Result<(), Away> {
-        let nothing_left = self.performing() == 0 && lock(&self.debts).are_paid();
+        let nothing_left = self.performing() == 0
+            && lock(&self.debts).are_paid()
+            && !lock(&self.orphans).are_noted();
         let life = if nothing_left { Life::Over } else { Life::Left };
         let beat = Beat { pod: self.settings.pod.clone(), applied: BTreeMap::new(), life };
         self.store.beat(&beat).await.map(|_| ())

@@ -2,7 +2,8 @@
 //!
 //! Nothing fences the stack itself, so an INVITE of a pod that died, or one that crossed its
 //! cancel, may bring up a leg after its command is over. Our Call-IDs are recognisable; another
-//! install's legs are never touched.
+//! install's legs are never touched. What is noted is in the memory of one process; should that
+//! one fall silent, whoever leads the stack finds it in another list.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,13 @@ const MOST: usize = 10_000;
 #[derive(Default)]
 pub struct Orphans {
     seen: BTreeMap<(StackId, CallId), StoreTime>,
+}
+
+impl Orphans {
+    /// Whether there are legs that only this process is to end.
+    pub(super) fn are_noted(&self) -> bool {
+        !self.seen.is_empty()
+    }
 }
 
 impl<S: Store, K: Stacks> Engine<S, K> {

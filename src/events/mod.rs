@@ -93,7 +93,7 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
         // A list takes seconds on a bad day. Reports go on meanwhile: the machines take facts in any
         // order. One list at a time: who asks for one while it is under way gets the next.
         let hurry = Notify::new();
-        let mut epoch = engine.epoch_heard();
+        let (mut epoch, mut silences) = (engine.epoch_heard(), engine.silences());
         let mut listing = None;
         let mut once_more = false;
         let mut idle = timer.sleep(IDLE);
@@ -125,8 +125,10 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                     idle = timer.sleep(IDLE);
                     // A store that forgot a command leaves its leg to whoever looks at a list.
                     let now_in = engine.epoch_heard();
-                    wanted = epoch.is_some() && epoch != now_in;
-                    epoch = now_in;
+                    // So does a process that was to end it, and is gone.
+                    let silent = engine.silences();
+                    wanted = epoch.is_some() && epoch != now_in || silences != silent;
+                    (epoch, silences) = (now_in, silent);
                     let now = self.clock.now();
                     if term.is_some() && reports.is_empty() {
                         engine.has_applied(&stack, now);
