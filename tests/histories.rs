@@ -1174,6 +1174,39 @@ mod transferring {
         }
     }
 
+    /// The call is over and gone from the list, and with the answer to our REFER who was asked is lost.
+    #[test]
+    fn a_call_is_not_ours_where_nobody_knows_who_was_asked() {
+        let mut run = blind(stock());
+        run.happens(transfer("new", TransferState::Ok));
+        run.answer("look", between("new", "sip:a@x.example", "sip:c@x.example"));
+        run.answer("refer", Reply::Silent);
+        for _ in 0..8 {
+            if run.asks("look") {
+                run.answer("look", unseen());
+            } else if run.command.outcome().is_none() {
+                run.due();
+            }
+        }
+        run.ended(Outcome::Unknown { up: Up::Unknown }, Code::ReplyLost, Up::Unknown);
+        assert!(run.ending().remarks.may_still_ring);
+    }
+
+    /// The first look at the call got no answer.
+    #[test]
+    fn who_was_asked_is_looked_up_once_more_before_it_is_given_up() {
+        for (from, ours) in [("sip:b@x.example", true), ("sip:a@x.example", false)] {
+            let mut run = blind(stock());
+            run.happens(transfer("new", TransferState::Ok));
+            run.answer("look", between("new", from, "sip:c@x.example"));
+            run.answer("refer", Reply::Silent);
+            run.answer("look", Reply::Silent);
+            run.due();
+            run.answer("look", between("A", "sip:a@x.example", "sip:b@x.example"));
+            assert_eq!(run.asks("end"), ours, "{from}: {:#?}", run.command);
+        }
+    }
+
     /// A challenged INVITE's dialog ended, and nothing came of the live one's: events were lost.
     #[test]
     fn a_dead_dialog_is_a_failure_only_where_a_list_shows_no_live_one_or_its_phone_says_so() {

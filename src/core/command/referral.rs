@@ -85,7 +85,7 @@ pub struct NewCall {
 pub struct Parties {
     /// Who was asked, once known.
     transferee: Option<Arc<str>>,
-    /// Which party of the call that is, while a look at the call is to tell.
+    /// Which party of the call that is, until a look at the call tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sought: Option<Leg>,
     /// Whom to call; attended: whoever answers the consultation.
@@ -749,12 +749,12 @@ impl Referral {
         match &self.stage {
             Stage::Following { since, until, taken } if *until <= at => {
                 let (since, taken) = (*since, *taken);
-                if self.candidates.is_empty() {
-                    turn.open(self.look_for_call(), times.look());
-                    self.stage = Stage::LookingForCall { since, taken };
-                } else {
+                if self.candidates.iter().any(|candidate| candidate.looked.is_not_yet()) {
                     // Somebody calls; whether it is ours is being looked at.
                     self.follow(since, turn.later(times.within(times.look())), taken);
+                } else {
+                    turn.open(self.look_for_call(), times.look());
+                    self.stage = Stage::LookingForCall { since, taken };
                 }
                 Vec::new()
             }
@@ -848,13 +848,16 @@ impl Referral {
         seen: Option<&Sighting>,
         turn: &mut Turn<'_>,
     ) -> Vec<Progress> {
-        let Some(leg) = self.parties.sought.take() else { return Vec::new() };
-        if let Some(dialog) = seen.and_then(|sighting| sighting.call.as_ref()) {
-            self.parties.asked(match leg {
-                Leg::Caller => &dialog.from,
-                Leg::Callee => &dialog.to,
-            });
-        }
+        let Some(leg) = self.parties.sought else { return Vec::new() };
+        // Where it is never known, a call may be of another transfer, and none is taken for ours.
+        let Some(dialog) = seen.and_then(|sighting| sighting.call.as_ref()) else {
+            return Vec::new();
+        };
+        self.parties.sought = None;
+        self.parties.asked(match leg {
+            Leg::Caller => &dialog.from,
+            Leg::Callee => &dialog.to,
+        });
         self.held_back(turn)
     }
 
