@@ -123,17 +123,22 @@ fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command, ended: T
     let asks = |event: &Event| asks_a_phone(&event.what, id, &command.method);
     let asked_before = history.events.iter().filter(|event| event.at < *during.start());
     let mut late = life.before.saturating_sub(asked_before.filter(|event| asks(event)).count());
-    // So may a call that its REFER asked for.
+    // So may a REFER on a leg of it, and a call that a REFER of it asked for.
+    let mut legs_before: BTreeSet<&str> = BTreeSet::new();
+    let mut to_come: Vec<&str> = Vec::new();
     let before = history.events.iter().filter(|event| event.at < *during.start());
-    let (mut referred, mut placed) = (0_usize, 0_usize);
-    for event in before {
+    for event in before.filter(|_| life.before > 0) {
         match &event.what {
-            What::Refer { to, .. } if mark(to) == Some(id) => referred += 1,
-            What::Invite { asked, by_proxy: false, .. } if mark(asked) == Some(id) => placed += 1,
+            What::Refer { to, .. } if mark(to) == Some(id) => to_come.push(to),
+            What::Invite { asked, by_proxy: false, .. } if mark(asked) == Some(id) => {
+                came(&mut to_come, asked);
+            }
+            What::Invite { call, from, by_proxy: true, .. } if displayed(from) == Some(id) => {
+                legs_before.insert(call);
+            }
             _ => {}
         }
     }
-    let mut to_come = if life.before == 0 { 0 } else { referred.saturating_sub(placed) };
     for event in history.events.iter().filter(|event| during.contains(&event.at)) {
         if asks(event) {
             seen.asked |= late == 0;
@@ -142,11 +147,11 @@ fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command, ended: T
         match &event.what {
             What::Invite { call, asked, by_proxy: false, .. } if mark(asked) == Some(id) => {
                 calls.push(call);
-                if to_come > 0 {
-                    to_come -= 1;
+                if came(&mut to_come, asked) {
                     seen.of_before.insert(call.clone());
                 }
             }
+            What::Refer { call, to, .. } if legs_before.contains(call.as_str()) => to_come.push(to),
             What::Up { call, .. } if calls.contains(&call.as_str()) => {
                 seen.up.insert(call.clone(), event.at);
             }
@@ -158,6 +163,12 @@ fn sights(history: &Seen<'_>, life: &Life, id: &str, command: &Command, ended: T
     }
     seen.left = command.method == "CallEnd" && is_left(history, command, ended);
     seen
+}
+
+/// Whether a call to this address is one that a REFER asked for; it is not to come any more then.
+fn came(to_come: &mut Vec<&str>, asked: &str) -> bool {
+    let at = to_come.iter().position(|to| asked.starts_with(to));
+    at.map(|at| to_come.remove(at)).is_some()
 }
 
 /// Whether the call that was to be ended is at a phone at last, though it was up by then. A phone may
