@@ -287,6 +287,18 @@ impl Page {
     /// Clicks the first visible element that a selector finds, once it can be clicked and stands
     /// still: a page that has just changed may still be moving it.
     pub async fn click(&self, selector: &str) {
+        let point = self.reach(selector).await;
+        for kind in ["mousePressed", "mouseReleased"] {
+            self.call(
+                "Input.dispatchMouseEvent",
+                json!({"type": kind, "x": point[0], "y": point[1], "button": "left", "clickCount": 1}),
+            )
+            .await;
+        }
+    }
+
+    /// Where the first visible element that a selector finds can be clicked, once it stands still.
+    async fn reach(&self, selector: &str) -> Value {
         let quoted = json!(selector);
         let deadline = DEADLINE.as_millis();
         let point = self
@@ -316,13 +328,7 @@ impl Page {
             "nothing to click at {selector}; the page shows:\n{}",
             self.text("body").await
         );
-        for kind in ["mousePressed", "mouseReleased"] {
-            self.call(
-                "Input.dispatchMouseEvent",
-                json!({"type": kind, "x": point[0], "y": point[1], "button": "left", "clickCount": 1}),
-            )
-            .await;
-        }
+        point
     }
 
     /// Presses a key: `Enter`, `Tab`, `Escape`, an arrow's name, or one character.
@@ -359,10 +365,19 @@ impl Page {
         self.call("Input.insertText", json!({"text": text})).await;
     }
 
-    /// Clicks into a field, empties it and types.
+    /// Goes into a field, empties it and types. Not by a click: the page may move meanwhile.
     pub async fn fill(&self, selector: &str, text: &str) {
-        self.click(selector).await;
-        self.eval("document.activeElement.select()").await;
+        self.reach(selector).await;
+        let quoted = json!(selector);
+        self.eval(&format!(
+            "(() => {{
+                const e = [...document.querySelectorAll({quoted})]
+                    .find((e) => e.checkVisibility() && !e.disabled);
+                e.focus();
+                e.select();
+            }})()"
+        ))
+        .await;
         self.insert(text).await;
     }
 
