@@ -174,15 +174,16 @@ for _, claim in ipairs(new_claims) do
   call('SET', claim, '0 ' .. me)
   claims_now[#claims_now + 1] = claim
 end
+-- Only those on calls linger.
+local function lingers(claim)
+  return linger ~= '' and string.find(claim, '^cp:%w+:{%d+}:call:')
+end
 local freed = {}
 for _, claim in ipairs(claimed_before) do
   if still[claim] then
     claims_now[#claims_now + 1] = claim
   elseif holder(claim) == me then
-    -- Only those on calls linger.
-    if linger ~= '' and string.find(claim, '^cp:%w+:{%d+}:call:') then
-      claims_now[#claims_now + 1] = claim
-    end
+    if lingers(claim) then claims_now[#claims_now + 1] = claim end
     freed[#freed + 1] = claim
   end
 end
@@ -223,7 +224,7 @@ if due ~= '' then
   if begins then call('SADD', at_stack, me) end
 end
 
-if ended and first_end then running = math.max(running - 1, 0) end
+if first_end then running = math.max(running - 1, 0) end
 
 -- It is committed.
 local function write(at)
@@ -257,7 +258,7 @@ if not oldest and h[6] then call('HDEL', head, 'oldest:' .. tenant) end
 
 -- What is not so any more.
 for _, claim in ipairs(freed) do
-  if linger ~= '' and string.find(claim, '^cp:%w+:{%d+}:call:') then
+  if lingers(claim) then
     call('SET', claim, linger .. ' ' .. me, 'PXAT', math.min(linger + 1, now + LATEST))
   else
     call('DEL', claim)
@@ -266,7 +267,7 @@ end
 for _, set in ipairs(sets_before) do
   if not is_in[set] then call('SREM', set, me) end
 end
-if ended and first_end then
+if first_end then
   -- Makes room: holds and ends go first.
   for _, set in ipairs({ ended_others, ended_calls }) do
     call('ZREMRANGEBYSCORE', set, '-inf', now)
