@@ -30,6 +30,8 @@ pub struct Metrics {
     pub commands: CommandMetrics,
     /// The store.
     pub store: StoreMetrics,
+    /// The Lease at the API server, where there is one.
+    pub lease: LeaseMetrics,
     stacks: StackFamilies,
     ages: Arc<Mutex<BTreeMap<String, Instant>>>,
     readings: Readings,
@@ -70,6 +72,7 @@ impl Metrics {
             sessions: SessionMetrics::new(&at),
             commands: CommandMetrics::new(&at),
             store: StoreMetrics::new(&at),
+            lease: LeaseMetrics::new(&at),
             stacks: StackFamilies::new(&at),
             ages: Arc::default(),
             readings: Readings::default(),
@@ -417,6 +420,36 @@ impl StackFamilies {
             subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
             event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
         }
+    }
+}
+
+/// The Lease that elects the leader in Kubernetes. Nothing is counted elsewhere.
+#[derive(Debug, Clone)]
+pub struct LeaseMetrics {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    unconfirmed: IntGauge,
+}
+
+impl LeaseMetrics {
+    #[rustfmt::skip]
+    fn new(at: &Registrar<'_>) -> LeaseMetrics {
+        LeaseMetrics {
+            requests: at.int_counter_vec("callplane_leader_lease_requests_total", "Requests to the API server about the Lease, by verb and result.", &["verb", "result"]),
+            seconds: at.histogram_vec("callplane_leader_lease_request_seconds", "How long the API server took to answer, by verb.", &["verb"], MI_SECONDS),
+            unconfirmed: at.int_gauge("callplane_leader_unconfirmed_state", "1 if this process leads although the API server does not renew its Lease, else 0."),
+        }
+    }
+
+    /// The API server answered, or did not.
+    pub fn asked(&self, verb: Label, result: Label, took: Duration) {
+        self.requests.with_label_values(&[verb, result]).inc();
+        self.seconds.with_label_values(&[verb]).observe(took.as_secs_f64());
+    }
+
+    /// Whether the store's word alone makes it lead.
+    pub fn unconfirmed(&self, unconfirmed: bool) {
+        self.unconfirmed.set(i64::from(unconfirmed));
     }
 }
 

@@ -59,7 +59,7 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("rpc", &["core"]),
     ("clock", &["core"]),
     ("bus", &["core"]),
-    ("leadership", &["core"]),
+    ("leadership", &["core", "clock"]),
     ("store", &["core", "clock", "bus", "leadership"]),
     ("stack", &["core", "clock"]),
     ("engine", &["core", "clock", "store", "stack"]),
@@ -88,6 +88,7 @@ fn adapters_of_one_trait_never_see_each_other() {
         ("stack/simulated", "stack::opensips"),
         ("store/redis", "store::memory"),
         ("store/memory", "store::redis"),
+        ("leadership/kubernetes", "store::redis"),
     ] {
         let sibling = other.replace("stack", "super").replace("store", "super");
         for (path, code) in files_of(one) {

@@ -370,3 +370,32 @@ fn hostile_text_is_refused_and_never_a_panic() {
     let deep = format!("listen: {}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(config::parse(&deep, None, []).is_err());
 }
+
+/// Each names what is wrong, at the place where it was written.
+#[test]
+fn a_leadership_that_can_not_work_is_refused() {
+    let redis = "redis: {address: \"127.0.0.1:6379\"}\n";
+    for (text, key, part) in [
+        ("leadership: kubernetes", "leadership", "the Lease elects, and Redis decides"),
+        ("kubernetes: {lease: other}", "kubernetes", "without `leadership: kubernetes`"),
+        (
+            "leadership: kubernetes\nkubernetes: {lease_duration: 2500ms}",
+            "kubernetes.lease_duration",
+            "whole seconds",
+        ),
+        (
+            "leadership: kubernetes\nkubernetes: {lease_duration: 90s}",
+            "kubernetes.lease_duration",
+            "from 2s to 1m",
+        ),
+        ("leadership: kubernetes\nkubernetes: {lease: Wrong_}", "kubernetes.lease", "no name"),
+    ] {
+        let redis = if part.contains("Redis") { "" } else { redis };
+        let refused = callplane::config::parse(&format!("{redis}{text}"), None, []);
+        let problems = format!("{:?}", refused.expect_err(text));
+        assert!(problems.contains(&format!("key: \"{key}\"")), "{problems}");
+        assert!(problems.contains(part), "{problems}");
+    }
+    let good = format!("{redis}leadership: kubernetes\nkubernetes: {{lease: a.b-c}}");
+    assert!(callplane::config::parse(&good, None, []).is_ok());
+}

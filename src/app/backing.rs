@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::settings;
 use crate::bus::{Bus, Listener, MemoryBus};
 use crate::clock::{Clock, Nonces as _, SystemClock, SystemNonces};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::core::ids::{Epoch, PodId, SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
+use crate::leadership::contest::Meter;
+use crate::leadership::kubernetes::{KubernetesLeadership, NoAccess};
 use crate::leadership::{Leadership, Standalone};
 use crate::store::memory::{MemoryStore, Size};
 use crate::store::redis::{BadSettings, RedisBus, RedisLeadership, RedisStore};
@@ -48,21 +50,35 @@ enum AnyBus {
 pub enum AnyLeadership {
     /// This process, always.
     Standalone(Standalone),
-    /// Whoever has the lease.
+    /// Whoever has the lease in Redis.
     Redis(RedisLeadership),
+    /// Whoever has the Lease at the API server.
+    Kubernetes(KubernetesLeadership),
+}
+
+/// Why there is nothing to stand on.
+#[derive(Debug, thiserror::Error)]
+pub enum NoBacking {
+    /// Something that is named for Redis can't be used.
+    #[error("redis: {0}")]
+    Redis(#[from] BadSettings),
+    /// Leadership is to be Kubernetes', and there is no way to it.
+    #[error("leadership: kubernetes: {0}")]
+    Kubernetes(#[from] NoAccess),
 }
 
 impl Backing {
     /// What the configuration asks for. Waits for a Redis that is not there yet.
     ///
     /// # Errors
-    /// [`BadSettings`] when a file that is named for Redis can't be used.
+    /// [`NoBacking`] when a file that is named for it can't be used.
     pub async fn of(
         config: &Config,
         limits: Limits,
         pod: &PodId,
         stacks: &[StackId],
-    ) -> Result<Self, BadSettings> {
+        meter: Arc<dyn Meter>,
+    ) -> Result<Self, NoBacking> {
         let Some(redis) = settings::redis(&config.redis) else { return Ok(Self::alone(limits)) };
         let store = Arc::new(RedisStore::start(redis, config.install.clone(), limits)?);
         let mut told = false;
@@ -82,9 +98,21 @@ impl Backing {
                 tracing::warn!(release = about.version, "redis: {concern}");
             }
         }
+        let leadership = match config.leadership {
+            Some(config::Leadership::Kubernetes) => {
+                let [chance, ..] = SystemNonces::new().nonce().0.to_be_bytes();
+                let settings = settings::kubernetes(&config.kubernetes, pod, chance);
+                let terms = Arc::clone(&store);
+                let leadership = KubernetesLeadership::start(&settings, terms, stacks, meter)?;
+                AnyLeadership::Kubernetes(leadership)
+            }
+            Some(config::Leadership::Redis | config::Leadership::Standalone) | None => {
+                AnyLeadership::Redis(RedisLeadership::start(&store, pod, stacks))
+            }
+        };
         Ok(Self {
             clock: store.clock(),
-            leadership: Arc::new(AnyLeadership::Redis(RedisLeadership::start(&store, pod, stacks))),
+            leadership: Arc::new(leadership),
             store: Arc::new(AnyStore::Redis(store)),
             bus: AnyBus::Redis(bus),
         })
@@ -159,6 +187,7 @@ impl AnyLeadership {
         match self {
             Self::Standalone(Standalone) => {}
             Self::Redis(leadership) => leadership.resign().await,
+            Self::Kubernetes(leadership) => leadership.resign().await,
         }
     }
 }
@@ -218,6 +247,7 @@ impl Leadership for AnyLeadership {
         match self {
             Self::Standalone(leadership) => leadership.term(stack),
             Self::Redis(leadership) => leadership.term(stack),
+            Self::Kubernetes(leadership) => leadership.term(stack),
         }
     }
 
@@ -225,6 +255,7 @@ impl Leadership for AnyLeadership {
         match self {
             Self::Standalone(leadership) => leadership.changed(stack, from).await,
             Self::Redis(leadership) => leadership.changed(stack, from).await,
+            Self::Kubernetes(leadership) => leadership.changed(stack, from).await,
         }
     }
 }

@@ -1,8 +1,9 @@
-//! A connector's counts, in the metrics of its stack.
+//! What adapters count, in the metrics.
 
 use std::time::Duration;
 
-use crate::metrics::StackMetrics;
+use crate::leadership::contest;
+use crate::metrics::{LeaseMetrics, StackMetrics};
 use crate::stack::opensips::meter::{BreakerState, EventResult, Meter, MiResult};
 
 /// Counts one stack.
@@ -37,5 +38,18 @@ impl Meter for StackMeter {
 
     fn event_buffer(&self, bytes: usize) {
         self.0.event_buffer(bytes);
+    }
+}
+
+/// Counts one election.
+pub struct LeaseMeter(pub LeaseMetrics);
+
+impl contest::Meter for LeaseMeter {
+    fn asked(&self, verb: &'static str, result: &'static str, took: Duration) {
+        self.0.asked(verb, result, took);
+    }
+
+    fn unconfirmed(&self, unconfirmed: bool) {
+        self.0.unconfirmed(unconfirmed);
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backing::NoBacking;
 use super::server::StartError;
 use super::{settings, stacks};
 use crate::clock::{Clock, SystemClock};
@@ -105,7 +106,8 @@ pub async fn probe(config: &Config) -> Result<Vec<Finding>, StartError> {
     let metrics = Metrics::new();
     let mut findings = Vec::new();
     if let Some(redis) = settings::redis(&config.redis) {
-        let store = RedisStore::start(redis, config.install.clone(), settings::store(config))?;
+        let store = RedisStore::start(redis, config.install.clone(), settings::store(config))
+            .map_err(NoBacking::Redis)?;
         let about = store.about().await.ok();
         let concerns = about.as_ref().map(|about| about.concerns(config.redis.replicas));
         findings.push(Finding::Redis(about, concerns.unwrap_or_default()));

@@ -9,11 +9,12 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backing::{AnyLeadership, AnyStore, Backing};
+use super::backing::{AnyLeadership, AnyStore, Backing, NoBacking};
 use super::delivery::FeedListener;
 use super::descriptors;
 use super::desk::Desk;
 use super::host::TokioHost;
+use super::meter::LeaseMeter;
 use super::observe::{CountedLeadership, CountedStore, EngineMetrics};
 use super::running::Running;
 use super::settings;
@@ -29,7 +30,6 @@ use crate::engine::{Engine, Parts};
 use crate::events::{self, Inbox};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::stack::{Reports, Stacks as _};
-use crate::store::redis::BadSettings;
 use crate::telemetry::LogLevels;
 
 /// Connections that wait to be accepted. What `TcpListener::bind` asks for, too.
@@ -57,9 +57,9 @@ pub enum StartError {
     /// A stack's sockets could not be opened.
     #[error(transparent)]
     Stack(#[from] StackError),
-    /// Something that is named for Redis can't be used.
-    #[error("redis: {0}")]
-    Redis(#[from] BadSettings),
+    /// What it would stand on can't be used.
+    #[error(transparent)]
+    Backing(#[from] NoBacking),
     /// It was told to stop before it served.
     #[error("stopped while waiting for redis")]
     Stopped,
@@ -121,7 +121,8 @@ impl Server {
         let pod = PodId::new(Epoch::derive(nonces.nonce()).as_str());
         let names: Vec<StackId> =
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
-        let backing = Backing::of(config, settings::store(config), &pod, &names);
+        let meter = Arc::new(LeaseMeter(metrics.lease.clone()));
+        let backing = Backing::of(config, settings::store(config), &pod, &names, meter);
         let backing = tokio::select! {
             backing = backing => backing?,
             () = readiness.drained() => return Err(StartError::Stopped),

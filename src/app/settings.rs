@@ -8,6 +8,7 @@ use crate::config::{self, Config, Stack};
 use crate::core::ids::{PodId, StackId};
 use crate::core::plan::Times;
 use crate::engine;
+use crate::leadership::kubernetes;
 use crate::store::{Limits, redis};
 
 /// What the engine is told.
@@ -86,6 +87,33 @@ pub fn redis(config: &config::Redis) -> Option<redis::Settings> {
         sentinel_access: of_their_own.then(|| access(user, password)),
         replicas: config.replicas,
     })
+}
+
+/// Which Lease elects the leader.
+pub fn kubernetes(
+    config: &config::Kubernetes,
+    process: &PodId,
+    chance: u8,
+) -> kubernetes::Settings {
+    kubernetes::Settings {
+        server: config.server.as_ref().map(|server| format!("https://{server}")),
+        account: PathBuf::from(&config.account),
+        namespace: config.namespace.as_ref().map(|name| name.as_str().to_owned()),
+        lease: config.lease.as_str().to_owned(),
+        lasts: config.lease_duration,
+        pod: pod_name(),
+        process: process.as_str().to_owned(),
+        jitter: kubernetes::JITTER * u32::from(chance) / u32::from(u8::MAX),
+    }
+}
+
+/// What operators call this process: the pod's name, which Kubernetes can tell in `POD_NAME`, and which
+/// the machine usually has for a name too.
+fn pod_name() -> String {
+    let told = std::env::var("POD_NAME").ok();
+    let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = told.or_else(machine).map(|name| name.trim().to_owned());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "callplane".to_owned())
 }
 
 /// What the client port allows.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::decode::Report;
-use super::model::{Admin, Commands, Config, Leadership, Limits, Listen, Redis, Stack, Store};
+use super::model::{
+    Admin, Commands, Config, Kubernetes, Leadership, Limits, Listen, Redis, Stack, Store,
+};
 use super::value::{ByteSize, Transport};
 use crate::core::plan::{HoldBy, ReferBy};
 
@@ -19,6 +21,7 @@ pub(super) fn check(config: &Config, old: bool, report: &mut Report) {
     commands(config, report);
     store(&config.store, report);
     redis(config, report);
+    kubernetes(config, report);
     stacks(&config.stacks, &config.commands, report);
     admin(&config.admin, config, report);
     if !config.log.redact {
@@ -71,13 +74,32 @@ fn redis(config: &Config, report: &mut Report) {
         (Some(Leadership::Redis), false) => {
             report.wrong("leadership", "`redis` wants `redis.address` or `redis.sentinels`");
         }
-        (Some(Leadership::Redis), true) | (Some(Leadership::Standalone), false) | (None, _) => {}
+        (Some(Leadership::Kubernetes), false) => report.wrong(
+            "leadership",
+            "`kubernetes` wants `redis.address` or `redis.sentinels`: the Lease elects, and Redis decides",
+        ),
+        (Some(Leadership::Redis | Leadership::Kubernetes), true)
+        | (Some(Leadership::Standalone), false)
+        | (None, _) => {}
     }
     if config.redis.is_used() && sentinels.is_empty() && *replicas > 0 {
         report.risky(
             "redis.replicas",
             "without `redis.sentinels` a failover is noticed only when the address leads elsewhere",
         );
+    }
+}
+
+fn kubernetes(config: &Config, report: &mut Report) {
+    let Kubernetes { lease_duration, .. } = &config.kubernetes;
+    within("kubernetes.lease_duration", *lease_duration, 2 * SECOND, MINUTE, report);
+    if lease_duration.subsec_nanos() != 0 {
+        report.wrong("kubernetes.lease_duration", "must be whole seconds: a Lease has no others");
+    }
+    if config.leadership != Some(Leadership::Kubernetes)
+        && config.kubernetes != Kubernetes::default()
+    {
+        report.wrong("kubernetes", "is of no use without `leadership: kubernetes`");
     }
 }
 

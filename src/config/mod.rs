@@ -25,13 +25,13 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 pub use model::{
-    Admin, Breaker, Commands, Config, Drain, Leadership, Limits, Listen, Log, LogFormat, Redis,
-    Stack, Store,
+    Admin, Breaker, Commands, Config, Drain, Kubernetes, Leadership, Limits, Listen, Log,
+    LogFormat, Redis, Stack, Store,
 };
 pub use problem::{Origin, Problem};
 pub use value::{
-    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, SipUri, StackName, StackSocket,
-    Transport, WebOrigin,
+    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, SipUri, StackName,
+    StackSocket, Transport, WebOrigin,
 };
 
 use decode::{Decode, Report};

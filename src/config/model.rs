@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::decode::{choice, section, words};
 use super::value::{
-    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, SipUri, StackName, StackSocket,
-    WebOrigin,
+    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, SipUri, StackName,
+    StackSocket, WebOrigin,
 };
 use crate::core::ids::Install;
 use crate::core::plan::{HoldBy, ReferBy};
@@ -29,9 +29,12 @@ section! {
         /// The Redis that several processes share. Without one this process is alone, and what it
         /// knows ends with it.
         pub redis: Redis = Redis::default(),
-        /// Who owns the stacks' event subscriptions: `standalone` (this process, always) or `redis` (a
-        /// lease; one process at a time). Nothing: `redis` where there is one, else `standalone`.
+        /// Who owns the stacks' event subscriptions: `standalone` (this process, always), `redis` (a
+        /// lease; one process at a time) or `kubernetes` (the same, by a Lease at the API server).
+        /// Nothing: `redis` where there is one, else `standalone`.
         pub leadership: Option<Leadership> = None,
+        /// The Lease that elects the leader, with `leadership: kubernetes`.
+        pub kubernetes: Kubernetes = Kubernetes::default(),
         /// The SIP stacks that callplane steers; at least one. The first is where a start goes
         /// whose domain no stack names.
         pub stacks: Vec<Stack> = vec![Stack::default()],
@@ -148,6 +151,25 @@ choice! {
         Standalone = "standalone",
         /// Whoever has the lease in Redis.
         Redis = "redis",
+        /// Whoever has the Lease at the API server of Kubernetes.
+        Kubernetes = "kubernetes",
+    }
+}
+
+section! {
+    /// The Lease that elects the leader.
+    pub struct Kubernetes {
+        /// Its namespace. Nothing: the pod's own.
+        pub namespace: Option<ObjectName> = None,
+        /// Its name. Whoever has it leads all stacks.
+        pub lease: ObjectName = ObjectName::callplane(),
+        /// Without a renewal for this long it is free, 2 s to 60 s, in whole seconds. A leader renews
+        /// it four times as often, which is all that the API server is asked.
+        pub lease_duration: Duration = Duration::from_secs(4),
+        /// The API server, `host:port`. Nothing: the one that a pod finds.
+        pub server: Option<HostPort> = None,
+        /// The folder of the service account's `token`, `ca.crt` and `namespace`.
+        pub account: String = "/var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
     }
 }
 

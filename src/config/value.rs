@@ -15,6 +15,7 @@ scalars!(
     SipUri,
     WebOrigin,
     StackName,
+    ObjectName,
     Domain,
     HttpPath,
     LogFilter
@@ -368,6 +369,39 @@ impl Scalar for StackName {
             Ok(StackName(text.to_owned()))
         } else {
             Err(format!("`{text}` is not 1 to 32 lower-case letters, digits and hyphens"))
+        }
+    }
+}
+
+/// The name of an object in Kubernetes: a DNS subdomain (RFC 1123).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName(String);
+
+impl ObjectName {
+    /// The default name.
+    pub fn callplane() -> ObjectName {
+        ObjectName("callplane".to_owned())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Scalar for ObjectName {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let is_label = |label: &str| {
+            let ends = !label.starts_with('-') && !label.ends_with('-');
+            !label.is_empty() && ends && label.bytes().all(is_plain)
+        };
+        if text.len() <= 253 && text.split('.').all(is_label) {
+            Ok(ObjectName(text.to_owned()))
+        } else {
+            Err(format!(
+                "`{text}` is no name in Kubernetes; write lower-case letters, digits, hyphens and dots"
+            ))
         }
     }
 }

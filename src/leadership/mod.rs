@@ -1,6 +1,16 @@
 //! Who owns the stacks' event subscriptions.
+//!
+//! `election` has the rules for a Lease, `contest` follows them for one process, `kubernetes` knows how
+//! an API server is asked. The lease in Redis belongs to the store (`store/redis/leadership.rs`).
+
+pub mod contest;
+pub mod election;
+pub mod kubernetes;
+mod leads;
 
 use std::future::Future;
+
+pub use self::leads::Leads;
 
 use crate::core::ids::{StackId, Term};
 

@@ -4,11 +4,9 @@
 //! or cut off gives its lead up by its own clock, before anybody else can have the lease; should it be
 //! late, its commits are fenced.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::script::Script;
@@ -16,7 +14,7 @@ use super::store::RedisStore;
 use super::wire::{self, Parts, away, milliseconds, one};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
-use crate::leadership::Leadership;
+use crate::leadership::{Leadership, Leads};
 use crate::store::{Away, Store as _};
 
 /// How long a lease holds.
@@ -35,7 +33,7 @@ const TRY: Duration = Duration::from_millis(250);
 pub struct RedisLeadership {
     store: Arc<RedisStore>,
     pod: PodId,
-    terms: BTreeMap<StackId, watch::Sender<Option<Term>>>,
+    leads: Arc<Leads>,
     contenders: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -43,27 +41,26 @@ impl RedisLeadership {
     /// Contends from now on. Must be called inside a tokio runtime.
     #[must_use]
     pub fn start(store: &Arc<RedisStore>, pod: &PodId, stacks: &[StackId]) -> Self {
-        let terms: BTreeMap<_, _> =
-            stacks.iter().map(|stack| (stack.clone(), watch::Sender::new(None))).collect();
-        let contenders = terms.iter().map(|(stack, term)| {
+        let leads = Arc::new(Leads::of(stacks));
+        let contenders = stacks.iter().map(|stack| {
             let contender = Contender {
                 store: Arc::clone(store),
                 pod: pod.clone(),
                 stack: stack.clone(),
-                term: term.clone(),
+                leads: Arc::clone(&leads),
                 held: None,
             };
             tokio::spawn(contender.run())
         });
         let contenders = contenders.collect();
-        Self { store: Arc::clone(store), pod: pod.clone(), terms, contenders }
+        Self { store: Arc::clone(store), pod: pod.clone(), leads, contenders }
     }
 
     /// Gives every lead up, so that another process has it at once, and contends no more.
     pub async fn resign(&self) {
         self.contenders.iter().for_each(tokio::task::JoinHandle::abort);
-        for (stack, term) in &self.terms {
-            term.send_replace(None);
+        for stack in self.leads.stacks() {
+            self.leads.set(stack, None);
             let lease = self.store.keys().lease(stack);
             let resign = self.store.ask::<u64>(|live| {
                 let mut resign = Script::Resign.over(live);
@@ -85,17 +82,11 @@ impl Drop for RedisLeadership {
 
 impl Leadership for RedisLeadership {
     fn term(&self, stack: &StackId) -> Option<Term> {
-        self.terms.get(stack).and_then(|term| *term.borrow())
+        self.leads.term(stack)
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
-        let Some(term) = self.terms.get(stack) else { return std::future::pending().await };
-        let mut term = term.subscribe();
-        let changed = term.wait_for(|term| *term != from).await.map(|term| *term);
-        match changed {
-            Ok(term) => term,
-            Err(_) => std::future::pending().await,
-        }
+        self.leads.changed(stack, from).await
     }
 }
 
@@ -104,7 +95,7 @@ struct Contender {
     store: Arc<RedisStore>,
     pod: PodId,
     stack: StackId,
-    term: watch::Sender<Option<Term>>,
+    leads: Arc<Leads>,
     held: Option<Held>,
 }
 
@@ -150,7 +141,7 @@ impl Contender {
         match self.store.lead(&self.stack).await {
             Ok(term) if asked.elapsed() < TRUSTED => {
                 self.held = Some(Held { epoch, renewed: asked });
-                self.term.send_replace(Some(term));
+                self.leads.set(&self.stack, Some(term));
                 true
             }
             // The lease may be over by now: it is asked for again.
@@ -161,7 +152,7 @@ impl Contender {
     fn step_down(&mut self, why: &str) {
         if self.held.take().is_some() {
             tracing::warn!(stack = %self.stack, why, "no longer leading");
-            self.term.send_replace(None);
+            self.leads.set(&self.stack, None);
         }
     }
 

@@ -8,7 +8,8 @@
 //! Each asking ends within about a second, with [`Away`](crate::store::Away) where the server did not answer.
 //!
 //! The files: `reach` (how servers are reached), `store` (what is asked of them), `replicas` (whether others
-//! have what was written), `bus` (what is published), `leadership` (leases); and what they ask with: `keys`
+//! have what was written), `bus` (what is published), `leadership` (leases), `terms`
+//! (what decides between leaders that are elected elsewhere); and what they ask with: `keys`
 //! (names), `script` (the scripts beside it), `wire` (what travels), `ways` (from what a stack reports to
 //! who listens), `illegible` (what a later version wrote).
 
@@ -20,6 +21,7 @@ mod reach;
 mod replicas;
 mod script;
 mod store;
+mod terms;
 mod ways;
 mod wire;
 

@@ -25,10 +25,12 @@ pub(super) enum Script {
     Lease,
     /// Gives a lease back.
     Resign,
+    /// Tells the highest term.
+    Newest,
 }
 
 impl Script {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Commit,
         Self::Find,
         Self::Read,
@@ -38,6 +40,7 @@ impl Script {
         Self::Raise,
         Self::Lease,
         Self::Resign,
+        Self::Newest,
     ];
 
     fn source(self) -> &'static str {
@@ -51,6 +54,7 @@ impl Script {
             Self::Raise => include_str!("raise.lua"),
             Self::Lease => include_str!("lease.lua"),
             Self::Resign => include_str!("resign.lua"),
+            Self::Newest => include_str!("newest.lua"),
         }
     }
 
@@ -77,6 +81,7 @@ impl Script {
             Self::Raise => 6,
             Self::Lease => 7,
             Self::Resign => 8,
+            Self::Newest => 9,
         }
     }
 

@@ -1,0 +1,236 @@
+//! One Lease at an API server: asked, and watched.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::coordination::v1::Lease as Object;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams, WatchEvent, WatchParams};
+use kube::{Client, Error};
+use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, timeout};
+
+use super::access::Access;
+use super::object;
+use crate::leadership::contest::{Leases, Meter, Sight};
+use crate::leadership::election::{Answer, Ask, Draft};
+
+/// How long an answer is waited for. An API server in trouble may take ten seconds, and what it does
+/// then counts.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// Whoever holds the Lease writes it each second: a watch that shows nothing for this long may be cut
+/// off without a word, and is begun again.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long one watch lasts, in seconds, as the API server is told.
+const WATCH: u32 = 290;
+
+/// Until a watch that failed is begun again; doubled each time.
+const AGAIN: Duration = Duration::from_millis(250);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(4);
+
+/// One Lease.
+pub(super) struct LeaseApi {
+    pub access: Access,
+    pub namespace: String,
+    pub name: String,
+    pub lasts: Duration,
+    pub meter: Arc<dyn Meter>,
+    pub client: Mutex<Client>,
+    /// As it was seen last, with all that others have written in it.
+    pub known: Mutex<Option<Object>>,
+}
+
+/// What kind of answer it was: a label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ok,
+    Absent,
+    Lost,
+    Unauthorized,
+    Forbidden,
+    Throttled,
+    Refused,
+    Broken,
+    Unreachable,
+    Late,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Absent => "absent",
+            Self::Lost => "conflict",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Throttled => "throttled",
+            Self::Refused => "refused",
+            Self::Broken => "server_error",
+            Self::Unreachable => "unreachable",
+            Self::Late => "timeout",
+        }
+    }
+
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Api(status) => match status.code {
+                401 => Self::Unauthorized,
+                403 => Self::Forbidden,
+                404 => Self::Absent,
+                // 422 where it was made by somebody else meanwhile, or is gone (measured, Kubernetes 1.36).
+                409 | 422 => Self::Lost,
+                429 => Self::Throttled,
+                code if code < 500 => Self::Refused,
+                _ => Self::Broken,
+            },
+            _ => Self::Unreachable,
+        }
+    }
+}
+
+impl LeaseApi {
+    fn api(&self) -> Api<Object> {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Api::namespaced(client, &self.namespace)
+    }
+
+    fn remember(&self, object: Option<Object>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = object;
+    }
+
+    /// Counts an answer, and says once what an operator has to put right.
+    async fn counted<T>(
+        &self,
+        verb: &'static str,
+        asked: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Kind> {
+        let began = Instant::now();
+        let answer = match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                let kind = Kind::of(&error);
+                tracing::debug!(verb, kind = kind.as_str(), %error, "the API server");
+                Err(kind)
+            }
+            Err(_) => Err(Kind::Late),
+        };
+        let kind = answer.as_ref().err().copied().unwrap_or(Kind::Ok);
+        self.meter.asked(verb, kind.as_str(), began.elapsed());
+        self.judge(verb, kind);
+        answer
+    }
+
+    fn judge(&self, verb: &'static str, kind: Kind) {
+        match kind {
+            Kind::Ok | Kind::Absent | Kind::Lost | Kind::Throttled | Kind::Broken | Kind::Late => {}
+            // The token may have run out, and the certificates may be others by now.
+            Kind::Unauthorized | Kind::Unreachable => match self.access.client(&self.namespace) {
+                Ok(client) => {
+                    *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+                }
+                Err(error) => tracing::warn!(%error, "the API server"),
+            },
+            Kind::Forbidden | Kind::Refused => {
+                let (lease, namespace) = (&self.name, &self.namespace);
+                tracing::warn!(
+                    verb,
+                    lease,
+                    namespace,
+                    kind = kind.as_str(),
+                    "the API server refuses: may this service account get, create, update and watch the Lease?"
+                );
+            }
+        }
+    }
+
+    async fn read(&self) -> Answer {
+        let api = self.api();
+        match self.counted("get", api.get(&self.name)).await {
+            Ok(object) => {
+                let lease = object::seen(&object);
+                self.remember(Some(object));
+                Answer::Read(Some(lease))
+            }
+            Err(Kind::Absent) => Answer::Read(None),
+            Err(_) => Answer::Failed,
+        }
+    }
+
+    async fn write(&self, draft: &Draft) -> Answer {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let object = object::written(&self.name, known, draft, self.lasts, Timestamp::now());
+        let (api, how) = (self.api(), PostParams::default());
+        // Also to create it: a role can name one object for an update only (measured).
+        match self.counted("put", api.replace(&self.name, &how, &object)).await {
+            Ok(object) => {
+                let lease = object::seen(&object);
+                self.remember(Some(object));
+                Answer::Written(lease)
+            }
+            Err(Kind::Lost | Kind::Absent) => Answer::Lost,
+            Err(_) => Answer::Failed,
+        }
+    }
+
+    /// Watches until nobody wants to see any more.
+    pub async fn watch(&self, sights: Sender<Sight>) {
+        let mut again = AGAIN;
+        loop {
+            match self.watch_once(&sights).await {
+                Ok(true) => again = AGAIN,
+                Ok(false) => {}
+                Err(_) => {
+                    let _ = sights.send(Sight::Blind).await;
+                    tokio::time::sleep(again).await;
+                    again = (again * 2).min(AGAIN_AT_MOST);
+                }
+            }
+            if sights.is_closed() {
+                return;
+            }
+        }
+    }
+
+    /// One watch, to its end. Says whether it showed anything.
+    async fn watch_once(&self, sights: &Sender<Sight>) -> Result<bool, Kind> {
+        let api = self.api();
+        let only = WatchParams::default().fields(&format!("metadata.name={}", self.name));
+        let only = only.timeout(WATCH);
+        // From `0`: what is there now is told first.
+        let stream = self.counted("watch", api.watch(&only, "0")).await?;
+        let mut stream = std::pin::pin!(stream.map_err(|error| Kind::of(&error)).boxed());
+        let mut showed = false;
+        while let Ok(next) = timeout(SILENCE, stream.try_next()).await {
+            let lease = match next? {
+                None => break,
+                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    let lease = object::seen(&object);
+                    self.remember(Some(object));
+                    Some(lease)
+                }
+                Some(WatchEvent::Deleted(_)) => None,
+                Some(WatchEvent::Bookmark(_)) => continue,
+                Some(WatchEvent::Error(status)) => {
+                    return Err(Kind::of(&Error::Api(status)));
+                }
+            };
+            showed = true;
+            if sights.send(Sight::Seen(lease)).await.is_err() {
+                break;
+            }
+        }
+        Ok(showed)
+    }
+}
+
+impl Leases for LeaseApi {
+    async fn ask(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Read => self.read().await,
+            Ask::Write(draft) => self.write(&draft).await,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Who leads, by a Lease at the API server: for pods in Kubernetes.
+//!
+//! The Lease elects; the term that is drawn in the store decides. [`super::election`] has the rules.
+
+mod access;
+mod announce;
+mod api;
+mod object;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::channel;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::access::{ACCOUNT, Access, NoAccess};
+use self::api::LeaseApi;
+use super::contest::{Contest, Meter, Terms};
+use super::election::Timing;
+use super::{Leadership, Leads};
+use crate::clock::{SystemClock, TokioTimer};
+use crate::core::ids::{StackId, Term};
+
+/// What is seen and not yet looked at.
+const SIGHTS: usize = 16;
+
+/// How far apart those who wait for a Lease try.
+pub const JITTER: Duration = Duration::from_millis(250);
+
+/// Which Lease, and whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The API server; `None`: the one that a pod's variables name.
+    pub server: Option<String>,
+    /// The folder of the account's files.
+    pub account: PathBuf,
+    /// The Lease's namespace; `None`: the account's.
+    pub namespace: Option<String>,
+    /// The Lease's name.
+    pub lease: String,
+    /// How long it lasts.
+    pub lasts: Duration,
+    /// The pod's name, which operators know.
+    pub pod: String,
+    /// What tells this process from every other one, also in the same pod.
+    pub process: String,
+    /// How much longer than others this process waits, up to [`JITTER`].
+    pub jitter: Duration,
+}
+
+/// Contends for one Lease, whose holder leads every stack.
+pub struct KubernetesLeadership {
+    leads: Arc<Leads>,
+    stop: CancellationToken,
+    contest: Mutex<Option<JoinHandle<()>>>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl KubernetesLeadership {
+    /// Contends from now on. Must be called inside a tokio runtime. The API server need not answer.
+    ///
+    /// # Errors
+    /// [`NoAccess`] when it can't be asked at all.
+    pub fn start(
+        settings: &Settings,
+        terms: Arc<impl Terms>,
+        stacks: &[StackId],
+        meter: Arc<dyn Meter>,
+    ) -> Result<Self, NoAccess> {
+        let access = match &settings.server {
+            Some(server) => Access { server: server.clone(), account: settings.account.clone() },
+            None => Access::of_pod(settings.account.clone())?,
+        };
+        let namespace = match &settings.namespace {
+            Some(namespace) => namespace.clone(),
+            None => access.namespace()?,
+        };
+        let client = access.client(&namespace)?;
+        let (leads, stop) = (Arc::new(Leads::of(stacks)), CancellationToken::new());
+        let api = Arc::new(LeaseApi {
+            access,
+            namespace,
+            name: settings.lease.clone(),
+            lasts: settings.lasts,
+            meter: Arc::clone(&meter),
+            client: Mutex::new(client),
+            known: Mutex::default(),
+        });
+        let (sender, sights) = channel(SIGHTS);
+        let contest = Contest {
+            me: format!("{}_{}", settings.pod, settings.process),
+            timing: Timing { lease: settings.lasts, jitter: settings.jitter },
+            leases: Arc::clone(&api),
+            sights,
+            terms,
+            leads: Arc::clone(&leads),
+            meter,
+            clock: Arc::new(SystemClock::new()),
+            timer: Arc::new(TokioTimer),
+            stop: stop.clone(),
+        };
+        let announcing = announce::takeovers(
+            Arc::clone(&api),
+            Arc::clone(&leads),
+            stacks.to_vec(),
+            settings.pod.clone(),
+        );
+        let watching = async move { api.watch(sender).await };
+        let others = vec![tokio::spawn(watching), tokio::spawn(announcing)];
+        let contest = Mutex::new(Some(tokio::spawn(contest.run())));
+        Ok(Self { leads, stop, contest, others })
+    }
+
+    /// Gives the Lease back, so that another process has it at once, and contends no more. Ends when
+    /// the API server has said that it is so.
+    pub async fn resign(&self) {
+        self.stop.cancel();
+        let contest = self.contest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(contest) = contest {
+            let _ = contest.await;
+        }
+    }
+}
+
+impl Drop for KubernetesLeadership {
+    fn drop(&mut self) {
+        self.others.iter().for_each(JoinHandle::abort);
+        let contest = self.contest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(contest) = contest {
+            contest.abort();
+        }
+    }
+}
+
+impl Leadership for KubernetesLeadership {
+    fn term(&self, stack: &StackId) -> Option<Term> {
+        self.leads.term(stack)
+    }
+
+    async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
+        self.leads.changed(stack, from).await
+    }
+}
