@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use callplane::core::ids::{Epoch, Nonce};
 
+use super::api::ApiServer;
 use super::client::Client;
 use super::executor::{START, WORLD};
 use super::history::{Fault, What};
@@ -38,7 +39,9 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
     let stack = random.index(2);
     let at = site.executor.now();
     let until = (at + lasts).min(CALM);
-    match random.below(14) {
+    // Where an API server elects, there is more that can go wrong.
+    let kinds = if site.api.is_some() { 19 } else { 14 };
+    match random.below(kinds) {
         0 | 1 => crash(site, clients, pod, until),
         2 => pause(site, pod, until),
         3 => cut(site, Fault::Store, Place::Pod(pod), Place::Store, until),
@@ -87,10 +90,53 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
             note(site, Fault::Store, until);
             site.server.leave_alone(until);
         }
-        _ => {
+        13 if site.api.is_none() => {
             note(site, Fault::Lease, until);
             site.server.take_lease(&stack_id(stack));
         }
+        kind => {
+            if let Some(api) = &site.api {
+                note(site, Fault::Lease, until);
+                at_the_api_server(site, api, kind, pod, until, random);
+            }
+        }
+    }
+}
+
+/// What may go wrong with an API server lasts longer than other things: up to the end of faults.
+fn at_the_api_server(
+    site: &Arc<Site>,
+    api: &Arc<ApiServer>,
+    kind: u64,
+    pod: usize,
+    until: Duration,
+    random: &mut Random,
+) {
+    let long = until.max(CALM.min(site.executor.now() + random.millis(500, 12_000)));
+    match kind {
+        13 => {
+            let holders = [None, Some(""), Some("somebody")];
+            api.meddle(holders[random.index(holders.len())]);
+        }
+        14 => api.freeze(long),
+        15 => {
+            cut(site, Fault::Lease, Place::Pod(pod), Place::Api, long);
+        }
+        16 => {
+            // It takes up to ten seconds.
+            let most = 1_000_000 + random.below(9_000_000);
+            for pod in 0..PODS {
+                one_way(site, Place::Pod(pod), Place::Api, long, move |way| way.most = most);
+            }
+        }
+        17 => {
+            for pod in 0..PODS {
+                let lost = u32::try_from(random.below(500_000)).unwrap();
+                let worse = move |way: &mut Way| way.lost = lost;
+                weather(site, Fault::Lease, Place::Pod(pod), Place::Api, long, worse);
+            }
+        }
+        _ => api.hang_up(),
     }
 }
 

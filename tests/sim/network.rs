@@ -13,24 +13,26 @@ pub enum Place {
     Bus,
     Stack(usize),
     Client(usize),
+    Api,
 }
 
 /// So many of one kind there are at most.
 const MOST: usize = 4;
 
-const PLACES: usize = 2 + 3 * MOST;
+const PLACES: usize = 3 + 3 * MOST;
 
 impl Place {
     fn number(self) -> usize {
         let (kind, number) = match self {
             Self::Store => return 0,
             Self::Bus => return 1,
+            Self::Api => return 2,
             Self::Pod(number) => (0, number),
             Self::Stack(number) => (1, number),
             Self::Client(number) => (2, number),
         };
         assert!(number < MOST);
-        2 + kind * MOST + number
+        3 + kind * MOST + number
     }
 }
 

@@ -20,6 +20,9 @@ use callplane::core::stack_event::Uptime;
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
 use callplane::events;
+use callplane::leadership::Leads;
+use callplane::leadership::contest::Contest;
+use callplane::leadership::election::Timing;
 use callplane::stack::mi::{Mi as _, MiRequest};
 use callplane::stack::opensips::meter::Unmetered;
 use callplane::stack::opensips::settings::StackSettings;
@@ -31,6 +34,7 @@ use futures_util::future::{Either, select};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::api;
 use super::bug::Bug;
 use super::bus::Ear;
 use super::executor::{Executor, Group};
@@ -230,22 +234,45 @@ impl Running {
             feed: std::sync::OnceLock::new(),
             sockets,
         });
-        let leading = Arc::new(Leading::default());
-        for name in &names {
-            let contender = Contender {
-                executor,
-                store: store.clone(),
-                leading: Arc::clone(&leading),
-                stack: name.clone(),
-                // Each life of each process has a number of its own.
-                holder: life * 100 + pod as u64,
-                held: None,
+        let (events_timer, stop) = (Arc::new(executor), CancellationToken::new());
+        if let Some(api) = &site.api {
+            let leads = Arc::new(Leads::of(&names));
+            let contest = Contest {
+                me: format!("pod{pod}_{life}"),
+                timing: Timing {
+                    lease: api::LEASE,
+                    jitter: site.draw(|random| random.millis(0, 250)),
+                },
+                leases: Arc::new(api::Way { api: Arc::clone(api), pod }),
+                sights: api.watch(pod),
+                terms: Arc::new(store.clone()),
+                leads: Arc::clone(&leads),
+                meter: Arc::new(api::Uncounted),
+                clock: Watch::new(executor, 0),
+                timer: Arc::new(executor),
+                stop: CancellationToken::new(),
             };
-            executor.spawn(group, contender.run());
+            executor.spawn(group, contest.run());
+            let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+            let applying = events::run(engine, leads, clock, events_timer, outlet, stop);
+            executor.spawn(group, applying);
+        } else {
+            let leading = Arc::new(Leading::default());
+            for name in &names {
+                let contender = Contender {
+                    executor,
+                    store: store.clone(),
+                    leading: Arc::clone(&leading),
+                    stack: name.clone(),
+                    // Each life of each process has a number of its own.
+                    holder: life * 100 + pod as u64,
+                    held: None,
+                };
+                executor.spawn(group, contender.run());
+            }
+            let clock: Arc<dyn Clock> = clock;
+            executor.spawn(group, events::run(engine, leading, clock, events_timer, outlet, stop));
         }
-        let (timer, stop) = (Arc::new(executor), CancellationToken::new());
-        let clock: Arc<dyn Clock> = clock;
-        executor.spawn(group, events::run(engine, leading, clock, timer, outlet, stop));
         if site.bug == Some(Bug::EndsCalls) && life > 1 {
             executor.spawn(group, end_calls(Arc::clone(site), pod));
         }

@@ -10,7 +10,7 @@ use super::faults;
 use super::history::{History, What};
 use super::proxy::Proxy;
 use super::random::Random;
-use super::site::{PODS, Site};
+use super::site::{Elects, PODS, Site};
 
 /// Clients of the first tenant, and of the other.
 const CLIENTS: [usize; 2] = [3, 1];
@@ -36,10 +36,15 @@ const QUIET: Duration = Duration::from_millis(1_500);
 /// Longest wait for the end of everything.
 const LONGEST: Duration = Duration::from_secs(240);
 
+/// A seed with this bit is played with a Lease at an API server, every other one with leases in the
+/// store.
+pub const KUBERNETES: u64 = 1 << 62;
+
 /// Plays a seed.
 pub fn run(seed: u64, bug: Option<Bug>) -> History {
     let mut random = Random::new(seed);
-    let site = Site::new(&mut random, bug);
+    let elects = if seed & KUBERNETES == 0 { Elects::Store } else { Elects::ApiServer };
+    let site = Site::new(&mut random, bug, elects);
     for pod in 0..PODS {
         site.start(pod);
     }

@@ -8,6 +8,7 @@ use callplane::stack::simulated::{
     Behaviour, Notify, PhoneConfig, Replaces, Script, World, WorldConfig,
 };
 
+use super::api::ApiServer;
 use super::bug::Bug;
 use super::bus::Publisher;
 use super::executor::Executor;
@@ -32,6 +33,15 @@ pub fn phone(stack: usize, number: usize) -> String {
     format!("p{stack}{number}")
 }
 
+/// Who elects the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elects {
+    /// A lease in the store, for each stack.
+    Store,
+    /// A Lease at an API server, for all.
+    ApiServer,
+}
+
 pub struct Site {
     pub executor: Executor,
     pub network: Arc<Network>,
@@ -41,6 +51,8 @@ pub struct Site {
     pub proxies: Vec<Arc<Proxy>>,
     pub tenants: Vec<TenantId>,
     pub bug: Option<Bug>,
+    /// Where a Lease elects the leader; `None`: a lease in the store does.
+    pub api: Option<Arc<ApiServer>>,
     pods: Mutex<Vec<Pod>>,
     random: Mutex<Random>,
 }
@@ -51,7 +63,7 @@ struct Pod {
 }
 
 impl Site {
-    pub fn new(random: &mut Random, bug: Option<Bug>) -> Arc<Self> {
+    pub fn new(random: &mut Random, bug: Option<Bug>, elects: Elects) -> Arc<Self> {
         let executor = Executor::new(random.fork(), CALM + SWEPT);
         let network = Arc::new(Network::new(random.fork()));
         let recorder = Recorder::new(executor);
@@ -73,6 +85,10 @@ impl Site {
             .collect();
         let tenants = ["default", "other"];
         let pods = (0..PODS).map(|_| Pod { lives: 0, running: None }).collect();
+        let api = match elects {
+            Elects::Store => None,
+            Elects::ApiServer => Some(ApiServer::new(executor, Arc::clone(&network))),
+        };
         Arc::new(Self {
             executor,
             network,
@@ -82,6 +98,7 @@ impl Site {
             proxies,
             tenants: tenants.iter().map(|name| tenant(name)).collect(),
             bug,
+            api,
             pods: Mutex::new(pods),
             random: Mutex::new(random.fork()),
         })

@@ -51,6 +51,8 @@ struct State {
     /// Where the epoch began, by tenant.
     bases: BTreeMap<TenantId, u64>,
     leases: BTreeMap<StackId, (u64, Duration)>,
+    /// The newest term that was drawn.
+    drawn: BTreeMap<StackId, Term>,
 }
 
 /// What the store tells inside a commit.
@@ -221,6 +223,17 @@ impl Server {
         (self.head(&TenantId::default()).epoch, mine)
     }
 
+    fn lead(&self, stack: &StackId) -> Result<Term, Away> {
+        let term = self.memory.lead(stack).now_or_never().unwrap()?;
+        self.state.lock().unwrap().drawn.insert(stack.clone(), term);
+        Ok(term)
+    }
+
+    fn newest(&self, stack: &StackId) -> (Epoch, Option<Term>) {
+        let newest = self.state.lock().unwrap().drawn.get(stack).copied();
+        (self.head(&TenantId::default()).epoch, newest)
+    }
+
     fn head(&self, tenant: &TenantId) -> Position {
         self.memory.head(tenant).now_or_never().unwrap().unwrap()
     }
@@ -296,6 +309,12 @@ impl Client {
         self.ask(move |server| server.lease(&stack, holder)).await
     }
 
+    /// The epoch, and the newest term that was drawn at a stack.
+    pub async fn newest(&self, stack: &StackId) -> Result<(Epoch, Option<Term>), Away> {
+        let stack = stack.clone();
+        self.ask(move |server| server.newest(&stack)).await
+    }
+
     /// Where the epoch began.
     pub async fn base(&self, tenant: &TenantId) -> Result<Position, Away> {
         let tenant = tenant.clone();
@@ -349,6 +368,6 @@ impl Store for Client {
 
     async fn lead(&self, stack: &StackId) -> Result<Term, Away> {
         let stack = stack.clone();
-        self.ask(move |server| server.memory.lead(&stack).now_or_never().unwrap()).await?
+        self.ask(move |server| server.lead(&stack)).await?
     }
 }
