@@ -100,6 +100,7 @@ pub fn kubernetes(
         account: PathBuf::from(&config.account),
         namespace: config.namespace.as_ref().map(|name| name.as_str().to_owned()),
         lease: config.lease.as_str().to_owned(),
+        per_stack: config.per_stack,
         lasts: config.lease_duration,
         pod: pod_name(),
         process: process.as_str().to_owned(),

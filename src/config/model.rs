@@ -163,6 +163,8 @@ section! {
         pub namespace: Option<ObjectName> = None,
         /// Its name. Whoever has it leads all stacks.
         pub lease: ObjectName = ObjectName::callplane(),
+        /// A Lease for each stack, called `<lease>-<stack>`, so that stacks may have different leaders.
+        pub per_stack: bool = false,
         /// Without a renewal for this long it is free, 2 s to 60 s, in whole seconds. A leader renews
         /// it four times as often, which is all that the API server is asked.
         pub lease_duration: Duration = Duration::from_secs(4),

@@ -81,6 +81,8 @@ pub struct Contest<L, T> {
     /// Where terms are drawn.
     pub terms: Arc<T>,
     /// The stacks that whoever has the Lease leads.
+    pub stacks: Vec<StackId>,
+    /// Where it is told.
     pub leads: Arc<Leads>,
     /// Counts.
     pub meter: Arc<dyn Meter>,
@@ -151,12 +153,12 @@ impl<L: Leases, T: Terms> Contest<L, T> {
 
     /// Asks the store; of terms that are drawn also tells which.
     fn word(&self, word: Word, drawn: Option<Drawn>) -> BoxFuture<'static, (Said, Option<Drawn>)> {
-        let (terms, leads) = (Arc::clone(&self.terms), Arc::clone(&self.leads));
+        let (terms, stacks) = (Arc::clone(&self.terms), self.stacks.clone());
         async move {
             let said = match (word, drawn) {
                 (Word::Check, Some(drawn)) => check(&*terms, &drawn).await.map(|said| (said, None)),
                 (Word::Draw, _) | (Word::Check, None) => {
-                    draw(&*terms, &leads).await.map(|drawn| (Said::Drawn, Some(drawn)))
+                    draw(&*terms, &stacks).await.map(|drawn| (Said::Drawn, Some(drawn)))
                 }
             };
             said.unwrap_or((Said::Away, None))
@@ -167,7 +169,7 @@ impl<L: Leases, T: Terms> Contest<L, T> {
     /// Tells everybody what has changed.
     fn tell(&self, election: &Election, at: Duration, drawn: Option<&Drawn>, told: &mut Told) {
         let leads = election.leads(at);
-        for stack in self.leads.stacks() {
+        for stack in &self.stacks {
             let term = drawn.filter(|_| leads).and_then(|drawn| drawn.terms.get(stack));
             self.leads.set(stack, term.copied());
         }
@@ -198,9 +200,9 @@ struct Told {
     unconfirmed: bool,
 }
 
-async fn draw(terms: &impl Terms, leads: &Leads) -> Result<Drawn, Unheard> {
+async fn draw(terms: &impl Terms, stacks: &[StackId]) -> Result<Drawn, Unheard> {
     let mut drawn: Option<Drawn> = None;
-    for stack in leads.stacks() {
+    for stack in stacks {
         let (epoch, _) = terms.newest(stack).await?;
         let term = terms.draw(stack).await?;
         let all = drawn.get_or_insert_with(|| Drawn { epoch, terms: BTreeMap::new() });

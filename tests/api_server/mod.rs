@@ -19,6 +19,7 @@
 pub mod authority;
 pub mod keeper;
 pub mod programs;
+mod rights;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

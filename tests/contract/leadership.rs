@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::ids::{Install, PodId, StackId, Term};
+use callplane::leadership::contest::Meter;
+use callplane::leadership::kubernetes::{KubernetesLeadership, Settings};
 use callplane::leadership::{Leadership, Standalone};
 use callplane::store::Limits;
 use callplane::store::redis::RedisLeadership;
@@ -14,17 +16,20 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::DEADLINE;
+use crate::api_server::{self, ApiServer};
 use crate::redis::{Plain, Servers as _, installation};
 use crate::redis_server::{RedisServer, connect, is_here};
 
-instances!(alone: Alone, lease: Leases, redis: RedisLeases where is_here => {
+instances!(alone: Alone, lease: Leases, redis: RedisLeases where is_here,
+           kubernetes: KubernetesLeases where are_here => {
     every_stack_comes_to_be_led
     a_term_stays_the_same_as_long_as_it_is_led
     a_wait_ends_at_once_when_the_term_is_another_than_the_one_known
     no_two_processes_lead_in_one_term
 });
 
-instances!(leases: Leases, redis_leases: RedisLeases where is_here => {
+instances!(leases: Leases, redis_leases: RedisLeases where is_here,
+           kubernetes_leases: KubernetesLeases where are_here => {
     a_later_leader_has_a_higher_term
     who_waits_learns_of_the_lead_that_it_lost_and_of_the_one_it_won
     a_change_between_two_waits_is_not_missed
@@ -147,6 +152,83 @@ impl Stand for RedisLeases {
         let next = format!("pod-{}", (leader + 1) % self.processes.len());
         let lease = format!("cp:{}:lease:{stack}", self.install);
         self.server.0.ask(&["SET", &lease, &next, "PX", "3000"]);
+    }
+}
+
+/// Processes that contend for Leases at an API server, with the rights of the chart's own account.
+struct KubernetesLeases {
+    processes: Vec<Arc<KubernetesLeadership>>,
+    server: Arc<ApiServer>,
+    namespace: String,
+    _redis: Arc<Plain>,
+}
+
+/// What elects, and what decides.
+fn are_here(test: &str) -> bool {
+    is_here(test) && api_server::is_here(test)
+}
+
+struct Uncounted;
+
+impl Meter for Uncounted {
+    fn asked(&self, _verb: &'static str, _result: &'static str, _took: Duration) {}
+
+    fn unconfirmed(&self, _unconfirmed: bool) {}
+}
+
+impl Stand for KubernetesLeases {
+    type Leadership = KubernetesLeadership;
+
+    async fn fresh() -> Self {
+        let (redis, install) = installation::<Plain>().await;
+        let (server, namespace, account) = tokio::task::spawn_blocking(|| {
+            let server = ApiServer::shared();
+            let namespace = server.namespace("contract");
+            let names = stacks().map(|stack| format!("leader-{stack}"));
+            server.let_lead(&namespace, "callplane", &names);
+            let account = server.service_account_dir(&namespace, "callplane");
+            (server, namespace, account)
+        })
+        .await
+        .unwrap();
+        let mut processes = Vec::new();
+        for number in 0..3_u32 {
+            let (store, _bus) = connect(redis.settings(), install.clone(), Limits::default()).await;
+            let settings = Settings {
+                server: Some(server.url()),
+                account: account.clone(),
+                namespace: None,
+                lease: "leader".to_owned(),
+                per_stack: true,
+                lasts: Duration::from_secs(4),
+                pod: "pod".to_owned(),
+                process: number.to_string(),
+                jitter: Duration::from_millis(100) * number,
+            };
+            let meter = Arc::new(Uncounted);
+            let one = KubernetesLeadership::start(&settings, store, &stacks(), meter).unwrap();
+            processes.push(Arc::new(one));
+        }
+        Self { processes, server, namespace, _redis: redis }
+    }
+
+    fn processes(&self) -> &[Arc<KubernetesLeadership>] {
+        &self.processes
+    }
+
+    /// By hand, as an operator might.
+    async fn depose(&self, stack: &StackId) {
+        let leads = |process: &Arc<KubernetesLeadership>| process.term(stack).is_some();
+        let leader = self.processes.iter().position(leads).expect("somebody leads");
+        let next = format!("pod_{}", (leader + 1) % self.processes.len());
+        let patch = format!("{{\"spec\":{{\"holderIdentity\":\"{next}\"}}}}");
+        let (server, namespace) = (Arc::clone(&self.server), self.namespace.clone());
+        let lease = format!("lease/leader-{stack}");
+        tokio::task::spawn_blocking(move || {
+            server.kubectl_said(&["-n", &namespace, "patch", &lease, "--type=merge", "-p", &patch]);
+        })
+        .await
+        .unwrap();
     }
 }
 

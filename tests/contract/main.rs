@@ -36,6 +36,8 @@ macro_rules! instances {
     };
 }
 
+#[path = "../api_server/mod.rs"]
+mod api_server;
 mod bus;
 mod clock;
 mod commits;

@@ -246,6 +246,7 @@ impl Running {
                 leases: Arc::new(api::Way { api: Arc::clone(api), pod }),
                 sights: api.watch(pod),
                 terms: Arc::new(store.clone()),
+                stacks: names.clone(),
                 leads: Arc::clone(&leads),
                 meter: Arc::new(api::Uncounted),
                 clock: Watch::new(executor, 0),

@@ -17,7 +17,7 @@ use crate::leadership::{Leadership as _, Leads};
 /// It is only news: nobody waits longer for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells each takeover of the first stack: whoever has the Lease leads them all. Never ends.
+/// Tells each takeover of a Lease, by its first stack: whoever has it leads them all. Never ends.
 pub(super) async fn takeovers(
     api: Arc<LeaseApi>,
     leads: Arc<Leads>,

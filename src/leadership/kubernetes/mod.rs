@@ -40,6 +40,8 @@ pub struct Settings {
     pub namespace: Option<String>,
     /// The Lease's name.
     pub lease: String,
+    /// There is one for each stack, and the name of each ends with the stack's.
+    pub per_stack: bool,
     /// How long it lasts.
     pub lasts: Duration,
     /// The pod's name, which operators know.
@@ -50,11 +52,11 @@ pub struct Settings {
     pub jitter: Duration,
 }
 
-/// Contends for one Lease, whose holder leads every stack.
+/// Contends for a Lease whose holder leads every stack, or for one of each stack.
 pub struct KubernetesLeadership {
     leads: Arc<Leads>,
     stop: CancellationToken,
-    contest: Mutex<Option<JoinHandle<()>>>,
+    contests: Mutex<Vec<JoinHandle<()>>>,
     others: Vec<JoinHandle<()>>,
 }
 
@@ -79,58 +81,70 @@ impl KubernetesLeadership {
         };
         let client = access.client(&namespace)?;
         let (leads, stop) = (Arc::new(Leads::of(stacks)), CancellationToken::new());
-        let api = Arc::new(LeaseApi {
-            access,
-            namespace,
-            name: settings.lease.clone(),
-            lasts: settings.lasts,
-            meter: Arc::clone(&meter),
-            client: Mutex::new(client),
-            known: Mutex::default(),
-        });
-        let (sender, sights) = channel(SIGHTS);
-        let contest = Contest {
-            me: format!("{}_{}", settings.pod, settings.process),
-            timing: Timing { lease: settings.lasts, jitter: settings.jitter },
-            leases: Arc::clone(&api),
-            sights,
-            terms,
-            leads: Arc::clone(&leads),
-            meter,
-            clock: Arc::new(SystemClock::new()),
-            timer: Arc::new(TokioTimer),
-            stop: stop.clone(),
-        };
-        let announcing = announce::takeovers(
-            Arc::clone(&api),
-            Arc::clone(&leads),
-            stacks.to_vec(),
-            settings.pod.clone(),
-        );
-        let watching = async move { api.watch(sender).await };
-        let others = vec![tokio::spawn(watching), tokio::spawn(announcing)];
-        let contest = Mutex::new(Some(tokio::spawn(contest.run())));
-        Ok(Self { leads, stop, contest, others })
+        let (mut contests, mut others) = (Vec::new(), Vec::new());
+        for (lease, stacks) in settings.leases(stacks) {
+            let api = Arc::new(LeaseApi {
+                access: access.clone(),
+                namespace: namespace.clone(),
+                name: lease,
+                lasts: settings.lasts,
+                meter: Arc::clone(&meter),
+                client: Mutex::new(client.clone()),
+                known: Mutex::default(),
+            });
+            let (sender, sights) = channel(SIGHTS);
+            others.push(tokio::spawn(announce::takeovers(
+                Arc::clone(&api),
+                Arc::clone(&leads),
+                stacks.clone(),
+                settings.pod.clone(),
+            )));
+            let contest = Contest {
+                me: format!("{}_{}", settings.pod, settings.process),
+                timing: Timing { lease: settings.lasts, jitter: settings.jitter },
+                leases: Arc::clone(&api),
+                sights,
+                terms: Arc::clone(&terms),
+                stacks,
+                leads: Arc::clone(&leads),
+                meter: Arc::clone(&meter),
+                clock: Arc::new(SystemClock::new()),
+                timer: Arc::new(TokioTimer),
+                stop: stop.clone(),
+            };
+            contests.push(tokio::spawn(contest.run()));
+            others.push(tokio::spawn(async move { api.watch(sender).await }));
+        }
+        Ok(Self { leads, stop, contests: Mutex::new(contests), others })
     }
 
-    /// Gives the Lease back, so that another process has it at once, and contends no more. Ends when
+    /// Gives every Lease back, so that another process has it at once, and contends no more. Ends when
     /// the API server has said that it is so.
     pub async fn resign(&self) {
         self.stop.cancel();
-        let contest = self.contest.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(contest) = contest {
-            let _ = contest.await;
+        let contests = std::mem::take(&mut *self.contests());
+        futures_util::future::join_all(contests).await;
+    }
+
+    fn contests(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.contests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Settings {
+    /// Each Lease, and whom its holder leads.
+    fn leases(&self, stacks: &[StackId]) -> Vec<(String, Vec<StackId>)> {
+        if !self.per_stack {
+            return vec![(self.lease.clone(), stacks.to_vec())];
         }
+        let of = |stack: &StackId| (format!("{}-{stack}", self.lease), vec![stack.clone()]);
+        stacks.iter().map(of).collect()
     }
 }
 
 impl Drop for KubernetesLeadership {
     fn drop(&mut self) {
-        self.others.iter().for_each(JoinHandle::abort);
-        let contest = self.contest.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(contest) = contest {
-            contest.abort();
-        }
+        self.others.iter().chain(self.contests().iter()).for_each(JoinHandle::abort);
     }
 }
 
