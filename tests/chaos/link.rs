@@ -1,7 +1,8 @@
-//! The way from one process to Redis: a relay that can be cut.
+//! The way from one process to a server: a relay that can be cut.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -15,6 +16,8 @@ pub enum Way {
     Open,
     /// Nothing passes, and nobody is told. What waits goes on when it opens.
     Stalled,
+    /// They pass, each as much later.
+    Late(Duration),
     /// Connections end, and no new one is made.
     Refused,
 }
@@ -83,6 +86,8 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::R
         if way.wait_for(|way| *way != Way::Stalled).await.is_err() {
             return;
         }
+        let late = if let Way::Late(late) = *way.borrow() { late } else { Duration::ZERO };
+        tokio::time::sleep(late).await;
         if to.write_all(&bytes[..length]).await.is_err() {
             return;
         }
