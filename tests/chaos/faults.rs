@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::history::{Fault, Time, What};
+use super::lease::Lease;
 use super::link::Way;
 use super::pods::{PODS, Pods};
 use super::random::Random;
@@ -28,11 +29,23 @@ pub enum Kind {
     Flush,
     /// Sentinels choose another master.
     Failover,
+    /// The API server stands still, or is gone and comes back.
+    Lease,
+    /// The way of a process to the API server is stalled or cut.
+    Cut,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::Pause, Self::Link, Self::Redis, Self::Rolling, Self::Flush, Self::Failover];
+    pub const ALL: [Self; 8] = [
+        Self::Pause,
+        Self::Link,
+        Self::Redis,
+        Self::Rolling,
+        Self::Flush,
+        Self::Failover,
+        Self::Lease,
+        Self::Cut,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -42,6 +55,8 @@ impl Kind {
             Self::Rolling => "rolling",
             Self::Flush => "flush",
             Self::Failover => "failover",
+            Self::Lease => "lease",
+            Self::Cut => "cut",
         }
     }
 
@@ -69,6 +84,8 @@ pub struct Done {
 pub struct Faults {
     pub pods: Arc<Pods>,
     pub redis: Arc<Redis>,
+    /// Where an API server elects.
+    pub lease: Option<Lease>,
     pub recorder: Arc<Recorder>,
     pub done: Mutex<Vec<Done>>,
     /// Kills: when, which process, and the stacks that it led.
@@ -77,14 +94,21 @@ pub struct Faults {
     places: [tokio::sync::Mutex<()>; PODS],
     /// One failover at a time: the other server has to follow before it can be chosen.
     failover: tokio::sync::Mutex<()>,
+    /// One trouble of the API server at a time.
+    trouble: tokio::sync::Mutex<()>,
 }
 
 impl Faults {
-    pub fn new(pods: &Arc<Pods>, redis: Arc<Redis>, recorder: &Arc<Recorder>) -> Arc<Self> {
+    pub fn new(
+        pods: &Arc<Pods>,
+        redis: Arc<Redis>,
+        lease: Option<Lease>,
+        recorder: &Arc<Recorder>,
+    ) -> Arc<Self> {
         let (pods, recorder) = (Arc::clone(pods), Arc::clone(recorder));
         let (done, kills) = (Mutex::default(), Mutex::default());
-        let (places, failover) = Default::default();
-        Arc::new(Self { pods, redis, recorder, done, kills, places, failover })
+        let (places, failover, trouble) = Default::default();
+        Arc::new(Self { pods, redis, lease, recorder, done, kills, places, failover, trouble })
     }
 
     /// So many rolling restarts, and nothing else.
@@ -133,6 +157,9 @@ impl Faults {
     fn beside(&self, number: usize, kinds: &[Kind], random: &mut Random) -> Option<Kind> {
         let guarded = self.redis.port().is_none();
         let drawn = match number % 50 {
+            // Where it elects, the API server is in trouble half of the time.
+            n if self.lease.is_some() && n.is_multiple_of(4) => Kind::Lease,
+            n if self.lease.is_some() && n % 4 == 2 => Kind::Cut,
             4 | 13 | 26 | 39 if guarded => Kind::Failover,
             9 | 31 if guarded => Kind::Rolling,
             _ if guarded && number.is_multiple_of(3) => Kind::Pause,
@@ -176,6 +203,8 @@ impl Faults {
             Kind::Rolling => self.rolling().await,
             Kind::Flush => self.flush(),
             Kind::Failover => self.failover(random).await,
+            Kind::Lease => self.lease(random).await,
+            Kind::Cut => self.cut(random).await,
         }
     }
 
@@ -200,6 +229,41 @@ impl Faults {
         let until = self.now();
         self.recorder.note_at(at, What::Fault { kind: Fault::Store, until });
         self.done(at, Some(pod), what);
+    }
+
+    /// Nothing of it may be seen by clients: whoever leads goes on, and who is killed meanwhile leaves
+    /// its events to whoever leads afterwards.
+    async fn lease(&self, random: &mut Random) {
+        let Some(lease) = &self.lease else { return };
+        let _alone = self.trouble.lock().await;
+        let at = self.now();
+        let away = random.millis(1000, 8000);
+        let what = if random.percent(50) {
+            lease.server.pause();
+            sleep(away).await;
+            lease.server.go_on();
+            "the API server stood still"
+        } else {
+            tokio::task::block_in_place(|| lease.server.stop());
+            sleep(away).await;
+            tokio::task::block_in_place(|| lease.server.start_again());
+            "the API server was gone"
+        };
+        let until = self.now();
+        self.recorder.note_at(at, What::Fault { kind: Fault::Lease, until });
+        self.done(at, None, what);
+    }
+
+    async fn cut(&self, random: &mut Random) {
+        let pod = random.index(PODS);
+        let at = self.now();
+        let Some(way) = self.pods.way_to_lease(pod) else { return };
+        way.set(*random.pick(&[Way::Stalled, Way::Refused]));
+        sleep(random.millis(1000, 8000)).await;
+        way.set(Way::Open);
+        let until = self.now();
+        self.recorder.note_at(at, What::Fault { kind: Fault::Lease, until });
+        self.done(at, Some(pod), "cut off from the API server");
     }
 
     async fn redis(&self, random: &mut Random) {

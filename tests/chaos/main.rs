@@ -3,7 +3,8 @@
 //!
 //! * `CHAOS_SEED` draws phones, clients and faults, as far as real processes allow;
 //! * `CHAOS_KILLS` says how many processes are killed (50), in rounds;
-//! * `CHAOS_FAULTS` names what goes wrong beside: `pause,link,redis,rolling,flush,failover` (all);
+//! * `CHAOS_FAULTS` names what goes wrong beside:
+//!   `pause,link,redis,rolling,flush,failover,lease,cut` (all);
 //! * `CHAOS_CLIENTS` says how many clients there are (40);
 //! * `CHAOS_KEEP` names a folder for logs and histories;
 //! * `CHAOS_PROGRAM` names another build of callplane.
@@ -18,10 +19,13 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+#[path = "../api_server/mod.rs"]
+mod api_server;
 mod client;
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
+mod lease;
 mod link;
 mod lost;
 mod mi;
@@ -66,8 +70,8 @@ fn of_the_clock() -> u64 {
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Plays rounds until `kills` are done, each with its own site.
-fn run(name: &str, kills: usize, rolls: usize) -> Option<Report> {
-    if !redis_server::is_here(name) {
+fn run(name: &str, kills: usize, rolls: usize, by_lease: bool) -> Option<Report> {
+    if !redis_server::is_here(name) || by_lease && !api_server::is_here(name) {
         return None;
     }
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +97,8 @@ fn run(name: &str, kills: usize, rolls: usize) -> Option<Report> {
         let kills = left.min(*most);
         left -= kills;
         let (seed, kinds, guarded) = (seeds.next(), kinds.clone(), *guarded);
-        let settings = Settings { seed, kills, guarded, rolls, clients, pause: PAUSE, kinds };
+        let settings =
+            Settings { seed, kills, guarded, by_lease, rolls, clients, pause: PAUSE, kinds };
         let temporary = tempfile::tempdir().unwrap();
         let kept = std::env::var_os("CHAOS_KEEP").map(PathBuf::from);
         let folder = match &kept {
@@ -115,7 +120,16 @@ fn run(name: &str, kills: usize, rolls: usize) -> Option<Report> {
 #[test]
 fn no_command_is_without_outcome_and_nothing_is_told_or_done_twice_whatever_dies() {
     let kills = usize::try_from(number("CHAOS_KILLS").unwrap_or(50)).unwrap();
-    if let Some(report) = run("kills", kills, 0) {
+    if let Some(report) = run("kills", kills, 0, false) {
+        report.assert_kept();
+    }
+}
+
+/// The same where a Lease elects, and the API server is in trouble as often as not.
+#[test]
+fn a_lease_at_an_api_server_elects_as_well() {
+    let kills = usize::try_from(number("CHAOS_LEASE_KILLS").unwrap_or(16)).unwrap();
+    if let Some(report) = run("lease", kills, 2, true) {
         report.assert_kept();
     }
 }
@@ -123,7 +137,7 @@ fn no_command_is_without_outcome_and_nothing_is_told_or_done_twice_whatever_dies
 /// Who is told to stop finishes what it has sent, and leaves the rest to others: nobody can tell.
 #[test]
 fn a_rolling_restart_leaves_no_outcome_unknown() {
-    if let Some(report) = run("rolling", 0, 4) {
+    if let Some(report) = run("rolling", 0, 4, false) {
         report.assert_kept();
         report.assert_known();
     }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::faults::Done;
 use super::history::{Fault, Time, What};
+use super::lease::Lease;
 use super::link::Link;
 use super::mi;
 use super::random::Random;
@@ -50,6 +51,8 @@ struct Pod {
     log: PathBuf,
     /// To the one Redis, where there is one.
     link: Option<Link>,
+    /// To the API server, where there is one.
+    to_lease: Option<Link>,
     /// Where its clients connect while it serves.
     serves: watch::Sender<Option<SocketAddr>>,
     child: Mutex<Option<Child>>,
@@ -59,6 +62,7 @@ impl Pods {
     pub async fn start(
         folder: &Path,
         redis: &Redis,
+        lease: Option<&Lease>,
         stacks: &[Stack],
         ledger: &Arc<mi::Ledger>,
         recorder: &Arc<Recorder>,
@@ -70,13 +74,19 @@ impl Pods {
                 None => None,
             };
             let through = redis.config(link.as_ref().map(|link| link.port));
+            let to_lease = match lease {
+                Some(lease) => Some(Link::to(lease.server.port()).await),
+                None => None,
+            };
+            let elects = lease.zip(to_lease.as_ref()).map(|(lease, link)| lease.config(link));
+            let elects = elects.unwrap_or_default();
             let mut config = format!(
                 "install: chaos\nlisten:\n  address: 127.0.0.1:0\n  console: false\n\
                  admin:\n  listen: 127.0.0.1:0\n  control: 127.0.0.1:0\n\
                  commands:\n  {TIMES}\n\
                  drain:\n  timeout: 5s\n\
                  log:\n  redact: false\n\
-                 {through}stacks:\n"
+                 {through}{elects}stacks:\n"
             );
             for stack in stacks {
                 let mi = mi::relay(
@@ -104,6 +114,7 @@ impl Pods {
                 config: path,
                 log: folder.join(format!("pod{number}.log")),
                 link,
+                to_lease,
                 serves: watch::Sender::new(None),
                 child: Mutex::new(None),
             });
@@ -197,6 +208,11 @@ impl Pods {
 
     pub fn link(&self, number: usize) -> Option<&Link> {
         self.pods[number].link.as_ref()
+    }
+
+    /// The way to the API server.
+    pub fn way_to_lease(&self, number: usize) -> Option<&Link> {
+        self.pods[number].to_lease.as_ref()
     }
 
     /// Kills it (signal 9) and waits until it is gone.

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::client::{Client, Common, Figures, Phase, Standing};
 use super::faults::{Done, Faults, Kind};
 use super::history::{Fault, History, Time, What};
+use super::lease::Lease;
 use super::mi::{Asked, Ledger};
 use super::pods::{Lead, Pods};
 use super::random::Random;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub kills: usize,
     /// Redis is two servers that Sentinels guard.
     pub guarded: bool,
+    /// A Lease at an API server elects the leader.
+    pub by_lease: bool,
     /// Rolling restarts after that.
     pub rolls: usize,
     pub clients: usize,
@@ -87,7 +90,8 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
         Stack::start(1, Script::Reference, &mut random).await,
     ];
     let ledger = Arc::new(Ledger::default());
-    let pods = Pods::start(folder, &redis, &stacks, &ledger, &recorder).await;
+    let lease = settings.by_lease.then(|| tokio::task::block_in_place(Lease::start));
+    let pods = Pods::start(folder, &redis, lease.as_ref(), &stacks, &ledger, &recorder).await;
     led(&pods).await;
     // A proxy tells its age in whole seconds: who comes to lead can't tell what began in its first from
     // what was before.
@@ -115,7 +119,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
 
     let masters = tokio::spawn(watch_masters(Arc::clone(&redis), Arc::clone(&recorder)));
 
-    let faults = Faults::new(&pods, redis, &recorder);
+    let faults = Faults::new(&pods, redis, lease, &recorder);
     faults.play(settings.kills, &settings.kinds, &mut random).await;
     faults.roll(settings.rolls, &mut random).await;
     let calm = recorder.now();
