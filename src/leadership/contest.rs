@@ -184,10 +184,12 @@ impl<L: Leases, T: Terms> Contest<L, T> {
                 tracing::info!("the API server renews the Lease again");
             }
         }
-        if told.leads && !now.leads {
+        if told.leads && !now.leads && !self.stop.is_cancelled() {
             let holder = election.lease().and_then(|lease| lease.holder.as_deref());
-            let holder = holder.unwrap_or("nobody");
-            tracing::info!(holder, "the Lease is not held any more");
+            tracing::info!(
+                holder = holder.unwrap_or("nobody"),
+                "the Lease does not make this process lead any more"
+            );
         }
         *told = now;
     }

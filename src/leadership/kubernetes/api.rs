@@ -1,5 +1,6 @@
 //! One Lease at an API server: asked, and watched.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long one watch lasts, in seconds, as the API server is told.
 const WATCH: u32 = 290;
 
+/// So many refusals in a row are said to whoever has to put them right.
+const REFUSED: u32 = 5;
+
 /// Until a watch that failed is begun again; doubled each time.
 const AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(4);
@@ -39,6 +43,8 @@ pub(super) struct LeaseApi {
     pub lasts: Duration,
     pub meter: Arc<dyn Meter>,
     pub client: Mutex<Client>,
+    /// How often in a row it has refused.
+    pub refused: AtomicU32,
     /// As it was seen last, with all that others have written in it.
     pub known: Mutex<Option<Object>>,
 }
@@ -125,7 +131,8 @@ impl LeaseApi {
 
     fn judge(&self, verb: &'static str, kind: Kind) {
         match kind {
-            Kind::Ok | Kind::Absent | Kind::Lost | Kind::Throttled | Kind::Broken | Kind::Late => {}
+            Kind::Ok | Kind::Absent | Kind::Lost => self.refused.store(0, Ordering::Relaxed),
+            Kind::Throttled | Kind::Broken | Kind::Late => {}
             // The token may have run out, and the certificates may be others by now.
             Kind::Unauthorized | Kind::Unreachable => match self.access.client(&self.namespace) {
                 Ok(client) => {
@@ -133,7 +140,10 @@ impl LeaseApi {
                 }
                 Err(error) => tracing::warn!(%error, "the API server"),
             },
-            Kind::Forbidden | Kind::Refused => {
+            // One that has only just started does not know the roles yet.
+            Kind::Forbidden | Kind::Refused
+                if self.refused.fetch_add(1, Ordering::Relaxed) + 1 == REFUSED =>
+            {
                 let (lease, namespace) = (&self.name, &self.namespace);
                 tracing::warn!(
                     verb,
@@ -143,6 +153,7 @@ impl LeaseApi {
                     "the API server refuses: may this service account get, create, update and watch the Lease?"
                 );
             }
+            Kind::Forbidden | Kind::Refused => {}
         }
     }
 

@@ -8,6 +8,7 @@ mod api;
 mod object;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -90,6 +91,7 @@ impl KubernetesLeadership {
                 lasts: settings.lasts,
                 meter: Arc::clone(&meter),
                 client: Mutex::new(client.clone()),
+                refused: AtomicU32::new(0),
                 known: Mutex::default(),
             });
             let (sender, sights) = channel(SIGHTS);
