@@ -1,6 +1,6 @@
-//! One life of a site: three processes, one Redis, two proxies, many clients, and faults.
+//! One life of a site: a few processes, one Redis, two proxies, many clients, and faults.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::client::{Client, Common, Figures, Phase, Standing};
 use super::faults::{Done, Faults, Kind};
 use super::history::{Fault, History, Time, What};
 use super::mi::{Asked, Ledger};
-use super::pods::{Lead, Pods};
+use super::pods::{Lead, Pods, program};
 use super::random::Random;
 use super::record::Recorder;
 use super::redis::Redis;
@@ -35,11 +35,15 @@ const ORPHANS: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub seed: u64,
+    /// How many processes there are.
+    pub pods: usize,
     pub kills: usize,
     /// Redis is two servers that Sentinels guard.
     pub guarded: bool,
     /// Rolling restarts after that.
     pub rolls: usize,
+    /// Another build: all processes begin as this one, are upgraded to ours, and rolled back.
+    pub other: Option<PathBuf>,
     pub clients: usize,
     pub pause: Duration,
     pub kinds: Vec<Kind>,
@@ -47,6 +51,8 @@ pub struct Settings {
 
 /// What came of it.
 pub struct Played {
+    /// How many processes there were.
+    pub pods: usize,
     pub history: History,
     pub figures: Figures,
     pub faults: Vec<Done>,
@@ -87,7 +93,10 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
         Stack::start(1, Script::Reference, &mut random).await,
     ];
     let ledger = Arc::new(Ledger::default());
-    let pods = Pods::start(folder, &redis, &stacks, &ledger, &recorder).await;
+    let ours = program();
+    let first = settings.other.as_ref().unwrap_or(&ours);
+    let pods =
+        Pods::start((settings.pods, first), folder, &redis, &stacks, &ledger, &recorder).await;
     led(&pods).await;
     // A proxy tells its age in whole seconds: who comes to lead can't tell what began in its first from
     // what was before.
@@ -118,6 +127,9 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let faults = Faults::new(&pods, redis, &recorder);
     faults.play(settings.kills, &settings.kinds, &mut random).await;
     faults.roll(settings.rolls, &mut random).await;
+    if let Some(other) = &settings.other {
+        faults.upgrade_and_roll_back(other, &ours, &mut random).await;
+    }
     let calm = recorder.now();
     phase.send_replace(Phase::Calm);
     let open = settle(&standings).await;
@@ -152,6 +164,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     done.extend(stalls.lock().unwrap().drain(..));
     let kills = faults.kills.lock().unwrap().clone();
     Played {
+        pods: pods.count(),
         history,
         figures,
         faults: done,
