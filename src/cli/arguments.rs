@@ -34,6 +34,10 @@ pub enum Action {
     SimulateOpensips(Simulate),
     /// Check a configuration: all problems with line and column.
     CheckConfig(CheckConfig),
+    /// Ask the running server of a configuration whether it lives; for containers and probes.
+    Healthcheck(Healthcheck),
+    /// Have the running server of a configuration stop in order; for preStop hooks.
+    Drain(DrainServer),
     /// Print the OpenRPC document of the protocol.
     Openrpc,
 }
@@ -95,6 +99,28 @@ pub struct CheckConfig {
     /// Print the documented defaults instead.
     #[arg(long, conflicts_with_all = ["live", "config"])]
     pub default: bool,
+}
+
+/// What `healthcheck` takes.
+#[derive(Debug, Args)]
+pub struct Healthcheck {
+    /// Where the configuration is; `admin.listen` is asked.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Ask whether it takes clients (`/readyz`) in place of whether it lives (`/livez`).
+    #[arg(long)]
+    pub ready: bool,
+}
+
+/// What `drain` takes.
+#[derive(Debug, Args)]
+pub struct DrainServer {
+    /// Where the configuration is; `admin.control` is told.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Wait until the server is gone, at most `drain.delay` + `drain.timeout` + 2 s.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// What `call` takes.

@@ -4,8 +4,11 @@
 //! one clear line on standard error. What a server has to say goes through the log.
 
 mod arguments;
+mod ask;
 mod call;
+mod drain;
 mod exit;
+mod healthcheck;
 mod pods;
 mod signals;
 mod start;
@@ -39,6 +42,8 @@ pub fn main() -> ExitCode {
         Action::Call(call) => on_runtime(call::call(call)),
         Action::Run(run) => run_once(run),
         Action::CheckConfig(check) => check_config(&check),
+        Action::Healthcheck(healthcheck) => healthcheck::healthcheck(&healthcheck),
+        Action::Drain(drain) => drain::drain(&drain),
         Action::Openrpc => {
             say(crate::rpc::openrpc::DOCUMENT.trim_end());
             Exit::Success
@@ -153,7 +158,16 @@ where
 }
 
 fn on_runtime(work: impl Future<Output = Exit>) -> Exit {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    on(tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+/// For work that is over in milliseconds: no threads are started for it.
+fn on_one_thread(work: impl Future<Output = Exit>) -> Exit {
+    on(tokio::runtime::Builder::new_current_thread(), work)
+}
+
+fn on(mut runtime: tokio::runtime::Builder, work: impl Future<Output = Exit>) -> Exit {
+    match runtime.enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(work);
             // What still runs has had its time; nothing may hold the process up now.

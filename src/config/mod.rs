@@ -132,7 +132,46 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
-    let Some(path) = file else { return parse("", None, environment) };
+    let Text { text, name } = text_of(file)?;
+    parse(&text, name.as_deref(), environment)
+}
+
+/// How a server that may run can be asked, and how long it takes to stop: `admin` and `drain` as
+/// [`load`] has them.
+///
+/// A mistake elsewhere in the file is left alone: whoever edits it must not have a server that runs
+/// well taken for a dead one.
+///
+/// # Errors
+///
+/// As [`load`], for these two sections.
+pub fn reach(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Admin, Drain), ConfigError> {
+    let Text { text, name } = text_of(file)?;
+    let wrong = |problems: Vec<Problem>| ConfigError::Wrong { file: name.clone(), problems };
+    let Reading { config, mut report, .. } =
+        read_all(&text, environment).map_err(|problem| wrong(vec![problem]))?;
+    report.problems.retain(|problem| {
+        ["admin", "drain"].iter().any(|section| problem.key.starts_with(section))
+    });
+    if report.problems.is_empty() {
+        Ok((config.admin, config.drain))
+    } else {
+        report.problems.sort();
+        Err(wrong(report.problems))
+    }
+}
+
+/// A file's text, and its name as the user gave it.
+struct Text {
+    text: String,
+    name: Option<String>,
+}
+
+fn text_of(file: Option<&Path>) -> Result<Text, ConfigError> {
+    let Some(path) = file else { return Ok(Text { text: String::new(), name: None }) };
     let unreadable = |reason: String| ConfigError::Unreadable { file: path.to_owned(), reason };
     let about = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?;
     if about.is_dir() {
@@ -143,7 +182,7 @@ pub fn load(
         return Err(unreadable("it is longer than 1 MiB".to_owned()));
     }
     let text = String::from_utf8(text).map_err(|e| unreadable(e.to_string()))?;
-    parse(&text, Some(&path.display().to_string()), environment)
+    Ok(Text { text, name: Some(path.display().to_string()) })
 }
 
 /// No more of a file than tells that it is too long: a device has no end and says no length.
@@ -169,7 +208,30 @@ pub fn parse(
         problems.dedup();
         ConfigError::Wrong { file: name.map(str::to_owned), problems }
     };
-    let mut root = tree::parse(text).map_err(|problem| wrong(vec![problem]))?;
+    let Reading { config, report, is_old } =
+        read_all(text, environment).map_err(|problem| wrong(vec![problem]))?;
+    if report.problems.is_empty() {
+        let mut list = report.warnings;
+        list.sort();
+        Ok(Loaded { config, warnings: Warnings { file: name.map(str::to_owned), list }, is_old })
+    } else {
+        Err(wrong(report.problems))
+    }
+}
+
+/// What a text says, and all that is wrong with it.
+struct Reading {
+    config: Config,
+    report: Report,
+    is_old: bool,
+}
+
+/// Fails only where there is no YAML.
+fn read_all(
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Reading, Problem> {
+    let mut root = tree::parse(text)?;
     let mut report = Report::default();
     let is_old = predecessor::is_old(&root);
     if is_old {
@@ -178,13 +240,7 @@ pub fn parse(
     environment::overlay(&mut root, environment, &mut report);
     let config = Config::decode(&root, &KeyPath::default(), &mut report).unwrap_or_default();
     check::check(&config, is_old, &mut report);
-    if report.problems.is_empty() {
-        let mut list = report.warnings;
-        list.sort();
-        Ok(Loaded { config, warnings: Warnings { file: name.map(str::to_owned), list }, is_old })
-    } else {
-        Err(wrong(report.problems))
-    }
+    Ok(Reading { config, report, is_old })
 }
 
 /// The `CALLPLANE_` variables of this process. What is not UTF-8 in them is replaced by U+FFFD, and

@@ -36,6 +36,8 @@ pub struct Process {
     pub clients: SocketAddr,
     /// Where probes and metrics are, if it has any.
     pub operations: Option<SocketAddr>,
+    /// Where it can be told to stop, if it can.
+    pub control: Option<SocketAddr>,
 }
 
 impl Process {
@@ -73,9 +75,35 @@ impl Process {
                 panic!("it does not say where it listens, only: {lines:#?}");
             };
             if let Some(clients) = address(&line, mark) {
-                return Self { child, clients, operations: address(&line, " operations=") };
+                let operations = address(&line, " operations=");
+                let control = address(&line, " control=");
+                return Self { child, clients, operations, control };
             }
             lines.push(line);
+        }
+    }
+
+    /// Sends it a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(sent.success(), "kill -s {name} {id}");
+    }
+
+    /// Its exit code, when it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().unwrap().map(|status| status.code().expect("an exit code"))
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub fn exit(&mut self) -> i32 {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match self.ended() {
+                Some(code) => return code,
+                None => assert!(Instant::now() < deadline, "it does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -1,0 +1,165 @@
+//! What a container and its hooks call beside a running server: `healthcheck` and `drain`, with real
+//! processes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod process;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use process::{ANY_PORTS, Process, SERVES};
+use tempfile::TempDir;
+
+/// A server without a stack, and the file in which others find where it is.
+struct Beside {
+    server: Process,
+    folder: TempDir,
+}
+
+impl Beside {
+    /// With these `drain.delay` and `drain.timeout`.
+    fn start(delay: &str, timeout: &str) -> Self {
+        let mut variables = ANY_PORTS.to_vec();
+        variables.push(("CALLPLANE_DRAIN__DELAY", delay));
+        variables.push(("CALLPLANE_DRAIN__TIMEOUT", timeout));
+        variables.push(("NO_COLOR", "1"));
+        let server = Process::callplane(&["serve"], &variables, SERVES);
+        let beside = Self { server, folder: tempfile::tempdir().unwrap() };
+        let listen = beside.server.operations.unwrap();
+        beside
+            .write(&format!("{listen}"), &format!("drain: {{delay: {delay}, timeout: {timeout}}}"));
+        beside
+    }
+
+    /// The file, with this address of the operations port and more lines.
+    fn write(&self, listen: &str, more: &str) {
+        let control = self.server.control.unwrap();
+        let text = format!("admin:\n  listen: '{listen}'\n  control: '{control}'\n{more}\n");
+        std::fs::write(self.folder.path().join("callplane.yml"), text).unwrap();
+    }
+
+    /// `callplane` with these arguments, beside the server: its exit code, and its one line.
+    fn run(&self, arguments: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_callplane"))
+            .args(arguments)
+            .env_clear()
+            .env("CALLPLANE_CONFIG", self.folder.path().join("callplane.yml"))
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    }
+
+    fn healthcheck(&self) -> [(i32, String); 2] {
+        [self.run(&["healthcheck"]), self.run(&["healthcheck", "--ready"])]
+    }
+}
+
+/// One line of each, with the address that was asked.
+fn told(at: SocketAddr, lives: (i32, &str), ready: (i32, &str)) -> [(i32, String); 2] {
+    [
+        (lives.0, format!("{at}/livez: {}\n", lives.1)),
+        (ready.0, format!("{at}/readyz: {}\n", ready.1)),
+    ]
+}
+
+#[test]
+fn a_container_asks_whether_the_server_lives_and_whether_it_takes_clients() {
+    let mut beside = Beside::start("60s", "1s");
+    let at = beside.server.operations.unwrap();
+    assert_eq!(beside.healthcheck(), told(at, (0, "alive"), (0, "ready")));
+    assert_eq!(beside.run(&["drain"]).0, 0);
+    assert_eq!(beside.healthcheck(), told(at, (0, "alive"), (1, "503 draining")));
+    beside.server.signal("TERM");
+    beside.server.signal("INT");
+    beside.server.exit();
+    let away = "no server answers: Connection refused (os error 111)";
+    assert_eq!(beside.healthcheck(), told(at, (1, away), (1, away)));
+}
+
+#[test]
+fn a_server_that_listens_everywhere_is_asked_on_loopback() {
+    let beside = Beside::start("0s", "1s");
+    let port = beside.server.operations.unwrap().port();
+    for listen in [format!("0.0.0.0:{port}"), format!("[::]:{port}")] {
+        beside.write(&listen, "");
+        assert_eq!(beside.run(&["healthcheck"]), (0, format!("{listen}/livez: alive\n")));
+    }
+}
+
+/// Whoever edits the file must not have a server that runs well taken for a dead one.
+#[test]
+fn a_mistake_elsewhere_in_the_file_does_not_make_a_server_look_dead() {
+    let beside = Beside::start("0s", "1s");
+    let at = beside.server.operations.unwrap();
+    beside.write(&at.to_string(), "limits: {sessions: none}\nstack: []");
+    assert_eq!(beside.run(&["check-config"]).0, 2);
+    assert_eq!(beside.healthcheck(), told(at, (0, "alive"), (0, "ready")));
+    beside.write("nonsense", "limits: {sessions: none}");
+    let (code, line) = beside.run(&["healthcheck"]);
+    assert_eq!(code, 1);
+    assert!(line.contains("admin.listen: `nonsense` is not an address"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+}
+
+#[test]
+fn a_server_that_stands_still_is_given_up_after_two_seconds() {
+    let beside = Beside::start("0s", "1s");
+    let at = beside.server.operations.unwrap();
+    beside.server.signal("STOP");
+    let began = Instant::now();
+    assert_eq!(beside.run(&["healthcheck"]), (1, format!("{at}/livez: no answer within 2 s\n")));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// Kubernetes sends SIGTERM after the hook: a drain that has begun by then goes on to its end.
+#[test]
+fn a_signal_after_a_drain_is_the_first_one() {
+    let mut beside = Beside::start("2s", "1s");
+    assert_eq!(beside.run(&["drain"]).0, 0);
+    beside.server.signal("TERM");
+    let hurried = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < hurried {
+        assert_eq!(beside.server.ended(), None, "the signal has cut the drain off");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(beside.server.exit(), 0);
+    let mut beside = Beside::start("60s", "1s");
+    assert_eq!(beside.run(&["drain"]).0, 0);
+    beside.server.signal("TERM");
+    beside.server.signal("INT");
+    assert_eq!(beside.server.exit(), 130, "the second signal forces");
+}
+
+#[test]
+fn who_waits_for_a_drain_goes_on_when_the_server_is_gone() {
+    let mut beside = Beside::start("1s", "1s");
+    let began = Instant::now();
+    let (code, text) = beside.run(&["drain", "--wait"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(text.contains(": draining, which takes 4 s at most\n"), "{text}");
+    assert!(text.contains(": gone after "), "{text}");
+    assert_eq!(beside.server.exit(), 0);
+    let (code, text) = beside.run(&["drain", "--wait"]);
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains("no server answers"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn who_waits_for_a_drain_does_not_wait_for_ever() {
+    let beside = Beside::start("60s", "1s");
+    // The file says less than the server was started with.
+    beside.write(&beside.server.operations.unwrap().to_string(), "drain: {timeout: 1s}");
+    let (code, text) = beside.run(&["drain", "--wait"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(": still there after 3 s\n"), "{text}");
+}
