@@ -35,8 +35,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     mkdir src; \
     echo 'fn main() {}' > src/main.rs; \
     touch src/lib.rs; \
-    cargo build --locked --release --bin callplane; \
-    cargo clean --locked --release --package callplane
+    cargo build --locked --release --bin callplane
 
 # Sources may be older than what was built in their place.
 COPY docs/openrpc.json docs/

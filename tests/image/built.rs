@@ -146,7 +146,7 @@ fn it_serves_in_an_empty_root_finds_names_and_tells_whether_it_lives() {
     assert_eq!(version.stdout, concat!("callplane ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
     let check = image.program().arg("check-config").output().unwrap();
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert_eq!(said, "/etc/callplane/callplane.yml: good\n", "{check:?}");
+    assert!(said.ends_with("/etc/callplane/callplane.yml: good\n"), "{check:?}");
 
     std::fs::write(image.root.join("etc/hosts"), "127.0.0.7 clients.test\n").unwrap();
     let by_name = [
