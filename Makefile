@@ -3,7 +3,7 @@
 # Every target first installs what it needs and is not here, and says so (.ci/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak simulate chaos build
+.PHONY: help demo test lint format bench soak simulate chaos build image
 
 # rustup's programs, where a shell has not been told of them yet.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -56,3 +56,8 @@ chaos: ## kills KILLS (1000) of three processes under load, and judges what clie
 build: ## the release binary, target/release/callplane
 	@.ci/install build
 	cargo build --locked --release
+
+image: ## the container image, by buildah, tried in an empty root (BASE=debian: where no registry of images is reached)
+	@.ci/install build redis image $(BASE)
+	.ci/image
+	IMAGE_ARCHIVE=$(CURDIR)/target/image/callplane.tar cargo test --locked --test image -- --nocapture

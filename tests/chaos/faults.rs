@@ -1,5 +1,6 @@
 //! What goes wrong, and when.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::sleep;
 use super::history::{Fault, Time, What};
 use super::lease::Lease;
 use super::link::Way;
-use super::pods::{PODS, Pods};
+use super::pods::Pods;
 use super::random::Random;
 use super::record::Recorder;
 use super::redis::{Failover, Redis};
@@ -81,6 +82,9 @@ pub struct Done {
     pub what: &'static str,
 }
 
+/// How long two builds serve beside each other before the next thing happens.
+const SIDE_BY_SIDE: Duration = Duration::from_secs(4);
+
 pub struct Faults {
     pub pods: Arc<Pods>,
     pub redis: Arc<Redis>,
@@ -91,7 +95,7 @@ pub struct Faults {
     /// Kills: when, which process, and the stacks that it led.
     pub kills: Mutex<Vec<(Time, usize, Vec<usize>)>>,
     /// Who ends and starts a process does so alone.
-    places: [tokio::sync::Mutex<()>; PODS],
+    places: Vec<tokio::sync::Mutex<()>>,
     /// One failover at a time: the other server has to follow before it can be chosen.
     failover: tokio::sync::Mutex<()>,
     /// One trouble of the API server at a time.
@@ -107,7 +111,8 @@ impl Faults {
     ) -> Arc<Self> {
         let (pods, recorder) = (Arc::clone(pods), Arc::clone(recorder));
         let (done, kills) = (Mutex::default(), Mutex::default());
-        let (places, failover, trouble) = Default::default();
+        let places = (0..pods.count()).map(|_| tokio::sync::Mutex::default()).collect();
+        let (failover, trouble) = Default::default();
         Arc::new(Self { pods, redis, lease, recorder, done, kills, places, failover, trouble })
     }
 
@@ -176,11 +181,12 @@ impl Faults {
 
     /// A leader, or any.
     fn victim(&self, random: &mut Random) -> usize {
-        let any = random.index(PODS);
+        let count = self.pods.count();
+        let any = random.index(count);
         let stack = random.index(2);
         let leader = if random.percent(40) { self.pods.leader(stack) } else { None };
         let serving = |pod: &usize| self.pods.is_serving(*pod);
-        let others = (0..PODS).map(|step| (any + step) % PODS);
+        let others = (0..count).map(|step| (any + step) % count);
         leader.into_iter().chain(others).find(serving).unwrap_or(any)
     }
 
@@ -209,7 +215,7 @@ impl Faults {
     }
 
     async fn pause(&self, random: &mut Random) {
-        let pod = random.index(PODS);
+        let pod = random.index(self.pods.count());
         let at = self.now();
         self.pods.pause(pod, random.millis(1000, 8000)).await;
         let until = self.now();
@@ -218,7 +224,7 @@ impl Faults {
     }
 
     async fn link(&self, random: &mut Random) {
-        let pod = random.index(PODS);
+        let pod = random.index(self.pods.count());
         let at = self.now();
         let (way, what) = *random
             .pick(&[(Way::Stalled, "link to redis stalled"), (Way::Refused, "link to redis cut")]);
@@ -256,7 +262,7 @@ impl Faults {
     }
 
     async fn cut(&self, random: &mut Random) {
-        let pod = random.index(PODS);
+        let pod = random.index(self.pods.count());
         let at = self.now();
         let Some(way) = self.pods.way_to_lease(pod) else { return };
         way.set(*random.pick(&[Way::Stalled, Way::Refused]));
@@ -280,16 +286,45 @@ impl Faults {
 
     async fn rolling(&self) {
         let at = self.now();
-        for pod in 0..PODS {
-            let _alone = self.places[pod].lock().await;
-            let stopped = self.now();
-            // Whether it waited for all that it had asked: a phone may ring for longer than that.
-            let _ = self.pods.stop(pod).await;
-            self.pods.run(pod);
-            self.pods.serves(pod).await;
-            self.done(stopped, Some(pod), "told to stop");
+        for pod in 0..self.pods.count() {
+            self.replace(pod).await;
         }
         self.done(at, None, "rolling restart");
+    }
+
+    async fn replace(&self, pod: usize) {
+        let _alone = self.places[pod].lock().await;
+        let stopped = self.now();
+        // Whether it waited for all that it had asked: a phone may ring for longer than that.
+        let _ = self.pods.stop(pod).await;
+        self.pods.run(pod);
+        self.pods.serves(pod).await;
+        self.done(stopped, Some(pod), "told to stop");
+    }
+
+    /// Every process gives way to one of this build, one after the other. Halfway both builds serve
+    /// side by side for a while, and one of each dies.
+    async fn change_to(&self, build: &Path, random: &mut Random) {
+        let half = self.pods.count() / 2;
+        for pod in 0..self.pods.count() {
+            if pod == half {
+                for victim in [random.index(half), half + random.index(half)] {
+                    sleep(SIDE_BY_SIDE).await;
+                    self.kill(victim, random.millis(50, 1400)).await;
+                }
+                sleep(SIDE_BY_SIDE).await;
+            }
+            self.pods.becomes(pod, build);
+            self.replace(pod).await;
+        }
+        sleep(SIDE_BY_SIDE).await;
+    }
+
+    /// An upgrade to `new`, and back to the build that ran before.
+    pub async fn upgrade_and_roll_back(&self, old: &Path, new: &Path, random: &mut Random) {
+        sleep(SIDE_BY_SIDE).await;
+        self.change_to(new, random).await;
+        self.change_to(old, random).await;
     }
 
     fn flush(&self) {

@@ -7,7 +7,8 @@
 //!   `pause,link,redis,rolling,flush,failover,lease,cut` (all);
 //! * `CHAOS_CLIENTS` says how many clients there are (40);
 //! * `CHAOS_KEEP` names a folder for logs and histories;
-//! * `CHAOS_PROGRAM` names another build of callplane.
+//! * `CHAOS_PROGRAM` names another build of callplane;
+//! * `CHAOS_OTHER_PROGRAM` names one that is upgraded to that, and rolled back.
 #![allow(
     dead_code,
     missing_docs,
@@ -69,9 +70,19 @@ fn of_the_clock() -> u64 {
 /// One test at a time: each needs the whole machine.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Plays rounds until `kills` are done, each with its own site.
-fn run(name: &str, kills: usize, rolls: usize, by_lease: bool) -> Option<Report> {
-    if !redis_server::is_here(name) || by_lease && !api_server::is_here(name) {
+/// What happens to processes.
+#[derive(Default)]
+struct Plan {
+    pods: usize,
+    kills: usize,
+    rolls: usize,
+    by_lease: bool,
+    other: Option<PathBuf>,
+}
+
+/// Plays rounds until all kills are done, each with its own site.
+fn run(name: &str, plan: Plan) -> Option<Report> {
+    if !redis_server::is_here(name) || plan.by_lease && !api_server::is_here(name) {
         return None;
     }
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,6 +98,7 @@ fn run(name: &str, kills: usize, rolls: usize, by_lease: bool) -> Option<Report>
     let runtime = runtime.unwrap();
     let mut seeds = Random::new(seed);
     let mut report = Report::new(seed);
+    let Plan { pods, kills, rolls, by_lease, other } = plan;
     let mut left = kills;
     let may_fail_over = kinds.contains(&Kind::Failover);
     let rounds = ROUNDS.iter().filter(|(_, guarded)| may_fail_over || !guarded).cycle();
@@ -96,9 +108,18 @@ fn run(name: &str, kills: usize, rolls: usize, by_lease: bool) -> Option<Report>
         }
         let kills = left.min(*most);
         left -= kills;
-        let (seed, kinds, guarded) = (seeds.next(), kinds.clone(), *guarded);
-        let settings =
-            Settings { seed, kills, guarded, by_lease, rolls, clients, pause: PAUSE, kinds };
+        let settings = Settings {
+            seed: seeds.next(),
+            pods,
+            kills,
+            guarded: *guarded,
+            by_lease,
+            rolls,
+            other: other.clone(),
+            clients,
+            pause: PAUSE,
+            kinds: kinds.clone(),
+        };
         let temporary = tempfile::tempdir().unwrap();
         let kept = std::env::var_os("CHAOS_KEEP").map(PathBuf::from);
         let folder = match &kept {
@@ -120,7 +141,7 @@ fn run(name: &str, kills: usize, rolls: usize, by_lease: bool) -> Option<Report>
 #[test]
 fn no_command_is_without_outcome_and_nothing_is_told_or_done_twice_whatever_dies() {
     let kills = usize::try_from(number("CHAOS_KILLS").unwrap_or(50)).unwrap();
-    if let Some(report) = run("kills", kills, 0, false) {
+    if let Some(report) = run("kills", Plan { pods: 3, kills, ..Plan::default() }) {
         report.assert_kept();
     }
 }
@@ -129,7 +150,8 @@ fn no_command_is_without_outcome_and_nothing_is_told_or_done_twice_whatever_dies
 #[test]
 fn a_lease_at_an_api_server_elects_as_well() {
     let kills = usize::try_from(number("CHAOS_LEASE_KILLS").unwrap_or(16)).unwrap();
-    if let Some(report) = run("lease", kills, 2, true) {
+    let plan = Plan { pods: 3, kills, rolls: 2, by_lease: true, ..Plan::default() };
+    if let Some(report) = run("lease", plan) {
         report.assert_kept();
     }
 }
@@ -137,8 +159,24 @@ fn a_lease_at_an_api_server_elects_as_well() {
 /// Who is told to stop finishes what it has sent, and leaves the rest to others: nobody can tell.
 #[test]
 fn a_rolling_restart_leaves_no_outcome_unknown() {
-    if let Some(report) = run("rolling", 0, 4, false) {
+    if let Some(report) = run("rolling", Plan { pods: 3, rolls: 4, ..Plan::default() }) {
         report.assert_kept();
         report.assert_known();
+    }
+}
+
+/// Four processes of another build are upgraded to this one, and rolled back. Halfway two of each serve
+/// together, on one Redis, and one of each is killed.
+#[test]
+fn an_upgrade_and_a_rollback_lose_and_double_nothing() {
+    let name = "an_upgrade_and_a_rollback_lose_and_double_nothing";
+    let Some(other) = std::env::var_os("CHAOS_OTHER_PROGRAM").map(PathBuf::from) else {
+        println!("skipped: {name} (CHAOS_OTHER_PROGRAM names no other build)");
+        return;
+    };
+    let both = [&other, &pods::program()].map(|build| std::fs::read(build).unwrap());
+    assert!(both[0] != both[1], "{} is this very build", other.display());
+    if let Some(report) = run(name, Plan { pods: 4, other: Some(other), ..Plan::default() }) {
+        report.assert_kept();
     }
 }

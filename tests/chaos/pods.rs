@@ -22,10 +22,14 @@ use super::record::Recorder;
 use super::redis::Redis;
 use super::stack::{FR_TIMEOUT, Stack, TIMES, domain};
 
-pub const PODS: usize = 3;
-
 /// Nothing that a process does by itself takes this long.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The build that is under test: the one of these sources, unless the environment names another.
+pub fn program() -> PathBuf {
+    let built = || env!("CARGO_BIN_EXE_callplane").into();
+    std::env::var_os("CHAOS_PROGRAM").unwrap_or_else(built).into()
+}
 
 pub struct Pods {
     pods: Vec<Pod>,
@@ -47,6 +51,8 @@ pub struct Lead {
 }
 
 struct Pod {
+    /// What runs here when it is started next.
+    program: Mutex<PathBuf>,
     config: PathBuf,
     log: PathBuf,
     /// To the one Redis, where there is one.
@@ -59,7 +65,9 @@ struct Pod {
 }
 
 impl Pods {
+    /// So many processes of this build.
     pub async fn start(
+        (count, program): (usize, &Path),
         folder: &Path,
         redis: &Redis,
         lease: Option<&Lease>,
@@ -68,7 +76,7 @@ impl Pods {
         recorder: &Arc<Recorder>,
     ) -> Arc<Self> {
         let mut pods = Vec::new();
-        for number in 0..PODS {
+        for number in 0..count {
             let link = match redis.port() {
                 Some(port) => Some(Link::to(port).await),
                 None => None,
@@ -111,6 +119,7 @@ impl Pods {
             let path = folder.join(format!("pod{number}.yml"));
             std::fs::write(&path, config).unwrap();
             pods.push(Pod {
+                program: Mutex::new(program.to_owned()),
                 config: path,
                 log: folder.join(format!("pod{number}.log")),
                 link,
@@ -121,21 +130,29 @@ impl Pods {
         }
         let (leads, said, troubles) = (Arc::default(), Arc::default(), Arc::default());
         let all = Self { pods, recorder: Arc::clone(recorder), leads, said, troubles };
-        for number in 0..PODS {
+        for number in 0..count {
             all.run(number);
         }
-        for number in 0..PODS {
+        for number in 0..count {
             all.serves(number).await;
         }
         Arc::new(all)
     }
 
+    /// How many places there are.
+    pub fn count(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Whoever is started in this place from now on is of this build.
+    pub fn becomes(&self, number: usize, program: &Path) {
+        program.clone_into(&mut self.pods[number].program.lock().unwrap());
+    }
+
     /// Starts a process in this place.
     pub fn run(&self, number: usize) {
         let pod = &self.pods[number];
-        let built = || env!("CARGO_BIN_EXE_callplane").into();
-        let program = std::env::var_os("CHAOS_PROGRAM").unwrap_or_else(built);
-        let mut command = Command::new(program);
+        let mut command = Command::new(&*pod.program.lock().unwrap());
         command.arg("serve").arg("--config").arg(&pod.config).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
@@ -191,7 +208,7 @@ impl Pods {
 
     /// Where any living process serves.
     pub fn any(&self, random: &mut Random) -> Option<(usize, SocketAddr)> {
-        let serving: Vec<_> = (0..PODS)
+        let serving: Vec<_> = (0..self.count())
             .filter_map(|number| Some((number, (*self.pods[number].serves.borrow())?)))
             .collect();
         (!serving.is_empty()).then(|| *random.pick(&serving))
@@ -292,7 +309,7 @@ impl Pods {
     }
 
     pub async fn end(&self) {
-        for number in 0..PODS {
+        for number in 0..self.count() {
             self.kill(number).await;
         }
     }

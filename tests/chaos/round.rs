@@ -1,6 +1,6 @@
-//! One life of a site: three processes, one Redis, two proxies, many clients, and faults.
+//! One life of a site: a few processes, one Redis, two proxies, many clients, and faults.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::faults::{Done, Faults, Kind};
 use super::history::{Fault, History, Time, What};
 use super::lease::Lease;
 use super::mi::{Asked, Ledger};
-use super::pods::{Lead, Pods};
+use super::pods::{Lead, Pods, program};
 use super::random::Random;
 use super::record::Recorder;
 use super::redis::Redis;
@@ -36,6 +36,8 @@ const ORPHANS: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub seed: u64,
+    /// How many processes there are.
+    pub pods: usize,
     pub kills: usize,
     /// Redis is two servers that Sentinels guard.
     pub guarded: bool,
@@ -43,6 +45,8 @@ pub struct Settings {
     pub by_lease: bool,
     /// Rolling restarts after that.
     pub rolls: usize,
+    /// Another build: all processes begin as this one, are upgraded to ours, and rolled back.
+    pub other: Option<PathBuf>,
     pub clients: usize,
     pub pause: Duration,
     pub kinds: Vec<Kind>,
@@ -50,6 +54,8 @@ pub struct Settings {
 
 /// What came of it.
 pub struct Played {
+    /// How many processes there were.
+    pub pods: usize,
     pub history: History,
     pub figures: Figures,
     pub faults: Vec<Done>,
@@ -91,7 +97,11 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     ];
     let ledger = Arc::new(Ledger::default());
     let lease = settings.by_lease.then(|| tokio::task::block_in_place(Lease::start));
-    let pods = Pods::start(folder, &redis, lease.as_ref(), &stacks, &ledger, &recorder).await;
+    let ours = program();
+    let first = settings.other.as_ref().unwrap_or(&ours);
+    let processes = (settings.pods, first.as_path());
+    let pods =
+        Pods::start(processes, folder, &redis, lease.as_ref(), &stacks, &ledger, &recorder).await;
     led(&pods).await;
     // A proxy tells its age in whole seconds: who comes to lead can't tell what began in its first from
     // what was before.
@@ -122,6 +132,9 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     let faults = Faults::new(&pods, redis, lease, &recorder);
     faults.play(settings.kills, &settings.kinds, &mut random).await;
     faults.roll(settings.rolls, &mut random).await;
+    if let Some(other) = &settings.other {
+        faults.upgrade_and_roll_back(other, &ours, &mut random).await;
+    }
     let calm = recorder.now();
     phase.send_replace(Phase::Calm);
     let open = settle(&standings).await;
@@ -156,6 +169,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
     done.extend(stalls.lock().unwrap().drain(..));
     let kills = faults.kills.lock().unwrap().clone();
     Played {
+        pods: pods.count(),
         history,
         figures,
         faults: done,

@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::faults::Done;
 use super::history::{Fault, History, Time, What};
 use super::mi::Asked;
-use super::pods::PODS;
 use super::report::End;
 use super::round::Played;
 
@@ -57,7 +56,8 @@ pub fn reason(played: &Played, end: &End) -> (String, bool) {
         return (format!("{grade}: {what}, its process {}", trouble.what), true);
     }
     if let Some(seen) = seen_at_phones(&played.history, &end.id)
-        && (0..PODS).all(|pod| trouble(played, pod, seen.saturating_sub(100), end.at).is_some())
+        && (0..played.pods)
+            .all(|pod| trouble(played, pod, seen.saturating_sub(100), end.at).is_some())
     {
         return (format!("{grade}: nobody who heard of the new call lived on"), true);
     }
