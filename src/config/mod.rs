@@ -30,9 +30,8 @@ pub use model::{
 };
 pub use problem::{Origin, Problem};
 pub use value::{
-    ByteSize, CollectorUrl, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, Share, SipUri,
-    StackName,
-    StackSocket, Transport, WebOrigin,
+    ByteSize, CollectorUrl, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, Share,
+    SipUri, StackName, StackSocket, Transport, WebOrigin,
 };
 
 use decode::{Decode, Report};

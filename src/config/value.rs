@@ -302,7 +302,11 @@ impl Scalar for Share {
         let millionths = (share * 1_000_000.0).round();
         // What is less than a millionth is meant to be more than nothing.
         let least = if share > 0.0 { 1 } else { 0 };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a million")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to a million"
+        )]
         let millionths = millionths as u32;
         Ok(Share(millionths.max(least)))
     }
