@@ -1090,6 +1090,40 @@ fn a_reply_on_its_way_to_the_store_is_not_lost_to_its_own_timer() {
     assert_eq!(ended_once(&world), Some(Outcome::Success));
 }
 
+/// What an observer was told of events, and since when they waited.
+fn events_told(world: &World) -> Vec<(Vec<Input>, Range<StoreTime>)> {
+    let mut told = world.hands.took_in.lock().unwrap().clone();
+    told.retain(|(inputs, _)| inputs.iter().any(|input| matches!(input, Input::Happened(_))));
+    told
+}
+
+#[test]
+fn an_observer_is_told_once_of_an_event_that_changed_a_command_and_since_when_it_waited() {
+    for fault in [Fault::Fine, Fault::AnswerLost, Fault::Lost, Fault::Late] {
+        let world = World::new();
+        world.begin("e", end()).unwrap();
+        let dialog = DialogId::parse("1.2").unwrap();
+        let event = StackEvent::Dialog { call: call("A"), dialog, state: DialogState::Deleted };
+        let came = world.hands.now();
+        world.hands.now.fetch_add(300, Ordering::SeqCst);
+        let heard = [Heard { event: event.clone(), at: came }];
+        world.store.next(&[fault]);
+        let happens = || world.engine.happened(&StackId::new("s"), &heard, None);
+        world.run(happens()).unwrap();
+        world.pass(Duration::from_secs(1));
+        // Told again, it changes nothing.
+        world.run(happens()).unwrap();
+        let told = events_told(&world);
+        let [(inputs, during)] = told.as_slice() else { panic!("{fault:?}: {told:#?}") };
+        assert_eq!(inputs, &[Input::Happened(event)]);
+        if fault == Fault::Fine {
+            assert_eq!(*during, came..came.after(Duration::from_millis(300)));
+        } else {
+            assert!(during.start > came, "{fault:?}: the store took it later");
+        }
+    }
+}
+
 /// Another server of the store takes over, and its clock is behind.
 #[tokio::test(start_paused = true)]
 async fn a_process_beats_at_its_own_pace_though_the_stores_clock_stands_still() {
