@@ -20,6 +20,7 @@
 //! * [`store`], [`bus`], [`stack`], [`leadership`] and [`clock`] are small traits with their
 //!   adapters; adapters never see each other.
 //! * [`events`] carries what the stacks report to the engine.
+//! * [`telemetry`] is the log, [`metrics`] what is counted, [`traces`] what became of each command.
 //! * [`app`] is the only place that knows every adapter; [`cli`] turns arguments into exit codes.
 //!
 //! The arrows are held by `tests/architecture.rs`. Start reading at [`core::command`]. Facts (`F4`,
@@ -41,3 +42,4 @@ pub mod rpc;
 pub mod stack;
 pub mod store;
 pub mod telemetry;
+pub mod traces;

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// The Lease at the API server, where there is one.
     pub lease: LeaseMetrics,
+    /// Traces.
+    pub traces: TraceMetrics,
     stacks: StackFamilies,
     ages: Arc<Mutex<BTreeMap<String, Instant>>>,
     readings: Readings,
@@ -73,6 +75,7 @@ impl Metrics {
             commands: CommandMetrics::new(&at),
             store: StoreMetrics::new(&at),
             lease: LeaseMetrics::new(&at),
+            traces: TraceMetrics::new(&at),
             stacks: StackFamilies::new(&at),
             ages: Arc::default(),
             readings: Readings::default(),
@@ -316,6 +319,40 @@ impl CommandMetrics {
     pub fn ended(&self, method: Label, outcome: Label, took: Duration) {
         self.ended.with_label_values(&[method, outcome]).inc();
         self.duration.with_label_values(&[method]).observe(took.as_secs_f64());
+    }
+}
+
+/// Spans on their way to a collector.
+#[derive(Debug, Clone)]
+pub struct TraceMetrics {
+    exported: IntCounter,
+    dropped: IntCounterVec,
+}
+
+impl TraceMetrics {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            exported: at.int_counter(
+                "callplane_trace_exported_spans_total",
+                "Spans that the collector took.",
+            ),
+            dropped: at.int_counter_vec(
+                "callplane_trace_dropped_spans_total",
+                "Spans that were lost, by reason: full (the collector does not keep up), refused (or not \
+                 answered), stopped (left when the process ended).",
+                &["reason"],
+            ),
+        }
+    }
+
+    /// The collector took so many spans.
+    pub fn exported(&self, spans: u64) {
+        self.exported.inc_by(spans);
+    }
+
+    /// So many spans were lost (`full`, `refused`, `stopped`).
+    pub fn dropped(&self, reason: Label, spans: u64) {
+        self.dropped.with_label_values(&[reason]).inc_by(spans);
     }
 }
 

@@ -54,7 +54,7 @@ fn files_of(room: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Each room, and the only ones that it may know beside itself.
-const MAY_KNOW: [(&str, &[&str]); 12] = [
+const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("core", &[]),
     ("rpc", &["core"]),
     ("clock", &["core"]),
@@ -66,6 +66,7 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("events", &["core", "clock", "engine", "leadership", "stack", "store"]),
     ("client", &["core", "rpc", "metrics"]),
     ("config", &["core"]),
+    ("traces", &["core", "clock", "metrics", "telemetry"]),
     ("admin", &["metrics", "telemetry", "config"]),
 ];
 

@@ -303,6 +303,12 @@ fn a_semantic_problem_has_the_place_of_the_key_that_was_written() {
             "stacks: [{events: 'udp:0.0.0.0:7000'}]\n",
             "f.yml:1:19: stacks[0].events: listens on all",
         ),
+        ("traces: {sample: 1.5}\n", "f.yml:1:18: traces.sample: `1.5` is not a share"),
+        ("traces: {otlp: 'tempo:4317'}\n", "f.yml:1:16: traces.otlp: `tempo:4317` is not a"),
+        (
+            "traces: {otlp: 'http://tempo', ca_file: ca.pem}\n",
+            "f.yml:1:41: traces.ca_file: is of no use unless `traces.otlp` begins with `https://`",
+        ),
     ] {
         let refused = config::parse(text, Some("f.yml"), []).unwrap_err().to_string();
         assert!(refused.starts_with(place), "{text}\n{refused}");
@@ -320,6 +326,7 @@ fn risky_settings_warn_and_pass() {
         ("store: {keep_starts: 10s}", "store.keep_starts"),
         ("limits: {idle_timeout: 30s}", "limits.idle_timeout"),
         ("stacks: [{mi: 'udp:10.0.0.1:1', events: 'udp:127.0.0.1:7000'}]", "stacks[0].events"),
+        ("traces: {otlp: 'http://tempo', sample: 0}", "traces.sample"),
         ("", "stacks[0].mi_http"),
     ] {
         let loaded = config::parse(text, None, []).unwrap();

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,7 @@ use callplane::app::TokioHost;
 use callplane::bus::MemoryBus;
 use callplane::clock::{Clock, Nonces};
 use callplane::core::act::{Act, DialogState, Facts, NotSent, Op, Reply};
+use callplane::core::command::Input;
 use callplane::core::failure::Outcome;
 use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, OpId, PodId, Scope,
@@ -28,7 +30,7 @@ use callplane::core::ids::{
 };
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
 use callplane::core::record::{Begin, FORMAT, Key, Position, Record};
-use callplane::core::request::{Leg, Method, Request, StartRequest};
+use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::{StackEvent, Uptime};
 use callplane::core::time::StoreTime;
@@ -53,6 +55,7 @@ struct Hands {
     tasks: Mutex<Vec<Work>>,
     begun: AtomicU64,
     ended: Mutex<Vec<Outcome>>,
+    took_in: Mutex<Vec<(Vec<Input>, Range<StoreTime>)>>,
 }
 
 impl Clock for Hands {
@@ -81,11 +84,15 @@ impl Observer for Hands {
         self.begun.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn ended(&self, _method: Method, outcome: Outcome, _took: Duration) {
-        self.ended.lock().unwrap().push(outcome);
+    fn ended(&self, record: &Record, _at: StoreTime) {
+        self.ended.lock().unwrap().push(*record.state.outcome().unwrap());
     }
 
-    fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
+    fn performed(&self, _: &Record, _: &Op, _: &Reply, _: Range<StoreTime>) {}
+
+    fn took_in(&self, _: &Record, inputs: &[Input], during: Range<StoreTime>) {
+        self.took_in.lock().unwrap().push((inputs.to_vec(), during));
+    }
 }
 
 /// What happens to a commit.
@@ -304,6 +311,7 @@ impl World {
             tasks: Mutex::default(),
             begun: AtomicU64::new(0),
             ended: Mutex::default(),
+            took_in: Mutex::default(),
         });
         let bus = Arc::new(MemoryBus::default());
         let epoch = Epoch::derive(hands.nonce());
@@ -477,6 +485,7 @@ fn begin(id: &str, request: Request) -> Begin {
         request,
         external_id: None,
         trace: None,
+        asked_by: None,
         stack: None,
     }
 }
@@ -1079,6 +1088,40 @@ fn a_reply_on_its_way_to_the_store_is_not_lost_to_its_own_timer() {
     world.store.go_on();
     world.settle();
     assert_eq!(ended_once(&world), Some(Outcome::Success));
+}
+
+/// What an observer was told of events, and since when they waited.
+fn events_told(world: &World) -> Vec<(Vec<Input>, Range<StoreTime>)> {
+    let mut told = world.hands.took_in.lock().unwrap().clone();
+    told.retain(|(inputs, _)| inputs.iter().any(|input| matches!(input, Input::Happened(_))));
+    told
+}
+
+#[test]
+fn an_observer_is_told_once_of_an_event_that_changed_a_command_and_since_when_it_waited() {
+    for fault in [Fault::Fine, Fault::AnswerLost, Fault::Lost, Fault::Late] {
+        let world = World::new();
+        world.begin("e", end()).unwrap();
+        let dialog = DialogId::parse("1.2").unwrap();
+        let event = StackEvent::Dialog { call: call("A"), dialog, state: DialogState::Deleted };
+        let came = world.hands.now();
+        world.hands.now.fetch_add(300, Ordering::SeqCst);
+        let heard = [Heard { event: event.clone(), at: came }];
+        world.store.next(&[fault]);
+        let happens = || world.engine.happened(&StackId::new("s"), &heard, None);
+        world.run(happens()).unwrap();
+        world.pass(Duration::from_secs(1));
+        // Told again, it changes nothing.
+        world.run(happens()).unwrap();
+        let told = events_told(&world);
+        let [(inputs, during)] = told.as_slice() else { panic!("{fault:?}: {told:#?}") };
+        assert_eq!(inputs, &[Input::Happened(event)]);
+        if fault == Fault::Fine {
+            assert_eq!(*during, came..came.after(Duration::from_millis(300)));
+        } else {
+            assert!(during.start > came, "{fault:?}: the store took it later");
+        }
+    }
 }
 
 /// Another server of the store takes over, and its clock is behind.

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use callplane::bus::MemoryBus;
 use callplane::clock::{Clock, Nonces as _, SystemClock, SystemNonces, TokioTimer};
 use callplane::core::act::{DialogState, Op, Reply};
+use callplane::core::command::Input;
 use callplane::core::failure::{Outcome, Up};
 use callplane::core::ids::{
     Boot, CallId, CommandId, DialogId, Digest, Epoch, Install, Nonce, PodId, Scope, SessionId,
@@ -27,7 +29,7 @@ use callplane::core::ids::{
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
 use callplane::core::record::Record;
 use callplane::core::record::{Begin, Key};
-use callplane::core::request::{Method, Request};
+use callplane::core::request::Request;
 use callplane::core::stack_event::{StackEvent, Uptime};
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
@@ -130,10 +132,11 @@ impl Host for Quiet {
 
 impl Observer for Quiet {
     fn begun(&self, _record: &Record) {}
-    fn ended(&self, _method: Method, outcome: Outcome, _took: Duration) {
-        self.ended.lock().unwrap().push(outcome);
+    fn ended(&self, record: &Record, _at: StoreTime) {
+        self.ended.lock().unwrap().push(*record.state.outcome().unwrap());
     }
-    fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
+    fn performed(&self, _: &Record, _: &Op, _: &Reply, _: Range<StoreTime>) {}
+    fn took_in(&self, _: &Record, _: &[Input], _: Range<StoreTime>) {}
 }
 
 struct Place {
@@ -203,6 +206,7 @@ impl Place {
             request,
             external_id: None,
             trace: None,
+            asked_by: None,
             stack: None,
         };
         self.engine.begin(begin).await.unwrap();

@@ -38,6 +38,8 @@ fn used() -> Metrics {
     metrics.store.kept(1, 2);
     metrics.store.beat(3);
     metrics.store.epoch();
+    metrics.traces.exported(3);
+    metrics.traces.dropped("full", 1);
     let stack = metrics.stack("east");
     stack.sent("dlg_list");
     stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
@@ -89,13 +91,16 @@ fn the_list_of_metrics_is_the_documented_one() {
     assert_eq!(listed(&text).join("\n"), expected.trim());
 }
 
-/// What only moves when something goes wrong, or at a moment that a reader hardly meets.
-const QUIET: [&str; 5] = [
+/// What only moves when something goes wrong, at a moment that a reader hardly meets, or where a
+/// collector is configured (`tests/otlp.rs`).
+const QUIET: [&str; 7] = [
     "callplane_event_lost_events_total",
     "callplane_mi_in_flight_requests",
     "callplane_session_waiting_bytes",
     "callplane_stack_breaker_state",
     "callplane_stack_seen_restarts_total",
+    "callplane_trace_dropped_spans_total",
+    "callplane_trace_exported_spans_total",
 ];
 
 /// A metric that a server shows and never moves says that nothing happens where nobody looks.
@@ -173,6 +178,7 @@ fn names_say_area_thing_and_unit() {
         "terms",
         "epochs",
         "processes",
+        "spans",
     ];
     for line in listed(&used().render().unwrap()) {
         let mut words = line.split(' ');

@@ -1,6 +1,7 @@
 //! The whole of a server but for its stack's sockets: the real connector calls a simulated stack in the
 //! same process instead of asking it over UDP. Metrics port, console and logging are not in it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,12 @@ use callplane::client::feed::Feed;
 use callplane::client::{self, Client};
 use callplane::clock::{Clock, Nonces, SystemNonces, TokioTimer};
 use callplane::config::Config;
-use callplane::core::act::Reply;
-use callplane::core::failure::Outcome;
+use callplane::core::act::{Op, Reply};
+use callplane::core::command::Input;
 use callplane::core::ids::{Install, PodId, StackId, TenantId};
 use callplane::core::plan::Times;
 use callplane::core::record::Record;
-use callplane::core::request::Method;
+use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Observer, Parts, RUNNING, Settings};
 use callplane::metrics::Metrics;
 use callplane::stack::Stacks;
@@ -58,9 +59,11 @@ struct Unobserved;
 impl Observer for Unobserved {
     fn begun(&self, _record: &Record) {}
 
-    fn ended(&self, _method: Method, _outcome: Outcome, _took: Duration) {}
+    fn ended(&self, _: &Record, _at: StoreTime) {}
 
-    fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
+    fn performed(&self, _: &Record, _: &Op, _: &Reply, _: Range<StoreTime>) {}
+
+    fn took_in(&self, _: &Record, _: &[Input], _: Range<StoreTime>) {}
 }
 
 /// Places so many calls, then serves over this store until the bench ends. `attach` has a listener told

@@ -12,6 +12,7 @@ use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::wire::Ending;
 use crate::stack::Stacks;
 use crate::store::{self, Away, Store, Unfound};
+use crate::traces::{Asked, Traces};
 
 /// When a client is told to try again after the store was away.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -19,23 +20,42 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 /// Hands clients' commands to the engine and tells them how it stands.
 pub struct Desk<S, K> {
     engine: Arc<Engine<S, K>>,
+    traces: Option<Traces>,
 }
 
 impl<S: Store, K: Stacks> Desk<S, K> {
     /// A desk before this engine.
     pub fn new(engine: Arc<Engine<S, K>>) -> Self {
-        Self { engine }
+        Self { engine, traces: None }
+    }
+
+    /// The same, which has the requests traced that begin commands.
+    #[must_use]
+    pub fn traced(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
     }
 }
 
 impl<S: Store, K: Stacks> Commands for Desk<S, K> {
-    async fn begin(&self, begin: Begin) -> Result<Begun, Refusal> {
+    async fn begin(&self, mut begin: Begin) -> Result<Begun, Refusal> {
         let key = begin.key.clone();
+        let mut asked = self.traces.as_ref().and_then(|traces| traces.asked(&mut begin));
         match self.engine.begin(begin).await {
             Ok(begin::Begun::New(_)) => Ok(Begun::New),
-            Ok(begin::Begun::Repeated(record)) => Ok(Begun::Repeated(summary(&record))),
-            Ok(begin::Begun::Straight(ending)) => Ok(Begun::Straight(told(&ending))),
-            Err(refusal) => Err(refused(refusal, &key)),
+            Ok(begin::Begun::Repeated(record)) => {
+                asked.iter_mut().for_each(|asked| asked.repeats(&record));
+                Ok(Begun::Repeated(summary(&record)))
+            }
+            Ok(begin::Begun::Straight(ending)) => {
+                asked.iter_mut().for_each(Asked::went_straight);
+                Ok(Begun::Straight(told(&ending)))
+            }
+            Err(refusal) => {
+                let refusal = refused(refusal, &key);
+                let row = refusal.kind.row();
+                asked.iter_mut().for_each(|asked| asked.refused(row.word, row.code));
+                Err(refusal)
+            }
         }
     }
 

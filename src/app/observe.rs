@@ -1,40 +1,44 @@
-//! The engine's and the store's work, counted.
+//! The engine's and the store's work, counted and traced.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::running::Running;
-use crate::core::act::Reply;
-use crate::core::failure::Outcome;
+use crate::core::act::{Op, Reply};
+use crate::core::command::Input;
 use crate::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
-use crate::core::request::Method;
+use crate::core::time::StoreTime;
 use crate::engine::Observer;
 use crate::leadership::Leadership;
 use crate::metrics::{CommandMetrics, Metrics, StoreMetrics};
 use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unfound, Unreadable, Verdict};
+use crate::traces::Traces;
 
-/// Counts commands. Operations are counted where they are requests, at the stacks.
-pub struct EngineMetrics {
+/// Counts commands, and has their traces told of. Operations are counted where they are requests, at
+/// the stacks.
+pub struct Watching {
     metrics: CommandMetrics,
     running: Arc<Running>,
+    traces: Option<Traces>,
 }
 
-impl EngineMetrics {
+impl Watching {
     /// Counts what begins and ends, and has the commands that run counted whenever the metrics are
     /// read.
-    pub fn new(metrics: &Metrics, running: Arc<Running>) -> Self {
+    pub fn new(metrics: &Metrics, running: Arc<Running>, traces: Option<Traces>) -> Self {
         let (counted, counts) = (Arc::clone(&running), metrics.commands.clone());
         metrics.when_read(move || {
             for (method, count) in counted.count(Instant::now()) {
                 counts.running(method.as_str(), count);
             }
         });
-        Self { metrics: metrics.commands.clone(), running }
+        Self { metrics: metrics.commands.clone(), running, traces }
     }
 }
 
-impl Observer for EngineMetrics {
+impl Observer for Watching {
     fn begun(&self, record: &Record) {
         let state = &record.state;
         self.metrics.started(state.method.as_str());
@@ -44,15 +48,36 @@ impl Observer for EngineMetrics {
         }
     }
 
-    fn ended(&self, method: Method, outcome: Outcome, took: Duration) {
-        self.metrics.ended(method.as_str(), outcome.as_str(), took);
-        tracing::debug!(method = method.as_str(), outcome = outcome.as_str(), "command ended");
+    fn ended(&self, record: &Record, at: StoreTime) {
+        let state = &record.state;
+        let (method, took) = (state.method.as_str(), state.begun.until(at));
+        let outcome = state.outcome().map_or("none", |outcome| outcome.as_str());
+        self.metrics.ended(method, outcome, took);
+        if let Some(traces) = &self.traces {
+            traces.ended(record, at);
+        }
+        tracing::debug!(trace_id = trace_of(record), method, outcome, "command ended");
     }
 
-    fn performed(&self, verb: &'static str, reply: &Reply, took: Duration) {
-        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(verb, reply = reply.word(), took_ms = took, "operation answered");
+    fn performed(&self, record: &Record, op: &Op, reply: &Reply, during: Range<StoreTime>) {
+        if let Some(traces) = &self.traces {
+            traces.performed(record, op, reply, &during);
+        }
+        let (verb, reply) = (op.act.verb(), reply.word());
+        let took_ms = during.end.0.saturating_sub(during.start.0);
+        tracing::debug!(trace_id = trace_of(record), verb, reply, took_ms, "operation answered");
     }
+
+    fn took_in(&self, record: &Record, inputs: &[Input], during: Range<StoreTime>) {
+        if let Some(traces) = &self.traces {
+            traces.took_in(record, inputs, &during);
+        }
+    }
+}
+
+/// The trace that a command is part of, for the log.
+fn trace_of(record: &Record) -> Option<&str> {
+    record.trace.as_deref()?.split('-').nth(1)
 }
 
 /// A store whose commits are counted.

@@ -15,7 +15,7 @@ use super::descriptors;
 use super::desk::Desk;
 use super::host::TokioHost;
 use super::meter::LeaseMeter;
-use super::observe::{CountedLeadership, CountedStore, EngineMetrics};
+use super::observe::{CountedLeadership, CountedStore, Watching};
 use super::running::Running;
 use super::settings;
 use super::stacks::{ConfiguredStacks, StackError};
@@ -31,6 +31,8 @@ use crate::events::{self, Inbox};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::stack::{Reports, Stacks as _};
 use crate::telemetry::LogLevels;
+use crate::traces::otlp::{self, BadCollector, Sender};
+use crate::traces::{Traces, queue};
 
 /// Connections that wait to be accepted. What `TcpListener::bind` asks for, too.
 const BACKLOG: u32 = 1024;
@@ -60,6 +62,9 @@ pub enum StartError {
     /// What it would stand on can't be used.
     #[error(transparent)]
     Backing(#[from] NoBacking),
+    /// Something that is named for traces can't be used.
+    #[error(transparent)]
+    Traces(#[from] BadCollector),
     /// It was told to stop before it served.
     #[error("stopped while waiting for redis")]
     Stopped,
@@ -119,6 +124,16 @@ impl Server {
 
         let nonces = Arc::new(SystemNonces::new());
         let pod = PodId::new(Epoch::derive(nonces.nonce()).as_str());
+        let exporter = match settings::traces(&config.traces) {
+            None => None,
+            Some(settings) => {
+                let kubernetes =
+                    (std::env::var("POD_NAME").ok(), std::env::var("POD_NAMESPACE").ok());
+                let (pod, install) = (pod.clone(), config.install.clone());
+                let sender = Sender { pod, install, kubernetes };
+                Some((otlp::exporter(&settings, &sender)?, settings.sample))
+            }
+        };
         let names: Vec<StackId> =
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
         let meter = Arc::new(LeaseMeter(metrics.lease.clone()));
@@ -137,6 +152,11 @@ impl Server {
         let stacks = Arc::new(connecting.await?);
         let host = TokioHost::new(tasks.clone());
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
+        let traces = exporter.map(|(exporter, sample)| {
+            let (queue, sending) = queue::queue(exporter, metrics.traces.clone());
+            tasks.spawn(sending.run(stop_rest.clone()));
+            Traces::new(queue, sample, Arc::clone(clock), Arc::clone(&dyn_nonces))
+        });
         let running = Arc::new(Running::default());
         backing.attach(Arc::clone(&running) as _);
         let parts = Parts {
@@ -145,7 +165,7 @@ impl Server {
             clock: Arc::clone(clock),
             nonces: Arc::clone(&dyn_nonces),
             host: Arc::clone(&host) as _,
-            observer: Arc::new(EngineMetrics::new(&metrics, running)),
+            observer: Arc::new(Watching::new(&metrics, running, traces.clone())),
         };
         let engine = Engine::new(parts, settings::engine(config, pod));
         tasks.spawn(host.drive(Arc::clone(&engine), Arc::clone(clock), stop_rest.clone()));
@@ -170,7 +190,7 @@ impl Server {
             return Err(StartError::Stopped);
         };
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
-        let desk = Desk::new(Arc::clone(&engine));
+        let desk = Desk::new(Arc::clone(&engine)).traced(traces);
         let allowed = settings::client(config);
         let allowed = match descriptors::most() {
             Some(most) => descriptors::within(allowed, most),

@@ -10,6 +10,7 @@ use crate::core::plan::Times;
 use crate::engine;
 use crate::leadership::kubernetes;
 use crate::store::{Limits, redis};
+use crate::traces::otlp;
 
 /// What the engine is told.
 pub fn engine(config: &Config, pod: PodId) -> engine::Settings {
@@ -115,6 +116,19 @@ fn pod_name() -> String {
     let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = told.or_else(machine).map(|name| name.trim().to_owned());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "callplane".to_owned())
+}
+
+/// Where traces go; nothing where they go nowhere.
+pub fn traces(config: &config::Traces) -> Option<otlp::Settings> {
+    let collector = config.otlp.as_ref()?;
+    Some(otlp::Settings {
+        collector: collector.to_string(),
+        tls: collector.tls.then(|| match &config.ca_file {
+            Some(file) => otlp::Trust::File(PathBuf::from(file)),
+            None => otlp::Trust::System,
+        }),
+        sample: config.sample.millionths(),
+    })
 }
 
 /// What the client port allows.

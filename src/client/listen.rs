@@ -29,9 +29,13 @@ use super::one_shot::{self, Reply, Wish};
 use super::socket::converse;
 use super::{BODY_TIMEOUT, Client, HEAD_TIMEOUT, SEND_TIMEOUT};
 use crate::core::ids::SessionId;
+use crate::rpc::method::traceparent;
 
 /// Seconds after which a place to wait may have become free: most commands end sooner.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// Whose span a request belongs to (<https://www.w3.org/TR/trace-context/>).
+const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("traceparent");
 
 /// The routes of the protocol at the configured path.
 pub fn router<C: Commands>(client: Arc<Client<C>>) -> Router {
@@ -245,6 +249,8 @@ async fn post<C: Commands>(
         return refused(StatusCode::FORBIDDEN, "this Origin is not allowed\n");
     }
     let origin = request.headers().get(header::ORIGIN).cloned();
+    // One that is none is nobody's mistake in the command.
+    let trace = text(request.headers(), TRACEPARENT).and_then(|text| traceparent(text).ok());
     let until_ended = match line.wait.as_deref() {
         None | Some("started") => false,
         Some("ended") => true,
@@ -283,7 +289,7 @@ async fn post<C: Commands>(
     client.metrics.message();
     // What is not UTF-8 is not JSON either, and is answered as such.
     let frame = std::str::from_utf8(&body).unwrap_or("\u{0}");
-    let wish = Wish { until_ended, session };
+    let wish = Wish { until_ended, session, trace };
     let Reply { status, body } = one_shot::answer(&client, frame, wish).await;
     client.metrics.sent(body.as_ref().map_or(0, BytesMut::len));
     let mut response =

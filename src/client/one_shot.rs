@@ -31,6 +31,8 @@ pub(super) struct Wish {
     pub(super) until_ended: bool,
     /// The session whose ids and sockets the commands belong to.
     pub(super) session: Option<SessionId>,
+    /// The `traceparent` of the HTTP request, for commands that carry none of their own.
+    pub(super) trace: Option<Arc<str>>,
 }
 
 /// The answer to a POST.
@@ -120,7 +122,7 @@ async fn request_of<C: Commands>(
 ) -> Result<BytesMut, Refusal> {
     let mut out = BytesMut::new();
     match method::parse(&request)? {
-        Call::Command(asked) => return command(client, *asked, wish).await,
+        Call::Command(asked) => return command(client, *asked, request.id, wish).await,
         Call::Echo { cmd_id, data } => {
             let command = cmd_id.unwrap_or_else(|| CommandId::derive((client.nonce)()));
             if !wish.until_ended {
@@ -174,6 +176,7 @@ fn started(command: &CommandId) -> Started<'_> {
 async fn command<C: Commands>(
     client: &Arc<Client<C>>,
     asked: Asked,
+    id_of_request: Option<Id<'_>>,
     wish: &Wish,
 ) -> Result<BytesMut, Refusal> {
     if !client.intake().takes(asked.request.method()) {
@@ -192,7 +195,8 @@ async fn command<C: Commands>(
         digest,
         external_id,
         stack,
-        trace,
+        trace: trace.or_else(|| wish.trace.clone()),
+        asked_by: id_of_request.map(|id| id.as_json().into()),
     };
     match client.commands.begin(begin).await? {
         Begun::New => {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::decode::Report;
 use super::model::{
-    Admin, Commands, Config, Kubernetes, Leadership, Limits, Listen, Redis, Stack, Store,
+    Admin, Commands, Config, Kubernetes, Leadership, Limits, Listen, Redis, Stack, Store, Traces,
 };
-use super::value::{ByteSize, Transport};
+use super::value::{ByteSize, Share, Transport};
 use crate::core::plan::{HoldBy, ReferBy};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,6 +27,7 @@ pub(super) fn check(config: &Config, old: bool, report: &mut Report) {
     if !config.log.redact {
         report.risky("log.redact", "SIP addresses of users will stand in the logs in full");
     }
+    traces(&config.traces, report);
     within("drain.delay", config.drain.delay, Duration::ZERO, 10 * MINUTE, report);
     within("drain.timeout", config.drain.timeout, SECOND, 10 * MINUTE, report);
 }
@@ -380,6 +381,19 @@ fn admin(admin: &Admin, config: &Config, report: &mut Report) {
         if let Some((other, _)) = taken {
             report.wrong(key, format!("uses the same port as `{other}`"));
         }
+    }
+}
+
+fn traces(traces: &Traces, report: &mut Report) {
+    let Traces { otlp, ca_file, sample } = traces;
+    if ca_file.is_some() && !otlp.as_ref().is_some_and(|otlp| otlp.tls) {
+        report.wrong("traces.ca_file", "is of no use unless `traces.otlp` begins with `https://`");
+    }
+    if *sample == Share::NONE && otlp.is_some() {
+        report.risky(
+            "traces.sample",
+            "0: only commands are traced whose request carries a sampled `traceparent`",
+        );
     }
 }
 

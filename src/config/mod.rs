@@ -26,12 +26,12 @@ use std::path::{Path, PathBuf};
 
 pub use model::{
     Admin, Breaker, Commands, Config, Drain, Kubernetes, Leadership, Limits, Listen, Log,
-    LogFormat, Redis, Stack, Store,
+    LogFormat, Redis, Stack, Store, Traces,
 };
 pub use problem::{Origin, Problem};
 pub use value::{
-    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, SipUri, StackName,
-    StackSocket, Transport, WebOrigin,
+    ByteSize, CollectorUrl, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, Share,
+    SipUri, StackName, StackSocket, Transport, WebOrigin,
 };
 
 use decode::{Decode, Report};

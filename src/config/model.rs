@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::decode::{choice, section, words};
 use super::value::{
-    ByteSize, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, SipUri, StackName,
-    StackSocket, WebOrigin,
+    ByteSize, CollectorUrl, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, Share,
+    SipUri, StackName, StackSocket, WebOrigin,
 };
 use crate::core::ids::Install;
 use crate::core::plan::{HoldBy, ReferBy};
@@ -42,6 +42,8 @@ section! {
         pub admin: Admin = Admin::default(),
         /// Logging.
         pub log: Log = Log::default(),
+        /// OpenTelemetry traces.
+        pub traces: Traces = Traces::default(),
         /// How the server stops.
         pub drain: Drain = Drain::default(),
     }
@@ -319,6 +321,21 @@ section! {
         pub file: Option<String> = None,
         /// Hides the users of SIP addresses: `sip:a***@example.org`.
         pub redact: bool = true,
+    }
+}
+
+section! {
+    /// OpenTelemetry traces, sent to a collector.
+    pub struct Traces {
+        /// The collector, which speaks OTLP over gRPC: `http://host:4317`, or `https://` with TLS.
+        /// Nothing: no traces.
+        pub otlp: Option<CollectorUrl> = None,
+        /// The file of certificates of those who may sign the collector's, read when the server starts.
+        /// Nothing: the system's.
+        pub ca_file: Option<String> = None,
+        /// The share of commands that are traced, 0 to 1, where the client's request carries no
+        /// `traceparent`. Where it does, that says whether.
+        pub sample: Share = Share::ALL,
     }
 }
 

@@ -18,7 +18,9 @@ scalars!(
     ObjectName,
     Domain,
     HttpPath,
-    LogFilter
+    LogFilter,
+    CollectorUrl,
+    Share
 );
 
 /// A number of bytes, written `65536`, `64KiB` or `1MiB`.
@@ -232,6 +234,81 @@ impl Scalar for HttpUrl {
             return Err(wanted());
         }
         Ok(HttpUrl { address, path: path.to_owned() })
+    }
+}
+
+/// Where OTLP is spoken over gRPC: `http://collector:4317`, or `https://` with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorUrl {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Host and port (4317 if not written).
+    pub address: HostPort,
+}
+
+impl fmt::Display for CollectorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
+}
+
+impl Scalar for CollectorUrl {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let wanted = || {
+            format!(
+                "`{text}` is not a collector's address; write http://host:4317, or https:// with TLS"
+            )
+        };
+        let (tls, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => return Err(wanted()),
+        };
+        // gRPC has paths of its own.
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let address = HostPort::from_text(authority)
+            .or_else(|_| HostPort::from_text(&format!("{authority}:4317")))
+            .map_err(|_| wanted())?;
+        if address.port() == 0 {
+            return Err(wanted());
+        }
+        Ok(CollectorUrl { tls, address })
+    }
+}
+
+/// A share of a whole, from 0 to 1, in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u32);
+
+impl Share {
+    /// Nothing of it.
+    pub const NONE: Share = Share(0);
+    /// All of it.
+    pub const ALL: Share = Share(1_000_000);
+
+    /// In millionths.
+    pub const fn millionths(self) -> u32 {
+        self.0
+    }
+}
+
+impl Scalar for Share {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let wanted = || format!("`{text}` is not a share; write a number from 0 to 1, like `0.05`");
+        let share: f64 = text.parse().map_err(|_| wanted())?;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(wanted());
+        }
+        let millionths = (share * 1_000_000.0).round();
+        // What is less than a millionth is meant to be more than nothing.
+        let least = if share > 0.0 { 1 } else { 0 };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to a million"
+        )]
+        let millionths = millionths as u32;
+        Ok(Share(millionths.max(least)))
     }
 }
 
@@ -545,6 +622,32 @@ mod tests {
         assert_eq!(read("https://CRM.example:443").unwrap(), "https://crm.example");
         assert_eq!(read("http://[::1]:3000").unwrap(), "http://[::1]:3000");
         for bad in ["crm.example", "https://crm.example/", "*", "ftp://x"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn collectors_speak_grpc_at_a_port_and_have_no_path() {
+        let read = |text| CollectorUrl::from_text(text);
+        for text in ["http://collector:4317", "https://[::1]:443"] {
+            assert_eq!(read(text).unwrap().to_string(), text);
+        }
+        assert_eq!(read("https://tempo/").unwrap().to_string(), "https://tempo:4317");
+        assert!(read("https://tempo").unwrap().tls && !read("http://tempo").unwrap().tls);
+        for bad in ["collector:4317", "grpc://x", "http://x/v1/traces", "http://", "http://x:0"] {
+            let refused = read(bad).unwrap_err();
+            assert!(refused.ends_with("write http://host:4317, or https:// with TLS"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_between_nothing_and_all() {
+        let read = |text| Share::from_text(text).map(Share::millionths);
+        assert_eq!(read("0"), Ok(0));
+        assert_eq!(read("1.0"), Ok(1_000_000));
+        assert_eq!(read("0.05"), Ok(50_000));
+        assert_eq!(read("1e-9"), Ok(1), "little is not nothing");
+        for bad in ["", "2", "-0.1", "5%", "NaN", "inf", "1.0000001"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

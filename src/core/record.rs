@@ -62,6 +62,8 @@ pub struct Begin {
     pub external_id: Option<Arc<str>>,
     /// W3C `traceparent`.
     pub trace: Option<Arc<str>>,
+    /// The id of the client's request, as it is written in JSON; none of a notification.
+    pub asked_by: Option<Box<str>>,
     /// The stack that the client names.
     pub stack: Option<StackId>,
 }

@@ -27,8 +27,23 @@ pub struct Heard {
     pub at: StoreTime,
 }
 
+/// Commands, and what is told to each.
+type Concerned = BTreeMap<Key, (Arc<Record>, Told)>;
+
 /// Inputs of one command, in their order.
-type Concerned = BTreeMap<Key, (Arc<Record>, Vec<Input>)>;
+#[derive(Default)]
+struct Told {
+    inputs: Vec<Input>,
+    /// When the first of them came in.
+    since: Option<StoreTime>,
+}
+
+impl Told {
+    fn add(&mut self, heard: &Heard) {
+        self.inputs.push(Input::Happened(heard.event.clone()));
+        self.since = self.since.into_iter().chain([heard.at]).min();
+    }
+}
 
 impl<S: Store, K: Stacks> Engine<S, K> {
     /// Applies what a stack reported, in this order, to every command that it concerns. What came
@@ -49,10 +64,12 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let concerned = match part {
                 [one] if is_restart(one) => {
                     let running = self.store.find(Find::AtStack(stack.clone())).await?;
-                    let inputs = |record: Arc<Record>| {
-                        (record.key.clone(), (record, vec![Input::Happened(one.event.clone())]))
+                    let told = |record: Arc<Record>| {
+                        let mut told = Told::default();
+                        told.add(one);
+                        (record.key.clone(), (record, told))
                     };
-                    running.into_iter().map(inputs).collect()
+                    running.into_iter().map(told).collect()
                 }
                 part => self.concerned(stack, part).await?,
             };
@@ -70,18 +87,19 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             for watch in record.state.watches() {
                 listeners.entry(watch).or_default().push(record.key.clone());
             }
-            concerned.insert(record.key.clone(), (record, Vec::new()));
+            concerned.insert(record.key.clone(), (record, Told::default()));
         }
-        for Heard { event, at } in heard {
+        for one in heard {
+            let Heard { event, at } = one;
             lock(&self.routes).note(stack, event);
-            let told: BTreeSet<&Key> =
+            let listening: BTreeSet<&Key> =
                 event.names().filter_map(|name| listeners.get(&name)).flatten().collect();
-            self.note_orphan(stack, event, !told.is_empty());
-            for key in told {
-                if let Some((record, inputs)) = concerned.get_mut(key)
+            self.note_orphan(stack, event, !listening.is_empty());
+            for key in listening {
+                if let Some((record, told)) = concerned.get_mut(key)
                     && at.after(CLOCKS) >= record.state.begun
                 {
-                    inputs.push(Input::Happened(event.clone()));
+                    told.add(one);
                 }
             }
         }
@@ -90,8 +108,9 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// Commands beside each other, each its own inputs in one commit.
     async fn take_in(self: &Arc<Self>, concerned: Concerned, term: Option<Term>) {
-        let each = concerned.into_values().filter(|(_, inputs)| !inputs.is_empty());
-        let each = each.map(|(record, inputs)| self.inputs(record, inputs, term));
+        let each = concerned.into_values().filter_map(|(record, Told { inputs, since })| {
+            Some(self.inputs(record, inputs, since?, term))
+        });
         futures_util::future::join_all(each).await;
     }
 

@@ -132,7 +132,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let theirs = record.state.open().iter().filter(old);
             let doubts: Vec<Input> = theirs.map(|op| Input::Doubt { op: op.id.clone() }).collect();
             self.tell_whom_it_overtook(&record).await;
-            self.inputs(record, doubts, None).await;
+            self.inputs(record, doubts, now, None).await;
         })
         .await;
     }

@@ -28,6 +28,7 @@ pub mod timers;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,13 +45,12 @@ use self::timers::Timers;
 use crate::clock::{Clock, Nonces};
 use crate::core::act::{NotSent, Op, Repeat, Reply};
 use crate::core::command::{Input, Step};
-use crate::core::failure::Outcome;
 use crate::core::ids::{Epoch, Install, PodId, StackId, Term};
 use crate::core::notice::Notice;
 use crate::core::plan::Times;
 use crate::core::record::{FORMAT, Key, Record};
 use crate::core::request::Method;
-use crate::core::time::Now;
+use crate::core::time::{Now, StoreTime};
 use crate::stack::{SipStack, Stacks};
 use crate::store::{Away, Commit, Find, Quota, Store, Unfound, Verdict};
 
@@ -70,18 +70,20 @@ pub trait Host: Send + Sync + 'static {
     fn spawn(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>);
 
     /// [`Engine::fire`] wants to be called then; earlier than the time set before.
-    fn wake_at(&self, at: crate::core::time::StoreTime);
+    fn wake_at(&self, at: StoreTime);
 }
 
-/// What the engine tells of its work, for metrics.
+/// What the engine tells of its work, for metrics and traces.
 pub trait Observer: Send + Sync + 'static {
     /// A command began here: this is its first record, or what became of it where that it began was
     /// learned later.
     fn begun(&self, record: &Record);
-    /// A command ended.
-    fn ended(&self, method: Method, outcome: Outcome, took: Duration);
-    /// An operation was answered.
-    fn performed(&self, verb: &'static str, reply: &Reply, took: Duration);
+    /// A command ended: this is its last record.
+    fn ended(&self, record: &Record, at: StoreTime);
+    /// An operation of a command was answered.
+    fn performed(&self, record: &Record, op: &Op, reply: &Reply, during: Range<StoreTime>);
+    /// Inputs changed a command, and that is committed: from when they came in until now.
+    fn took_in(&self, record: &Record, inputs: &[Input], during: Range<StoreTime>);
 }
 
 /// What the engine is told by the configuration.
@@ -189,12 +191,18 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// Steps a command with an input, and sets about what that opened.
     async fn input(self: &Arc<Self>, record: Arc<Record>, input: Input, term: Option<Term>) {
-        self.inputs(record, vec![input], term).await;
+        self.inputs(record, vec![input], self.clock.now(), term).await;
     }
 
-    /// The same with several inputs, in one commit.
-    async fn inputs(self: &Arc<Self>, record: Arc<Record>, inputs: Vec<Input>, term: Option<Term>) {
-        if let Applied::Committed(record) = self.apply(record, inputs, term).await {
+    /// The same with several inputs that came in since then, in one commit.
+    async fn inputs(
+        self: &Arc<Self>,
+        record: Arc<Record>,
+        inputs: Vec<Input>,
+        since: StoreTime,
+        term: Option<Term>,
+    ) {
+        if let Applied::Committed(record) = self.apply(record, inputs, since, term).await {
             self.perform_open(&record);
         }
     }
@@ -205,6 +213,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
         self: &Arc<Self>,
         mut record: Arc<Record>,
         inputs: Vec<Input>,
+        since: StoreTime,
         term: Option<Term>,
     ) -> Applied {
         let mut read_in = None;
@@ -240,6 +249,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             match self.store.commit(commit.clone()).await {
                 Ok(Verdict::Applied { record: committed, durable, .. }) => {
                     self.applied(&commit, &committed, durable);
+                    self.observer.took_in(&committed, &inputs, since..self.clock.now());
                     return Applied::Committed(committed);
                 }
                 Ok(Verdict::Stale(newer)) => record = newer,
@@ -344,7 +354,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 let reply = Reply::NotSent(NotSent::NotKept);
                 let input = Input::Replied { op: op.id.clone(), reply };
                 self.host.spawn(Box::pin(async move {
-                    match engine.apply(record, vec![input.clone()], None).await {
+                    match engine.apply(record, vec![input.clone()], now, None).await {
                         Applied::Committed(next) => {
                             engine.note_answered(&input);
                             engine.perform_open(&next);
@@ -375,8 +385,10 @@ impl<S: Store, K: Stacks> Engine<S, K> {
     /// What is to be noted of a commit that was applied, if it ended the command.
     fn note_end(&self, commit: &Commit) {
         let ended = &commit.record.state;
-        let Some(ending) = ended.ending() else { return };
-        self.observer.ended(ended.method, ending.outcome, ended.begun.until(self.clock.now()));
+        if ended.ending().is_none() {
+            return;
+        }
+        self.observer.ended(&commit.record, self.clock.now());
         self.note_left_leg(ended);
     }
 
@@ -452,7 +464,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             let reply = self.ask_stack(&record, &op).await;
             lock(&self.performing).replied(&op.id);
             let input = Input::Replied { op: op.id.clone(), reply };
-            let next = match self.apply(Arc::clone(&record), vec![input], None).await {
+            let now = self.clock.now();
+            let next = match self.apply(Arc::clone(&record), vec![input], now, None).await {
                 Applied::Committed(next) => next,
                 Applied::Settled => return lock(&self.performing).done(&op.id),
                 // It stays taken until its reply is in the store.
@@ -482,7 +495,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             Some(stack) => stack.perform(op).await,
             None => Reply::NotSent(NotSent::Unreachable),
         };
-        self.observer.performed(op.act.verb(), &reply, began.until(self.clock.now()));
+        self.observer.performed(record, op, &reply, began..self.clock.now());
         reply
     }
 

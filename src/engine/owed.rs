@@ -92,6 +92,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                     match self.store.commit(Commit::clone(&commit)).await {
                         Ok(Verdict::Applied { record, durable, .. }) => {
                             self.applied(&commit, &record, durable);
+                            let now = self.clock.now();
+                            self.observer.took_in(&record, &inputs, now..now);
                             self.note_all_answered(&inputs);
                             self.perform_open(&record);
                             continue;
@@ -117,7 +119,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
                 }
             };
             // Each loads anew through `Stale` if the one before changed the record.
-            match self.apply(Arc::clone(record), inputs.clone(), term).await {
+            let now = self.clock.now();
+            match self.apply(Arc::clone(record), inputs.clone(), now, term).await {
                 Applied::Committed(next) => {
                     self.note_all_answered(&inputs);
                     self.perform_open(&next);

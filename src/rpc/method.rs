@@ -290,7 +290,10 @@ fn stack_name(text: &str) -> Result<StackId, &'static str> {
 
 /// Version 00 of <https://www.w3.org/TR/trace-context/>: 55 characters of lower-case hex in four
 /// groups.
-fn traceparent(text: &str) -> Result<Arc<str>, &'static str> {
+///
+/// # Errors
+/// What it must be.
+pub fn traceparent(text: &str) -> Result<Arc<str>, &'static str> {
     let groups: Vec<_> = text.split('-').collect();
     let shape = groups.iter().map(|group| group.len()).eq([2, 32, 16, 2]);
     let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f' | '-');

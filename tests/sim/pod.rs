@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +12,10 @@ use callplane::app::{Desk, FeedListener};
 use callplane::client::feed::Feed;
 use callplane::clock::{Clock, Nonces, Timer};
 use callplane::core::act::{Act, Op, Reply};
-use callplane::core::failure::Outcome;
+use callplane::core::command::Input;
 use callplane::core::ids::{Install, PodId, StackId};
 use callplane::core::plan::{Capabilities, Times};
 use callplane::core::record::Record;
-use callplane::core::request::Method;
 use callplane::core::stack_event::Uptime;
 use callplane::core::time::StoreTime;
 use callplane::engine::{Engine, Host, Observer, Parts, Settings};
@@ -156,9 +156,11 @@ struct Unobserved;
 impl Observer for Unobserved {
     fn begun(&self, _record: &Record) {}
 
-    fn ended(&self, _method: Method, _outcome: Outcome, _took: Duration) {}
+    fn ended(&self, _: &Record, _at: StoreTime) {}
 
-    fn performed(&self, _verb: &'static str, _reply: &Reply, _took: Duration) {}
+    fn performed(&self, _: &Record, _: &Op, _: &Reply, _: Range<StoreTime>) {}
+
+    fn took_in(&self, _: &Record, _: &[Input], _: Range<StoreTime>) {}
 }
 
 /// A process that runs.

@@ -87,6 +87,7 @@ impl Session {
             external_id,
             stack,
             trace,
+            asked_by: id.map(|id| id.as_json().into()),
         });
         let begun_already = self.waits_for(&command).is_some();
         let ticket =
