@@ -48,6 +48,9 @@ fn used() -> Metrics {
     stack.lost(1);
     stack.subscription_confirmed();
     stack.event_buffer(212_992);
+    stack.trial_took(second);
+    stack.trial_missed();
+    stack.events_arrive(true);
     stack.leads(true);
     metrics
 }
@@ -90,8 +93,9 @@ fn the_list_of_metrics_is_the_documented_one() {
 }
 
 /// What only moves when something goes wrong, or at a moment that a reader hardly meets.
-const QUIET: [&str; 5] = [
+const QUIET: [&str; 6] = [
     "callplane_event_lost_events_total",
+    "callplane_event_probe_missed_events_total",
     "callplane_mi_in_flight_requests",
     "callplane_session_waiting_bytes",
     "callplane_stack_breaker_state",
