@@ -86,12 +86,7 @@ pub async fn keep<M: Mi, L: Mi>(
     }
 }
 
-fn understand<M: Mi, L: Mi>(
-    stack: &OpenSips<M, L>,
-    ear: &Ear,
-    text: &[u8],
-    reports: &dyn Reports,
-) {
+fn understand<M: Mi, L: Mi>(stack: &OpenSips<M, L>, ear: &Ear, text: &[u8], reports: &dyn Reports) {
     let Some(event) = MiEvent::decode(text) else {
         stack.meter().event("other", EventResult::Malformed);
         return;
