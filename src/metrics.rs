@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// A label value: the word of an enum of ours. Being `'static` it can't come from outside.
@@ -35,8 +35,26 @@ pub struct Metrics {
     /// Traces.
     pub traces: TraceMetrics,
     stacks: StackFamilies,
-    ages: Arc<Mutex<BTreeMap<String, Instant>>>,
+    ages: Ages,
     readings: Readings,
+}
+
+/// Since when something has not happened, shown whenever somebody reads the metrics.
+#[derive(Debug, Clone, Default)]
+struct Ages(Arc<Mutex<BTreeMap<(&'static str, String), (Gauge, Instant)>>>);
+
+impl Ages {
+    /// It happened just now.
+    fn renew(&self, family: &'static str, of: &str, gauge: Gauge) {
+        let mut ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ages.insert((family, of.to_owned()), (gauge, Instant::now()));
+    }
+
+    fn show(&self) {
+        for (gauge, since) in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            gauge.set(since.elapsed().as_secs_f64());
+        }
+    }
 }
 
 /// What is measured by looking, whenever somebody reads the metrics.
@@ -77,7 +95,7 @@ impl Metrics {
             lease: LeaseMetrics::new(&at),
             traces: TraceMetrics::new(&at),
             stacks: StackFamilies::new(&at),
-            ages: Arc::default(),
+            ages: Ages::default(),
             readings: Readings::default(),
             registry,
         }
@@ -99,10 +117,7 @@ impl Metrics {
     ///
     /// A text for the log, if a family can't be encoded.
     pub fn render(&self) -> Result<String, String> {
-        for (stack, confirmed) in self.ages.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let age = self.stacks.subscription_age.with_label_values(&[stack]);
-            age.set(confirmed.elapsed().as_secs_f64());
-        }
+        self.ages.show();
         // One reader at a time: what is read off must not be counted twice.
         let readings = self.readings.0.lock().unwrap_or_else(PoisonError::into_inner);
         readings.iter().for_each(|read| read());
@@ -437,6 +452,10 @@ struct StackFamilies {
     lost: IntCounterVec,
     subscription_age: GaugeVec,
     event_buffer: IntGaugeVec,
+    trial_latency: GaugeVec,
+    arrival_age: GaugeVec,
+    trials_missed: IntCounterVec,
+    arriving: IntGaugeVec,
     leads: IntGaugeVec,
     terms: IntCounterVec,
 }
@@ -456,6 +475,10 @@ impl StackFamilies {
             lost: at.int_counter_vec("callplane_event_lost_events_total", "Events of the stack that the commands were not told of, since too many waited; a list was looked at instead, which shows calls only.", &["stack"]),
             subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
             event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
+            trial_latency: at.gauge_vec("callplane_event_probe_latency_seconds", "How long the last trial event took that this process raised, from asking for it to its coming in.", &["stack"]),
+            arrival_age: at.gauge_vec("callplane_event_probe_age_seconds", "Since an event of the stack, a trial event or another, was last seen to have come in; missing before the first one.", &["stack"]),
+            trials_missed: at.int_counter_vec("callplane_event_probe_missed_events_total", "Trial events that were raised and did not come in.", &["stack"]),
+            arriving: at.int_gauge_vec("callplane_event_probe_arriving_state", "1 if events of the stack reach this process, 0 if three trial events in a row did not; missing before that is known.", &["stack"]),
         }
     }
 }
@@ -503,15 +526,12 @@ pub struct StackMetrics {
     event_buffer: IntGauge,
     leads: IntGauge,
     terms: IntCounter,
-    ages: Arc<Mutex<BTreeMap<String, Instant>>>,
+    trials_missed: IntCounter,
+    ages: Ages,
 }
 
 impl StackMetrics {
-    fn new(
-        families: &StackFamilies,
-        name: &str,
-        ages: Arc<Mutex<BTreeMap<String, Instant>>>,
-    ) -> Self {
+    fn new(families: &StackFamilies, name: &str, ages: Ages) -> Self {
         let of = &[name];
         Self {
             name: name.into(),
@@ -523,6 +543,7 @@ impl StackMetrics {
             event_buffer: families.event_buffer.with_label_values(of),
             leads: families.leads.with_label_values(of),
             terms: families.terms.with_label_values(of),
+            trials_missed: families.trials_missed.with_label_values(of),
             families: families.clone(),
             ages,
         }
@@ -577,8 +598,28 @@ impl StackMetrics {
 
     /// The stack confirmed the subscription just now.
     pub fn subscription_confirmed(&self) {
-        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
-        ages.insert(self.name.to_string(), Instant::now());
+        let gauge = self.families.subscription_age.with_label_values(&[&self.name]);
+        self.ages.renew("subscription", &self.name, gauge);
+    }
+
+    /// A trial event came in, so long after it was raised.
+    pub fn trial_took(&self, took: Duration) {
+        let latency = self.families.trial_latency.with_label_values(&[&self.name]);
+        latency.set(took.as_secs_f64());
+    }
+
+    /// A trial event did not come in.
+    pub fn trial_missed(&self) {
+        self.trials_missed.inc();
+    }
+
+    /// Events were just seen to come in, or not to.
+    pub fn events_arrive(&self, yes: bool) {
+        self.families.arriving.with_label_values(&[&self.name]).set(i64::from(yes));
+        if yes {
+            let gauge = self.families.arrival_age.with_label_values(&[&self.name]);
+            self.ages.renew("arrival", &self.name, gauge);
+        }
     }
 
     /// The receive buffer that the kernel gave.

@@ -299,10 +299,6 @@ fn a_semantic_problem_has_the_place_of_the_key_that_was_written() {
             "f.yml:2:11: admin.listen: uses the same port as `listen.address`",
         ),
         ("listen: {path: /}\n", "f.yml:1:16: listen.path: `/` is where the console is"),
-        (
-            "stacks: [{events: 'udp:0.0.0.0:7000'}]\n",
-            "f.yml:1:19: stacks[0].events: listens on all",
-        ),
         ("traces: {sample: 1.5}\n", "f.yml:1:18: traces.sample: `1.5` is not a share"),
         ("traces: {otlp: 'tempo:4317'}\n", "f.yml:1:16: traces.otlp: `tempo:4317` is not a"),
         (

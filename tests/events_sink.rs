@@ -187,6 +187,9 @@ impl Meter for Counted {
         self.1.fetch_add(1, Ordering::Relaxed);
     }
     fn event_buffer(&self, _bytes: usize) {}
+    fn trial_took(&self, _took: Duration) {}
+    fn trial_missed(&self) {}
+    fn events_arrive(&self, _yes: bool) {}
 }
 
 impl Counted {
@@ -253,6 +256,9 @@ impl Mi for Stack {
                 "cache_fetch" => return Ok(MiAnswer::error(400, "Value not found")),
                 "event_subscribe" => {
                     let name = request.params.text("event").unwrap().to_owned();
+                    if name == "E_CORE_PROC_AUTO_SCALE" {
+                        return Ok(MiAnswer::error(400, "Bad parameter value"));
+                    }
                     if state.refuses.contains(&name.as_str()) {
                         state.refused += 1;
                         return Ok(MiAnswer::error(400, "Bad parameter value"));
@@ -261,6 +267,8 @@ impl Mi for Stack {
                     state.subscribed.push((name, expire));
                     json!("OK")
                 }
+                // Whether events arrive is tried elsewhere.
+                "raise_event" => return Ok(MiAnswer::error(404, "Event not published")),
                 "subscribers_list" => {
                     state.verified += 1;
                     let ttl = if state.forgets { json!("expired") } else { json!(3) };

@@ -50,6 +50,9 @@ fn used() -> Metrics {
     stack.lost(1);
     stack.subscription_confirmed();
     stack.event_buffer(212_992);
+    stack.trial_took(second);
+    stack.trial_missed();
+    stack.events_arrive(true);
     stack.leads(true);
     metrics
 }
@@ -93,8 +96,9 @@ fn the_list_of_metrics_is_the_documented_one() {
 
 /// What only moves when something goes wrong, at a moment that a reader hardly meets, or where a
 /// collector is configured (`tests/otlp.rs`).
-const QUIET: [&str; 7] = [
+const QUIET: [&str; 8] = [
     "callplane_event_lost_events_total",
+    "callplane_event_probe_missed_events_total",
     "callplane_mi_in_flight_requests",
     "callplane_session_waiting_bytes",
     "callplane_stack_breaker_state",

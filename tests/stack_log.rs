@@ -69,6 +69,7 @@ impl Mi for Stack {
                     json!("OK")
                 }
                 "subscribers_list" => json!({"Event": {"Subscriber": {"ttl": 3}}}),
+                "raise_event" => return Ok(MiAnswer::error(404, "Event not published")),
                 other => panic!("not expected: {other}"),
             }))
         })

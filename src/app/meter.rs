@@ -39,6 +39,18 @@ impl Meter for StackMeter {
     fn event_buffer(&self, bytes: usize) {
         self.0.event_buffer(bytes);
     }
+
+    fn trial_took(&self, took: Duration) {
+        self.0.trial_took(took);
+    }
+
+    fn trial_missed(&self) {
+        self.0.trial_missed();
+    }
+
+    fn events_arrive(&self, yes: bool) {
+        self.0.events_arrive(yes);
+    }
 }
 
 /// Counts one election.

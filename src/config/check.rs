@@ -331,6 +331,14 @@ fn one_stack(stack: &Stack, at: &str, commands: &Commands, report: &mut Report) 
 
 fn events(stack: &Stack, at: &str, report: &mut Report) {
     let key = |name: &str| format!("{at}.{name}");
+    let (named, socket) = match (&stack.advertise, &stack.events) {
+        (Some(advertised), _) => ("advertise", Some(advertised)),
+        (None, events) => ("events", events.as_ref()),
+    };
+    if socket.is_some_and(|socket| socket.address.is_ipv6() && !socket.address.is_any()) {
+        report
+            .risky(&key(named), "is an IPv6 address; OpenSIPS sends events to IPv4 addresses only");
+    }
     if let Some(advertised) = &stack.advertise {
         if advertised.address.port() == 0 || advertised.address.is_any() {
             report
@@ -347,12 +355,7 @@ fn events(stack: &Stack, at: &str, report: &mut Report) {
             );
         }
     } else if let Some(socket) = &stack.events {
-        if socket.address.is_any() {
-            report.wrong(
-                &key("events"),
-                "listens on all addresses; say in `advertise` which one the stack sends to",
-            );
-        } else if socket.address.is_loopback() && !stack.mi.address.is_loopback() {
+        if socket.address.is_loopback() && !stack.mi.address.is_loopback() {
             report.risky(
                 &key("events"),
                 "is on loopback, but the stack is not on this machine: its events won't arrive",

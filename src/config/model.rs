@@ -240,7 +240,8 @@ section! {
         /// Without it nobody can be told that a call is gone once the list is longer than that.
         pub mi_http: Option<HttpUrl> = None,
         /// Where callplane listens for this stack's events. Nothing: UDP on the address from which
-        /// `mi` is reached, a port chosen by the system.
+        /// `mi` is reached, a port chosen by the system. On all addresses, the stack is told that
+        /// one.
         pub events: Option<StackSocket> = None,
         /// Where the stack sends its events, if it does not reach the address in `events` (address
         /// translation, a Service).

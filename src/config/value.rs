@@ -100,6 +100,11 @@ impl HostPort {
         )
     }
 
+    /// Whether it is an IPv6 address.
+    pub fn is_ipv6(&self) -> bool {
+        self.ip().is_some_and(|ip| ip.to_canonical().is_ipv6())
+    }
+
     /// Whether it means "all addresses" (`0.0.0.0`, `::`).
     pub fn is_any(&self) -> bool {
         self.ip().is_some_and(|ip| ip.to_canonical().is_unspecified())

@@ -4,6 +4,7 @@
 //! [`Reply`], and what the stack reports into [`StackEvent`]s. Sockets, request ids, the breaker
 //! and the subscription are its own business.
 
+mod address_text;
 mod event_text;
 pub mod mi;
 pub mod opensips;

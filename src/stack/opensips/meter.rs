@@ -18,6 +18,12 @@ pub trait Meter: Send + Sync + 'static {
     fn subscribed(&self);
     /// The receive buffer that the kernel gave, in bytes.
     fn event_buffer(&self, bytes: usize);
+    /// A trial event came in, so long after it was raised.
+    fn trial_took(&self, took: Duration);
+    /// A trial event did not come in.
+    fn trial_missed(&self);
+    /// Events were just seen to come in, or not to.
+    fn events_arrive(&self, yes: bool);
 }
 
 /// How a request ended.
@@ -110,4 +116,7 @@ impl Meter for Unmetered {
     fn event(&self, _name: &'static str, _result: EventResult) {}
     fn subscribed(&self) {}
     fn event_buffer(&self, _bytes: usize) {}
+    fn trial_took(&self, _took: Duration) {}
+    fn trial_missed(&self) {}
+    fn events_arrive(&self, _yes: bool) {}
 }

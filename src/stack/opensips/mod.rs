@@ -8,7 +8,8 @@
 //!   breaker, limit), `lists` (one full list per second, shared), `dialog` (what a list shows).
 //! * Acts: `invite`, `refer`, `reinvite`, `look` (look, end, mark, revoke).
 //! * Events: [`sink`] (UDP, TCP), [`stream`] (JSON without framing), [`event`] (their meaning),
-//!   [`keeper`] (subscribe, refresh, verify, notice restarts), `named` (calls heard of lately).
+//!   [`keeper`] (refresh, verify, notice restarts), `subscription`, `trial` (whether events find their
+//!   way), [`told`] (where a stack sends them), `named` (calls heard of lately).
 //! * [`settings`], [`script`] (the grade of the proxy's script), [`concerns`] (what does not go
 //!   together), [`meter`] (what is counted).
 //!
@@ -32,6 +33,9 @@ pub mod script;
 pub mod settings;
 pub mod sink;
 pub mod stream;
+mod subscription;
+pub mod told;
+mod trial;
 pub mod udp;
 
 use std::collections::BTreeSet;

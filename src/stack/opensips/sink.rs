@@ -22,6 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::settings::{EventSettings, EventTransport};
 use super::stream::Objects;
+use super::told::Told;
 
 /// So many events may wait to be understood, usually about 10 MB of them.
 const QUEUE: usize = 32_768;
@@ -40,7 +41,7 @@ pub struct Sink {
     /// The events' text, in the order read.
     pub(super) events: mpsc::Receiver<Bytes>,
     pub(super) gaps: Arc<Gaps>,
-    socket: String,
+    told: Told,
     local: SocketAddr,
     buffer: Option<usize>,
     /// Nobody reads for a sink that is fed by hand.
@@ -95,18 +96,18 @@ impl Sink {
         };
         let (queue, events) = mpsc::channel(QUEUE);
         let gaps = Arc::new(Gaps::default());
-        let (scheme, local, buffer, reader) = match settings.transport {
+        let (local, buffer, reader) = match settings.transport {
             EventTransport::Udp => {
                 let (socket, given) = bind_udp(at, settings.receive_buffer)?;
                 let local = socket.local_addr()?;
                 let reader = tokio::spawn(read_datagrams(socket, queue, Arc::clone(&gaps)));
-                ("udp", local, Some(given), reader)
+                (local, Some(given), reader)
             }
             EventTransport::Tcp => {
                 let listener = TcpListener::bind(at).await?;
                 let local = listener.local_addr()?;
                 let reader = tokio::spawn(accept(listener, queue, Arc::clone(&gaps)));
-                ("tcp", local, None, reader)
+                (local, None, reader)
             }
         };
         let reached = if local.ip().is_unspecified() {
@@ -114,9 +115,12 @@ impl Sink {
         } else {
             local
         };
-        let told = settings.advertise.clone().unwrap_or_else(|| reached.to_string());
-        let socket = format!("{scheme}:{told}");
-        Ok(Self { events, gaps, socket, local, buffer, reader: Some(reader) })
+        let told = match &settings.advertise {
+            Some(text) => Told::advertised(settings.transport, text),
+            // Of a port that the system chose there is hardly another one.
+            None => Told::address(settings.transport, reached, at.port() != 0),
+        };
+        Ok(Self { events, gaps, told, local, buffer, reader: Some(reader) })
     }
 
     /// A sink that is fed by hand: the simulated stack in the same process. `socket` is what the
@@ -127,13 +131,20 @@ impl Sink {
         let gaps = Arc::new(Gaps::default());
         let feed = HandFeed { queue, gaps: Arc::clone(&gaps) };
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        (Self { events, gaps, socket: socket.into(), local, buffer: None, reader: None }, feed)
+        let told = Told::as_it_is(socket.into());
+        (Self { events, gaps, told, local, buffer: None, reader: None }, feed)
     }
 
-    /// What the stack is told to send to, as it writes it: `udp:10.0.0.5:9000`.
+    /// What the stack is told to send to, as people write it: `udp:10.0.0.5:9000`.
     #[must_use]
     pub fn socket(&self) -> &str {
-        &self.socket
+        self.told.plain()
+    }
+
+    /// What the stack is told to send to, in its words.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        &self.told
     }
 
     /// Where it listens.

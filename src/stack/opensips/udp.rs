@@ -261,10 +261,8 @@ impl Shared {
         if was.is_some() && (!sent || heard) {
             return;
         }
-        let Ok(peer) = look_up(&self.address).await else { return };
-        if was == Some(peer) {
-            return;
-        }
+        let Ok(found) = all(&self.address).await else { return };
+        let Some(peer) = next(&found, was).filter(|peer| was != Some(*peer)) else { return };
         // Of its own for each place: a socket keeps the source address of its first connect.
         let Ok(socket) = socket_to(peer).await else { return };
         *self.socket.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
@@ -382,8 +380,23 @@ pub(super) async fn first_look(
 /// # Errors
 /// When it leads nowhere.
 pub async fn look_up(address: &str) -> io::Result<SocketAddr> {
-    let mut found = lookup_host(address).await?;
-    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
+    let found = all(address).await?;
+    next(&found, None).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
+}
+
+/// All of them, IPv4 first: the address from which a stack is reached is usually the one that its
+/// events come to, and OpenSIPS sends them over IPv4 only (fact W12).
+async fn all(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut found: Vec<_> = lookup_host(address).await?.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    Ok(found)
+}
+
+/// The one to take where nobody answers at `was`: another one, if there is any.
+fn next(found: &[SocketAddr], was: Option<SocketAddr>) -> Option<SocketAddr> {
+    let known = found.iter().position(|at| Some(*at) == was);
+    let rest = known.and_then(|at| found.get(at + 1));
+    rest.or(found.first()).copied()
 }
 
 fn random_id() -> u32 {
@@ -421,6 +434,17 @@ mod tests {
         };
         let (asked, ()) = tokio::join!(mi.call(MiRequest::new("uptime"), long), answering);
         assert_eq!(asked, Ok(MiAnswer::Result("OK".into())));
+    }
+
+    #[test]
+    fn of_several_addresses_a_silent_one_gives_way_to_the_next() {
+        let [one, two, three] = [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        let found = [one, two];
+        assert_eq!(next(&found, None), Some(one));
+        assert_eq!(next(&found, Some(one)), Some(two));
+        assert_eq!(next(&found, Some(two)), Some(one));
+        assert_eq!(next(&found, Some(three)), Some(one));
+        assert_eq!((next(&[one], Some(one)), next(&[], Some(one))), (Some(one), None));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! As OpenSIPS does it: one event is one datagram, sent without waiting, and lost if nobody
 //! takes it. A TCP connection is opened by the first event; JSON objects follow each other with
 //! nothing between; when the connection is lost the next event opens a new one, and while
-//! nobody listens events are dropped. Unlike OpenSIPS, a stuck subscriber does not stop others.
+//! nobody listens events are dropped. Unlike OpenSIPS, a stuck subscriber does not stop others. As it
+//! does, it sends to IPv4 addresses only, and reads them as the C library does.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::stack::address_text;
 use crate::stack::mi::MiEvent;
 
 /// Events waiting for one TCP subscriber; more are dropped.
@@ -32,9 +34,8 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) fn new() -> Delivery {
-        let socket = UdpSocket::bind(("127.0.0.1", 0))
-            .and_then(|s| s.set_nonblocking(true).map(|()| s))
-            .ok();
+        let socket =
+            UdpSocket::bind(("0.0.0.0", 0)).and_then(|s| s.set_nonblocking(true).map(|()| s)).ok();
         Delivery { socket, ways: HashMap::new(), streams: HashMap::new() }
     }
 
@@ -68,9 +69,11 @@ impl Delivery {
         let Some((kind, rest)) = socket.split_once(':') else { return Way::Nowhere };
         let address = rest.split('/').next().unwrap_or(rest);
         // Names are not looked up: that would wait.
-        let Ok(address) = address.replace("localhost", "127.0.0.1").parse() else {
-            return Way::Nowhere;
-        };
+        let found = address.replace("localhost", "127.0.0.1");
+        let found = found.rsplit_once(':').and_then(|(ip, port)| {
+            Some(SocketAddr::from((address_text::read(ip)?, port.parse::<u16>().ok()?)))
+        });
+        let Some(address) = found else { return Way::Nowhere };
         match kind {
             "udp" => Way::Datagram(address),
             "tcp" => Way::Stream(

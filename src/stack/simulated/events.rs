@@ -30,6 +30,19 @@ impl Subscription {
         (self.since + self.expire).checked_sub(now)
     }
 
+    /// Whether OpenSIPS takes this new socket for that of this subscription: over UDP it compares as
+    /// many characters of the addresses as the new one has (fact W12).
+    fn is_taken_for(&self, socket: &str) -> bool {
+        let udp = |socket: &str| {
+            let (host, port) = socket.strip_prefix("udp:")?.split_once(':')?;
+            Some((host.to_owned(), port.to_owned()))
+        };
+        match (udp(&self.socket), udp(socket)) {
+            (Some((known, port)), Some((host, same))) => port == same && known.starts_with(&host),
+            _ => *self.socket == *socket,
+        }
+    }
+
     fn listed(&self, now: u64) -> Value {
         let ttl = match self.left(now).unwrap_or_default() {
             0 => Value::from("expired"),
@@ -113,7 +126,7 @@ impl Subscriptions {
             return MiAnswer::error(400, "Bad parameter value");
         };
         let expire = expire.unwrap_or(DEFAULT_EXPIRE);
-        match list.iter_mut().find(|s| *s.socket == *socket) {
+        match list.iter_mut().find(|s| s.is_taken_for(&socket)) {
             Some(known) => {
                 known.expire = expire;
                 known.since = now;
@@ -148,7 +161,7 @@ impl Subscriptions {
         match socket {
             None if list.is_empty() => MiAnswer::Result(json!({"Event": {}})),
             None => MiAnswer::Result(json!({"Event": listed(event, id, list, now)})),
-            Some(socket) => match list.iter().find(|s| *s.socket == *socket) {
+            Some(socket) => match list.iter().find(|s| s.is_taken_for(socket)) {
                 None => MiAnswer::error(404, "Subscriber does not exist"),
                 Some(one) => MiAnswer::Result(json!({
                     "Event": {"name": event, "id": id, "Subscriber": one.listed(now)}
@@ -189,7 +202,8 @@ fn listed(name: &str, id: usize, list: &[Subscription], now: u64) -> Value {
 /// Socket as listed, and the method a TCP path names.
 fn parse_socket(socket: &str) -> Option<(String, Option<String>)> {
     let (kind, rest) = socket.split_once(':')?;
-    let (host, port) = rest.rsplit_once(':')?;
+    // The first colon: no IPv6 address has the form.
+    let (host, port) = rest.split_once(':')?;
     let (port, method) = match (kind, port.split_once('/')) {
         ("udp", None) => (port, None),
         ("tcp", None) => (port, None),
@@ -353,6 +367,24 @@ mod tests {
             json!({"code": 404, "message": "Subscriber does not exist"})
         );
         assert_eq!(result(s.list(Some(hold), None, 103)), json!({"Event": {}}));
+    }
+
+    #[test]
+    fn an_address_that_begins_another_one_of_the_same_port_is_taken_for_it() {
+        let mut s = Subscriptions::new(Version::V3_6, Script::Stock);
+        let hold = "E_CALL_HOLD";
+        for socket in ["udp:10.0.0.12:5", "udp:10.0.0.1:5", "udp:10.0.0.1:6", "tcp:10.0.0.1:5"] {
+            assert_eq!(result(s.subscribe(hold, socket, Some(60), 100)), json!("OK"), "{socket}");
+        }
+        let receivers: Vec<_> =
+            s.receivers(hold, 100).map(|(socket, _)| socket.to_string()).collect();
+        assert_eq!(receivers, ["tcp:10.0.0.1:5", "udp:10.0.0.1:6", "udp:10.0.0.12:5"]);
+        let found = result(s.list(Some(hold), Some("udp:10.0.0.1:5"), 100));
+        assert_eq!(found["Event"]["Subscriber"]["socket"], "udp:10.0.0.12:5");
+        let refused = json!({"code": 400, "message": "Bad parameter value"});
+        for socket in ["udp:[::1]:5", "udp:::1:5", "tcp:[2001:db8::1]:5"] {
+            assert_eq!(result(s.subscribe(hold, socket, Some(60), 100)), refused, "{socket}");
+        }
     }
 
     #[test]
