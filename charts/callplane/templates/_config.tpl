@@ -26,6 +26,19 @@
 {{- regexFind "[0-9]+$" . -}}
 {{- end -}}
 
+{{/* A mapping without the keys that say nothing: a default may be written as it stands in the file of all keys. */}}
+{{- define "callplane.said" -}}
+{{- $said := dict -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "map" $value -}}
+{{- $_ := set $said $key (include "callplane.said" $value | fromYaml) -}}
+{{- else if not (kindIs "invalid" $value) -}}
+{{- $_ := set $said $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $said -}}
+{{- end -}}
+
 {{/* What is known of Redis beside what stands in `config.redis`. */}}
 {{- define "callplane.redisKnown" -}}
 {{- $redis := dict -}}
@@ -68,7 +81,7 @@
 {{- $_ := set $known "mi" (printf "udp:%s:8080" $host) -}}
 {{- $_ := set $known "mi_http" (printf "http://%s:8888/mi" $host) -}}
 {{- end -}}
-{{- $stacks = append $stacks (mergeOverwrite $known (deepCopy $stack)) -}}
+{{- $stacks = append $stacks (mergeOverwrite $known (include "callplane.said" $stack | fromYaml)) -}}
 {{- end -}}
 {{- toYaml $stacks -}}
 {{- end -}}
@@ -101,7 +114,7 @@
 
 {{/* The whole. */}}
 {{- define "callplane.config" -}}
-{{- $own := deepCopy .Values.config -}}
+{{- $own := include "callplane.said" .Values.config | fromYaml -}}
 {{- $any := include "callplane.any" . -}}
 {{- $known := dict
     "listen" (dict "address" (printf "%s:5059" $any))

@@ -178,7 +178,7 @@ spec:
     - name: redis
       secret:
         secretName: {{ .existingSecret }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440
         items:
           - key: {{ .passwordKey }}
             path: {{ .passwordKey }}
@@ -192,7 +192,7 @@ spec:
     - name: redis-tls
       secret:
         secretName: {{ .existingSecret }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440
         items:
           {{- range compact (list .caKey .certKey .keyKey) }}
           - key: {{ . }}
