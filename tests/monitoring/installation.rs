@@ -8,9 +8,11 @@ use std::time::Duration;
 use callplane::stack::simulated::server::SimulateConfig;
 use callplane::stack::simulated::{Behaviour, PhoneConfig, Script};
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
+use crate::api_server::{self, ApiServer};
 use crate::load::CLIENTS;
 use crate::process::{ANY_PORTS, Process, SERVES};
 use crate::prometheus::Prometheus;
@@ -28,20 +30,32 @@ pub struct Installation {
     pub proxy: Proxy,
     pub prometheus: Prometheus,
     pub places: Places,
+    /// Who elects the leader; without it Redis does.
+    pub api_server: Option<ApiServer>,
     processes: BTreeMap<String, Process>,
     started: usize,
+    folder: TempDir,
 }
 
+/// The namespace of the Lease, and the account that may have it.
+const LEASE: (&str, &str) = ("calls", "callplane");
+
 impl Installation {
-    pub fn of(redis: RedisServer, proxy: Proxy, prometheus: Prometheus) -> Self {
+    pub fn of(
+        redis: RedisServer,
+        proxy: Proxy,
+        prometheus: Prometheus,
+        api_server: Option<ApiServer>,
+    ) -> Self {
         let (processes, places) = Default::default();
-        Self { redis, proxy, prometheus, places, processes, started: 0 }
+        let folder = tempfile::tempdir().unwrap();
+        Self { redis, proxy, prometheus, places, api_server, processes, started: 0, folder }
     }
 
     /// One more process. Its name.
     pub fn add(&mut self) -> String {
         let name = self.new_name();
-        let process = self.process(&[]);
+        let process = self.process(&name, "");
         self.processes.insert(name.clone(), process);
         self.tell();
         name
@@ -50,8 +64,7 @@ impl Installation {
     /// One that takes few clients, and that the load does not know. Where they connect.
     pub fn add_small(&mut self) -> SocketAddr {
         let name = self.new_name();
-        let few = FEW.to_string();
-        let process = self.process(&[("CALLPLANE_LIMITS__SESSIONS", &few)]);
+        let process = self.process(&name, &format!("limits: {{sessions: {FEW}}}\n"));
         let clients = process.clients;
         self.processes.insert(name, process);
         self.tell();
@@ -64,29 +77,35 @@ impl Installation {
         format!("callplane-{}", self.started)
     }
 
-    fn process(&self, more: &[(&str, &str)]) -> Process {
-        let redis = format!("127.0.0.1:{}", self.redis.port());
-        let mi = format!("udp:{}", self.proxy.mi);
-        let next_hop = format!("sip:{DOMAIN}");
+    fn process(&self, name: &str, more: &str) -> Process {
+        let (redis, mi) = (self.redis.port(), self.proxy.mi);
+        let election = self.api_server.as_ref().map(|server| {
+            let account = server.service_account_dir(LEASE.0, LEASE.1);
+            let (port, account) = (server.port(), account.display());
+            format!(
+                "leadership: kubernetes\n\
+                 kubernetes: {{server: \"127.0.0.1:{port}\", account: {account}}}\n"
+            )
+        });
+        let election = election.unwrap_or_default();
+        let config = format!(
+            "redis: {{address: \"127.0.0.1:{redis}\"}}\n{election}{more}\
+             commands: {{mi_reply: 500ms}}\n\
+             stacks:\n  - name: sim\n    mi: udp:{mi}\n    next_hop: sip:{DOMAIN}\n    fr_timeout: 1s\n    \
+             breaker: {{failures: 2}}\n"
+        );
+        let path = self.folder.path().join(format!("{name}.yml"));
+        std::fs::write(&path, config).unwrap();
+        let arguments = ["serve", "--config", path.to_str().unwrap()];
         let mut variables = ANY_PORTS.to_vec();
-        variables.extend([
-            ("CALLPLANE_REDIS__ADDRESS", redis.as_str()),
-            ("CALLPLANE_STACKS__0__NAME", "sim"),
-            ("CALLPLANE_STACKS__0__MI", &mi),
-            ("CALLPLANE_STACKS__0__NEXT_HOP", &next_hop),
-            ("CALLPLANE_STACKS__0__FR_TIMEOUT", "1s"),
-            ("CALLPLANE_STACKS__0__BREAKER__FAILURES", "2"),
-            ("CALLPLANE_COMMANDS__MI_REPLY", "500ms"),
-        ]);
-        variables.extend(more);
-        Process::callplane(&["serve"], &variables, SERVES)
+        variables.push(("POD_NAME", name));
+        Process::callplane(&arguments, &variables, SERVES)
     }
 
-    /// Kills one. Prometheus goes on trying to read it until [`Self::forget`].
-    pub fn kill(&mut self, name: &str) -> SocketAddr {
+    /// Kills one. Prometheus goes on trying to read it until another one is added.
+    pub fn kill(&mut self, name: &str) {
         let process = self.processes.remove(name).unwrap();
         self.places.lock().unwrap().retain(|place| *place != process.clients);
-        process.operations.unwrap()
     }
 
     /// Tells Prometheus and the load which processes there are.
@@ -118,6 +137,16 @@ impl Installation {
         }
         assert!(sent > 0, "nobody is subscribed: {answer}");
     }
+}
+
+/// An API server that lets processes of ours lead; `None` where its programs are missing.
+pub fn api_server(test: &str) -> Option<ApiServer> {
+    api_server::is_here(test).then(|| {
+        let server = ApiServer::start();
+        server.kubectl_said(&["create", "namespace", LEASE.0]);
+        server.let_lead(LEASE.0, LEASE.1, &["callplane".to_owned()]);
+        server
+    })
 }
 
 /// The stack, with phones for each client of the load.

@@ -15,6 +15,8 @@
 )]
 
 mod alerts;
+#[path = "../api_server/mod.rs"]
+mod api_server;
 mod boards;
 mod dashboard;
 mod expression;
