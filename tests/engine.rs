@@ -1108,7 +1108,8 @@ fn an_observer_is_told_once_of_an_event_that_changed_a_command_and_since_when_it
         world.hands.now.fetch_add(300, Ordering::SeqCst);
         let heard = [Heard { event: event.clone(), at: came }];
         world.store.next(&[fault]);
-        let happens = || world.engine.happened(&StackId::new("s"), &heard, None);
+        let stack = StackId::new("s");
+        let happens = || world.engine.happened(&stack, &heard, None);
         world.run(happens()).unwrap();
         world.pass(Duration::from_secs(1));
         // Told again, it changes nothing.

@@ -9,6 +9,7 @@
 #![allow(
     dead_code,
     missing_docs,
+    unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::PODS;
 use super::random::Random;
 use super::report::Report;
 use super::round::{self, Settings};
@@ -36,9 +37,12 @@ pub async fn play() {
     let seed_of_round = Random::new(seed).next();
     let settings = Settings {
         seed: seed_of_round,
+        pods: PODS,
         kills,
         guarded: false,
+        by_lease: false,
         rolls: 0,
+        other: None,
         clients: CLIENTS,
         pause: PAUSE,
         kinds: Vec::new(),

@@ -16,12 +16,16 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+#[path = "../api_server/mod.rs"]
+mod api_server;
 #[path = "../chaos/client.rs"]
 mod client;
 #[path = "../chaos/faults.rs"]
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
+#[path = "../chaos/lease.rs"]
+mod lease;
 #[path = "../chaos/link.rs"]
 mod link;
 mod load;
@@ -58,7 +62,11 @@ mod wire;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use callplane::stack::simulated::Script;
+
 use phases::{Dies, Played};
+
+/// So many processes.
+const PODS: usize = 3;
 
 /// Whether there is all that it takes; says which test is skipped.
 fn is_here(test: &str) -> bool {

@@ -10,9 +10,10 @@ use callplane::stack::simulated::Script;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::PODS;
 use super::history::{self, Fault, Time, What};
 use super::mi::Ledger;
-use super::pods::{PODS, Pods};
+use super::pods::{Pods, program};
 use super::record::Recorder;
 use super::redis::Redis;
 use super::stack::{Stack, until};
@@ -86,7 +87,9 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Played {
     }
     let stacks = [stack];
     let ledger = Arc::new(Ledger::default());
-    let pods = Pods::start(&folder, &redis, &stacks, &ledger, &recorder).await;
+    let ours = program();
+    let processes = (PODS, ours.as_path());
+    let pods = Pods::start(processes, &folder, &redis, None, &stacks, &ledger, &recorder).await;
     let led =
         until("the proxy is led", Duration::from_secs(20), async || pods.leader(number).is_some());
     assert!(led.await, "nobody leads");

@@ -10,8 +10,9 @@ use tokio::time::sleep;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::PODS;
 use super::history::{Time, What};
-use super::pods::{PODS, Pods};
+use super::pods::Pods;
 use super::record::Recorder;
 
 /// What a client has heard, each with its time.
