@@ -18,7 +18,7 @@ demo: ## build, then serve a simulated stack and the console on http://127.0.0.1
 	@cargo run --locked --quiet -- demo $(if $(PODS),--pods $(PODS)) $(if $(PORT),--port $(PORT))
 
 test: ## everything that must pass: format, lints, all tests, documentation, dependencies
-	@.ci/install build browser redis prometheus deny
+	@.ci/install build browser redis prometheus kubernetes deny
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
