@@ -21,7 +21,7 @@ mod redis_server;
 #[path = "../site/mod.rs"]
 mod site;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use link::Way;
@@ -29,19 +29,29 @@ use pods::{DEADLINE, Field, LEASE, Said};
 
 const PODS: usize = 5;
 
-/// One test at a time: times are measured.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Who measures times does so alone; the others may be beside each other.
+static MEASURING: RwLock<()> = RwLock::new(());
+
+/// Whether times are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Measured,
+    Long,
+}
 
 fn are_here(test: &str) -> bool {
     redis_server::is_here(test) && api_server::is_here(test)
 }
 
 /// Runs a test where its servers are.
-fn with_a_field(test: &str, play: impl AsyncFnOnce(&mut Field)) {
+fn with_a_field(test: &str, times: Times, play: impl AsyncFnOnce(&mut Field)) {
     if !are_here(test) {
         return;
     }
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let measuring = || MEASURING.write().unwrap_or_else(PoisonError::into_inner);
+    let waiting = || MEASURING.read().unwrap_or_else(PoisonError::into_inner);
+    let _alone = (times == Times::Measured).then(measuring);
+    let _beside = (times == Times::Long).then(waiting);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -73,41 +83,45 @@ fn within(what: &str, most: Duration, since: Instant, next: Said) {
 
 #[test]
 fn a_killed_leader_is_followed_within_five_seconds() {
-    with_a_field("a_killed_leader_is_followed_within_five_seconds", async |field| {
-        for round in 1..=5 {
-            let (leader, term) = field.leader().expect("somebody leads");
-            let at = Instant::now();
-            field.kill(leader);
-            let next = field.leader_since(at).await;
-            assert!(next.pod != leader && next.leads > Some(term), "{next:?}");
-            within(&format!("killed {round}"), Duration::from_secs(5), at, next);
-            field.run(leader).await;
-        }
-        // One process was started with each kill, and the Lease has changed hands as often.
-        assert_eq!(field.lease(".spec.leaseTransitions"), "5");
-        let (leader, _) = field.leader().unwrap();
-        let holder = field.lease(".spec.holderIdentity");
-        assert!(holder.starts_with(&format!("callplane-{leader}_")), "{holder}");
-        let events = [
-            "-n",
-            &field.namespace,
-            "get",
-            "events",
-            "-o",
-            "jsonpath={.items[*].note}{.items[*].message}",
-        ];
-        let told = field.server.kubectl_said(&events);
-        assert!(
-            told.contains(&format!("callplane-{leader} leads the SIP stacks' events")),
-            "{told}"
-        );
-    });
+    with_a_field(
+        "a_killed_leader_is_followed_within_five_seconds",
+        Times::Measured,
+        async |field| {
+            for round in 1..=5 {
+                let (leader, term) = field.leader().expect("somebody leads");
+                let at = Instant::now();
+                field.kill(leader);
+                let next = field.leader_since(at).await;
+                assert!(next.pod != leader && next.leads > Some(term), "{next:?}");
+                within(&format!("killed {round}"), Duration::from_secs(5), at, next);
+                field.run(leader).await;
+            }
+            // One process was started with each kill, and the Lease has changed hands as often.
+            assert_eq!(field.lease(".spec.leaseTransitions"), "5");
+            let (leader, _) = field.leader().unwrap();
+            let holder = field.lease(".spec.holderIdentity");
+            assert!(holder.starts_with(&format!("callplane-{leader}_")), "{holder}");
+            let events = [
+                "-n",
+                &field.namespace,
+                "get",
+                "events",
+                "-o",
+                "jsonpath={.items[*].note}{.items[*].message}",
+            ];
+            let told = field.server.kubectl_said(&events);
+            assert!(
+                told.contains(&format!("callplane-{leader} leads the SIP stacks' events")),
+                "{told}"
+            );
+        },
+    );
 }
 
 #[test]
 fn a_leader_that_is_told_to_stop_hands_over_within_half_a_second() {
     let name = "a_leader_that_is_told_to_stop_hands_over_within_half_a_second";
-    with_a_field(name, async |field| {
+    with_a_field(name, Times::Measured, async |field| {
         for round in 1..=5 {
             let (leader, term) = field.leader().expect("somebody leads");
             let at = Instant::now();
@@ -124,7 +138,7 @@ fn a_leader_that_is_told_to_stop_hands_over_within_half_a_second() {
 #[test]
 fn a_leader_that_stands_still_is_followed_and_its_late_word_does_not_count() {
     let name = "a_leader_that_stands_still_is_followed_and_its_late_word_does_not_count";
-    with_a_field(name, async |field| {
+    with_a_field(name, Times::Measured, async |field| {
         let (leader, term) = field.leader().expect("somebody leads");
         let at = Instant::now();
         field.signal(leader, "-STOP");
@@ -151,7 +165,7 @@ fn a_leader_that_stands_still_is_followed_and_its_late_word_does_not_count() {
 /// The API server is away: whoever leads goes on. Whoever is missing when it is back is followed then.
 #[test]
 fn without_an_api_server_the_leader_leads_on() {
-    with_a_field("without_an_api_server_the_leader_leads_on", async |field| {
+    with_a_field("without_an_api_server_the_leader_leads_on", Times::Long, async |field| {
         let outage = std::env::var("ELECTION_OUTAGE").ok().map(|text| text.parse().unwrap());
         let outage = Duration::from_secs(outage.unwrap_or(20));
         let before = field.leader().expect("somebody leads");
@@ -190,33 +204,38 @@ fn without_an_api_server_the_leader_leads_on() {
 /// A leader that is cut off from the API server alone hears from the store that it is one no more.
 #[test]
 fn a_leader_that_is_cut_off_is_followed_and_knows_it() {
-    with_a_field("a_leader_that_is_cut_off_is_followed_and_knows_it", async |field| {
-        for way in [Way::Stalled, Way::Refused] {
-            let (leader, term) = field.leader().expect("somebody leads");
-            let at = Instant::now();
-            field.pods[leader].link.set(way);
-            let next = field.leader_since(at).await;
-            within(&format!("cut off ({way:?})"), Duration::from_secs(6), at, next);
-            assert!(next.pod != leader && next.leads > Some(term), "{next:?}");
-            let knows = async {
-                while !field.said_since(at).iter().any(|s| s.pod == leader && s.leads.is_none()) {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            tokio::time::timeout(DEADLINE, knows).await.expect("it believes that it leads");
-            let knew = field.said_since(at).into_iter().find(|s| s.pod == leader).unwrap();
-            let after = knew.at.saturating_duration_since(next.at);
-            println!("it knows {} s after another leads", seconds(after));
-            assert!(after < Duration::from_millis(1_500), "{after:?}");
-            field.pods[leader].link.set(Way::Open);
-        }
-    });
+    with_a_field(
+        "a_leader_that_is_cut_off_is_followed_and_knows_it",
+        Times::Measured,
+        async |field| {
+            for way in [Way::Stalled, Way::Refused] {
+                let (leader, term) = field.leader().expect("somebody leads");
+                let at = Instant::now();
+                field.pods[leader].link.set(way);
+                let next = field.leader_since(at).await;
+                within(&format!("cut off ({way:?})"), Duration::from_secs(6), at, next);
+                assert!(next.pod != leader && next.leads > Some(term), "{next:?}");
+                let knows = async {
+                    while !field.said_since(at).iter().any(|s| s.pod == leader && s.leads.is_none())
+                    {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                tokio::time::timeout(DEADLINE, knows).await.expect("it believes that it leads");
+                let knew = field.said_since(at).into_iter().find(|s| s.pod == leader).unwrap();
+                let after = knew.at.saturating_duration_since(next.at);
+                println!("it knows {} s after another leads", seconds(after));
+                assert!(after < Duration::from_millis(1_500), "{after:?}");
+                field.pods[leader].link.set(Way::Open);
+            }
+        },
+    );
 }
 
 #[test]
 fn an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads() {
     let name = "an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads";
-    with_a_field(name, async |field| {
+    with_a_field(name, Times::Long, async |field| {
         let before = field.leader().expect("somebody leads");
         let at = Instant::now();
         for pod in &field.pods {
@@ -237,7 +256,7 @@ fn an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads() {
 #[test]
 fn a_lease_that_is_deleted_or_edited_by_hand_comes_right_again() {
     let name = "a_lease_that_is_deleted_or_edited_by_hand_comes_right_again";
-    with_a_field(name, async |field| {
+    with_a_field(name, Times::Long, async |field| {
         let namespace = field.namespace.clone();
         let before = field.leader().expect("somebody leads");
         let at = Instant::now();
@@ -267,7 +286,7 @@ fn a_lease_that_is_deleted_or_edited_by_hand_comes_right_again() {
 #[test]
 fn a_token_that_is_refused_and_rights_that_are_taken_away_are_told_and_got_over() {
     let name = "a_token_that_is_refused_and_rights_that_are_taken_away_are_told_and_got_over";
-    with_a_field(name, async |field| {
+    with_a_field(name, Times::Long, async |field| {
         let before = field.leader().expect("somebody leads");
         let at = Instant::now();
         let namespace = field.namespace.clone();
@@ -310,7 +329,7 @@ fn a_token_that_is_refused_and_rights_that_are_taken_away_are_told_and_got_over(
 /// Kind to the API server: whoever has the Lease writes it each second, everybody else watches.
 #[test]
 fn standbys_watch_and_do_not_poll() {
-    with_a_field("standbys_watch_and_do_not_poll", async |field| {
+    with_a_field("standbys_watch_and_do_not_poll", Times::Long, async |field| {
         let (leader, _) = field.leader().expect("somebody leads");
         let asked = async |field: &Field, pod| {
             field.metric(pod, "callplane_leader_lease_requests_total", &[]).await
