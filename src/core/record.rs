@@ -19,8 +19,14 @@ pub struct Position {
     pub seq: u64,
 }
 
-/// The version of the record's layout that this build writes.
+/// The version of the record's layout that this build writes. It follows [`READABLE`] a release later:
+/// who goes back by one release then finds nothing that can't be read any more.
 pub const FORMAT: u16 = 1;
+
+/// The latest layout that this build reads.
+pub const READABLE: u16 = 1;
+
+const _: () = assert!(FORMAT <= READABLE && READABLE <= FORMAT + 1);
 
 /// A command as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

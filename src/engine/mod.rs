@@ -48,7 +48,7 @@ use crate::core::command::{Input, Step};
 use crate::core::ids::{Epoch, Install, PodId, StackId, Term};
 use crate::core::notice::Notice;
 use crate::core::plan::Times;
-use crate::core::record::{FORMAT, Key, Record};
+use crate::core::record::{FORMAT, Key, READABLE, Record};
 use crate::core::request::Method;
 use crate::core::time::{Now, StoreTime};
 use crate::stack::{SipStack, Stacks};
@@ -238,7 +238,8 @@ impl<S: Store, K: Stacks> Engine<S, K> {
             };
             let next = Record {
                 version: record.version + 1,
-                format: FORMAT,
+                // What only a later layout can say stays in it.
+                format: record.format.max(FORMAT),
                 state: step.state,
                 ..Record::clone(&record)
             };
@@ -283,7 +284,7 @@ impl<S: Store, K: Stacks> Engine<S, K> {
 
     /// What the inputs make of a command, one after the other. `None`: they change nothing.
     fn fold(&self, record: &Record, inputs: &[Input]) -> Option<(Step, Now)> {
-        if record.format > FORMAT {
+        if record.format > READABLE {
             // A later build wrote what this one does not know. It is in the store for those that do:
             // what is due they find, and what is doubtful they look at.
             return None;
