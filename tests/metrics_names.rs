@@ -28,10 +28,12 @@ fn used() -> Metrics {
     open.waiting(50);
     drop(open);
     metrics.sessions.refused("origin");
+    metrics.sessions.allowed(9);
     metrics.sessions.message();
     metrics.sessions.sent(100);
     metrics.sessions.refused_request("CallStart", "call_busy");
     metrics.commands.started("CallStart");
+    metrics.commands.answered("CallStart", second);
     metrics.commands.running("CallStart", 1);
     metrics.commands.ended("CallStart", "success", second);
     metrics.store.commit("applied", second);
@@ -41,6 +43,8 @@ fn used() -> Metrics {
     metrics.traces.exported(3);
     metrics.traces.dropped("full", 1);
     let stack = metrics.stack("east");
+    metrics.event_applied("east", second);
+    stack.allowed(9);
     stack.sent("dlg_list");
     stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
     stack.healthy(true);
