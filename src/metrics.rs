@@ -106,6 +106,11 @@ impl Metrics {
         StackMetrics::new(&self.stacks, name, self.ages.clone())
     }
 
+    /// Events of this stack changed a command, so long after they came in.
+    pub fn event_applied(&self, stack: &str, took: Duration) {
+        self.stacks.event_seconds.with_label_values(&[stack]).observe(took.as_secs_f64());
+    }
+
     /// Looks with `read` whenever the metrics are read.
     pub fn when_read(&self, read: impl Fn() + Send + Sync + 'static) {
         self.readings.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
@@ -131,6 +136,7 @@ impl Metrics {
 #[derive(Debug, Clone)]
 pub struct SessionMetrics {
     open: IntGauge,
+    allowed: IntGauge,
     opened: IntCounter,
     closed: IntCounterVec,
     refused: IntCounterVec,
@@ -144,6 +150,10 @@ impl SessionMetrics {
     fn new(at: &Registrar<'_>) -> Self {
         Self {
             open: at.int_gauge("callplane_session_open_connections", "WebSocket connections now."),
+            allowed: at.int_gauge(
+                "callplane_session_allowed_connections",
+                "WebSocket connections that are taken at most: what is configured, as far as descriptors allow.",
+            ),
             opened: at.int_counter(
                 "callplane_session_opened_connections_total",
                 "WebSocket connections taken.",
@@ -174,6 +184,11 @@ impl SessionMetrics {
                 "Bytes that wait for slow readers now, all sessions together.",
             ),
         }
+    }
+
+    /// So many connections are taken at most.
+    pub fn allowed(&self, connections: usize) {
+        self.allowed.set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
     /// A connection was taken. Dropping the guard without [`OpenSession::closing`] counts as `lost`.
@@ -289,6 +304,7 @@ pub struct CommandMetrics {
     running: IntGaugeVec,
     started: IntCounterVec,
     ended: IntCounterVec,
+    begin: HistogramVec,
     duration: HistogramVec,
 }
 
@@ -310,6 +326,12 @@ impl CommandMetrics {
                 "Commands ended, by method and outcome.",
                 &["method", "outcome"],
             ),
+            begin: at.histogram_vec(
+                "callplane_command_begin_seconds",
+                "From a request for a command until the command is recorded, or refused, by method.",
+                &["method"],
+                MI_SECONDS,
+            ),
             duration: at.histogram_vec(
                 "callplane_command_duration_seconds",
                 "From a command's begin to its end, by method.",
@@ -328,6 +350,11 @@ impl CommandMetrics {
     /// A command began.
     pub fn started(&self, method: Label) {
         self.started.with_label_values(&[method]).inc();
+    }
+
+    /// It is known whether a command begins.
+    pub fn answered(&self, method: Label, took: Duration) {
+        self.begin.with_label_values(&[method]).observe(took.as_secs_f64());
     }
 
     /// A command ended, wherever it began.
@@ -445,11 +472,13 @@ struct StackFamilies {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     in_flight: IntGaugeVec,
+    allowed: IntGaugeVec,
     health: IntGaugeVec,
     breaker: IntGaugeVec,
     restarts: IntCounterVec,
     events: IntCounterVec,
     lost: IntCounterVec,
+    event_seconds: HistogramVec,
     subscription_age: GaugeVec,
     event_buffer: IntGaugeVec,
     trial_latency: GaugeVec,
@@ -466,6 +495,7 @@ impl StackFamilies {
             requests: at.int_counter_vec("callplane_mi_answered_requests_total", "Management requests, by stack, command and result.", &["stack", "command", "result"]),
             request_seconds: at.histogram_vec("callplane_mi_latency_seconds", "How long a management request took, by stack and command.", &["stack", "command"], MI_SECONDS),
             in_flight: at.int_gauge_vec("callplane_mi_in_flight_requests", "Management requests under way now, by stack.", &["stack"]),
+            allowed: at.int_gauge_vec("callplane_mi_allowed_requests", "Management requests that may be under way at a time, by stack.", &["stack"]),
             leads: at.int_gauge_vec("callplane_leader_held_state", "1 if this process leads the stack's events, else 0.", &["stack"]),
             terms: at.int_counter_vec("callplane_leader_taken_terms_total", "Terms in which this process has led the stack's events.", &["stack"]),
             health: at.int_gauge_vec("callplane_stack_health_state", "1 if the stack answers, else 0.", &["stack"]),
@@ -473,6 +503,7 @@ impl StackFamilies {
             restarts: at.int_counter_vec("callplane_stack_seen_restarts_total", "Restarts of the stack that were noticed.", &["stack"]),
             events: at.int_counter_vec("callplane_event_received_events_total", "Events of the stack, by name and result.", &["stack", "event", "result"]),
             lost: at.int_counter_vec("callplane_event_lost_events_total", "Events of the stack that the commands were not told of, since too many waited; a list was looked at instead, which shows calls only.", &["stack"]),
+            event_seconds: at.histogram_vec("callplane_event_apply_seconds", "How long an event that changed a command took from coming in until the store had that, by stack.", &["stack"], MI_SECONDS),
             subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
             event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
             trial_latency: at.gauge_vec("callplane_event_probe_latency_seconds", "How long the last trial event took that this process raised, from asking for it to its coming in.", &["stack"]),
@@ -555,6 +586,12 @@ impl StackMetrics {
         if leads {
             self.terms.inc();
         }
+    }
+
+    /// So many management requests may be under way at a time.
+    pub fn allowed(&self, requests: usize) {
+        let requests = i64::try_from(requests).unwrap_or(i64::MAX);
+        self.families.allowed.with_label_values(&[&self.name]).set(requests);
     }
 
     /// A management request goes out.

@@ -109,8 +109,16 @@ fn open(name: &str) -> Result<File, TelemetryError> {
     })
 }
 
+/// Where all is to be told, the libraries that carry requests to the API server and spans to a
+/// collector tell of each of their frames. Who wants that names them: `debug,h2=debug`.
+const CARRIERS: &str = "h2=info,hyper_util=info,tonic=info,tower=info";
+
 fn env_filter(filter: &LogFilter) -> EnvFilter {
-    EnvFilter::new(filter.as_str())
+    let filter = filter.as_str();
+    if filter.split(',').any(|part| matches!(part, "debug" | "trace")) {
+        return EnvFilter::new(format!("{CARRIERS},{filter}"));
+    }
+    EnvFilter::new(filter)
 }
 
 /// Keeps back what [`redact`] can't hide: at trace level the WebSocket library shows whole messages,
@@ -306,6 +314,18 @@ mod tests {
             });
             assert_eq!(text.contains("Carol Smith"), !redact, "{text}");
             assert!(text.contains("closing") && text.contains("ours"), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_frame_of_a_library_is_told_of_only_where_it_is_named() {
+        for (filter, told) in [("debug", false), ("debug,h2=debug", true), ("info,h2=debug", true)]
+        {
+            let text = logged(LogFormat::Text, true, |levels| {
+                assert!(levels.set(filter.parse().unwrap()));
+                tracing::debug!(target: "h2::codec::framed_write", "send a frame");
+            });
+            assert_eq!(text.contains("send a frame"), told, "{filter}: {text}");
         }
     }
 

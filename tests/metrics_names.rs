@@ -28,19 +28,25 @@ fn used() -> Metrics {
     open.waiting(50);
     drop(open);
     metrics.sessions.refused("origin");
+    metrics.sessions.allowed(9);
     metrics.sessions.message();
     metrics.sessions.sent(100);
     metrics.sessions.refused_request("CallStart", "call_busy");
     metrics.commands.started("CallStart");
+    metrics.commands.answered("CallStart", second);
     metrics.commands.running("CallStart", 1);
     metrics.commands.ended("CallStart", "success", second);
     metrics.store.commit("applied", second);
     metrics.store.kept(1, 2);
     metrics.store.beat(3);
     metrics.store.epoch();
+    metrics.lease.asked("get", "ok", second);
+    metrics.lease.unconfirmed(true);
     metrics.traces.exported(3);
     metrics.traces.dropped("full", 1);
     let stack = metrics.stack("east");
+    metrics.event_applied("east", second);
+    stack.allowed(9);
     stack.sent("dlg_list");
     stack.answered("dlg_list", "ok", std::time::Duration::from_millis(2));
     stack.healthy(true);
@@ -95,10 +101,12 @@ fn the_list_of_metrics_is_the_documented_one() {
 }
 
 /// What only moves when something goes wrong, at a moment that a reader hardly meets, or where a
-/// collector is configured (`tests/otlp.rs`).
-const QUIET: [&str; 8] = [
+/// collector is configured (`tests/otlp.rs`) or a Lease elects.
+const QUIET: [&str; 10] = [
     "callplane_event_lost_events_total",
     "callplane_event_probe_missed_events_total",
+    "callplane_leader_lease_request",
+    "callplane_leader_unconfirmed_state",
     "callplane_mi_in_flight_requests",
     "callplane_session_waiting_bytes",
     "callplane_stack_breaker_state",

@@ -1,13 +1,14 @@
 //! The engine, as the client side asks for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::commands::{Begun, Commands, Page, Summary, Unreadable, Wanted};
 use crate::core::command;
 use crate::core::record::{Begin, Key, Position, Record};
 use crate::engine::begin::{self, Refusal as NotBegun};
 use crate::engine::{Cancelling, Engine};
+use crate::metrics::CommandMetrics;
 use crate::rpc::error::{Kind, Refusal};
 use crate::rpc::wire::Ending;
 use crate::stack::Stacks;
@@ -21,26 +22,32 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 pub struct Desk<S, K> {
     engine: Arc<Engine<S, K>>,
     traces: Option<Traces>,
+    metrics: Option<CommandMetrics>,
 }
 
 impl<S: Store, K: Stacks> Desk<S, K> {
     /// A desk before this engine.
     pub fn new(engine: Arc<Engine<S, K>>) -> Self {
-        Self { engine, traces: None }
+        Self { engine, traces: None, metrics: None }
     }
 
-    /// The same, which has the requests traced that begin commands.
+    /// The same, which has the requests counted and traced that ask for commands.
     #[must_use]
-    pub fn traced(self, traces: Option<Traces>) -> Self {
-        Self { traces, ..self }
+    pub fn watched(self, metrics: CommandMetrics, traces: Option<Traces>) -> Self {
+        Self { metrics: Some(metrics), traces, ..self }
     }
 }
 
 impl<S: Store, K: Stacks> Commands for Desk<S, K> {
     async fn begin(&self, mut begin: Begin) -> Result<Begun, Refusal> {
         let key = begin.key.clone();
+        let (method, began) = (begin.request.method().as_str(), Instant::now());
         let mut asked = self.traces.as_ref().and_then(|traces| traces.asked(&mut begin));
-        match self.engine.begin(begin).await {
+        let begun = self.engine.begin(begin).await;
+        if let Some(metrics) = &self.metrics {
+            metrics.answered(method, began.elapsed());
+        }
+        match begun {
             Ok(begin::Begun::New(_)) => Ok(Begun::New),
             Ok(begin::Begun::Repeated(record)) => {
                 asked.iter_mut().for_each(|asked| asked.repeats(&record));

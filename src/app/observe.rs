@@ -12,14 +12,14 @@ use crate::core::record::{Position, Record};
 use crate::core::time::StoreTime;
 use crate::engine::Observer;
 use crate::leadership::Leadership;
-use crate::metrics::{CommandMetrics, Metrics, StoreMetrics};
+use crate::metrics::{Metrics, StoreMetrics};
 use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unfound, Unreadable, Verdict};
 use crate::traces::Traces;
 
 /// Counts commands, and has their traces told of. Operations are counted where they are requests, at
 /// the stacks.
 pub struct Watching {
-    metrics: CommandMetrics,
+    metrics: Metrics,
     running: Arc<Running>,
     traces: Option<Traces>,
 }
@@ -34,14 +34,14 @@ impl Watching {
                 counts.running(method.as_str(), count);
             }
         });
-        Self { metrics: metrics.commands.clone(), running, traces }
+        Self { metrics: metrics.clone(), running, traces }
     }
 }
 
 impl Observer for Watching {
     fn begun(&self, record: &Record) {
         let state = &record.state;
-        self.metrics.started(state.method.as_str());
+        self.metrics.commands.started(state.method.as_str());
         if state.outcome().is_none() {
             let until = Instant::now() + state.begun.until(state.deadline);
             self.running.began(record.key.clone(), state.method, until);
@@ -52,7 +52,7 @@ impl Observer for Watching {
         let state = &record.state;
         let (method, took) = (state.method.as_str(), state.begun.until(at));
         let outcome = state.outcome().map_or("none", |outcome| outcome.as_str());
-        self.metrics.ended(method, outcome, took);
+        self.metrics.commands.ended(method, outcome, took);
         if let Some(traces) = &self.traces {
             traces.ended(record, at);
         }
@@ -69,6 +69,10 @@ impl Observer for Watching {
     }
 
     fn took_in(&self, record: &Record, inputs: &[Input], during: Range<StoreTime>) {
+        if inputs.iter().any(|input| matches!(input, Input::Happened(_))) {
+            let stack = record.state.plan.stack.as_str();
+            self.metrics.event_applied(stack, during.start.until(during.end));
+        }
         if let Some(traces) = &self.traces {
             traces.took_in(record, inputs, &during);
         }

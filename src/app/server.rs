@@ -190,12 +190,16 @@ impl Server {
             return Err(StartError::Stopped);
         };
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
-        let desk = Desk::new(Arc::clone(&engine)).traced(traces);
+        let desk = Desk::new(Arc::clone(&engine)).watched(metrics.commands.clone(), traces);
         let allowed = settings::client(config);
         let allowed = match descriptors::most() {
             Some(most) => descriptors::within(allowed, most),
             None => allowed,
         };
+        metrics.sessions.allowed(allowed.connections);
+        for stack in &config.stacks {
+            metrics.stack(stack.name.as_str()).allowed(stack.in_flight);
+        }
         let client =
             Client::new(desk, feed, allowed, draw, metrics.sessions.clone(), stop_clients.clone());
 

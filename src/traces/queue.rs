@@ -274,17 +274,43 @@ mod tests {
         assert_eq!(count(&place.metrics, EXPORTED), u64::try_from(WAITING).unwrap());
     }
 
+    /// What is logged by this thread as long as it is kept.
+    fn log() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+        let log = Arc::<Mutex<Vec<u8>>>::default();
+        let to = Arc::clone(&log);
+        let writer = tracing_subscriber::fmt().with_writer(move || Writer(Arc::clone(&to)));
+        (log, tracing::subscriber::set_default(writer.finish()))
+    }
+
+    struct Writer(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Writer {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_the_collector_refuses_is_dropped_and_counted() {
+    async fn what_the_collector_refuses_is_dropped_counted_and_said_once() {
+        let (log, _kept) = log();
         let place = place(9);
         place.collector.refuses.store(true, Ordering::Relaxed);
-        (0..3).for_each(|n| place.queue.put(span(n)));
+        place.queue.put(span(0));
         sleep(GATHER * 2).await;
+        (1..3).for_each(|n| place.queue.put(span(n)));
+        sleep(GATHER * 2).await;
+        let said = |what| String::from_utf8_lossy(&log.lock().unwrap()).matches(what).count();
+        assert_eq!((said("spans are lost"), said("takes spans again")), (1, 0));
         assert_eq!((dropped(&place.metrics, "refused"), count(&place.metrics, EXPORTED)), (3, 0));
         place.collector.refuses.store(false, Ordering::Relaxed);
         place.queue.put(span(4));
         sleep(GATHER * 2).await;
         assert_eq!((dropped(&place.metrics, "refused"), count(&place.metrics, EXPORTED)), (3, 1));
+        assert_eq!((said("spans are lost"), said("takes spans again")), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
