@@ -51,6 +51,7 @@ fn rows_come_in_the_order_in_which_one_looks() {
         "Leader",
         "Redis",
         "Saturation",
+        "Traces",
     ];
     assert_eq!(rows, expected);
 }
