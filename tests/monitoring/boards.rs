@@ -51,6 +51,7 @@ fn rows_come_in_the_order_in_which_one_looks() {
         "Leader",
         "Redis",
         "Saturation",
+        "Traces",
     ];
     assert_eq!(rows, expected);
 }
@@ -89,16 +90,16 @@ fn the_data_source_and_what_is_looked_at_can_be_chosen() {
         }
         for query in queries {
             for asked in selectors(&query.expr) {
-                for variable in ["$namespace", "$job", "$pod"] {
-                    let alerts = asked.metric == "ALERTS" && variable != "$namespace";
-                    let chosen = asked.matchers.contains(variable);
-                    assert!(alerts || chosen, "{title}: {asked} is not chosen by {variable}");
+                let by = |name: &str| asked.matchers.contains(&format!("{name}=~\"${name}\""));
+                for variable in ["namespace", "job", "pod"] {
+                    let alerts = asked.metric == "ALERTS" && variable != "namespace";
+                    assert!(alerts || by(variable), "{title}: {asked} is not chosen by {variable}");
                 }
                 let of_stack = metrics().iter().any(|(name, labels)| {
                     *name == asked.metric.trim_end_matches("_bucket")
                         && labels.contains(&"stack".to_owned())
                 });
-                assert_eq!(of_stack, asked.matchers.contains("$stack"), "{title}: {asked}");
+                assert_eq!(of_stack, by("stack"), "{title}: {asked}");
             }
         }
     }

@@ -54,22 +54,36 @@ impl Installation {
 
     /// One more process. Its name.
     pub fn add(&mut self) -> String {
-        let name = self.new_name();
-        let process = self.process(&name, "");
-        self.processes.insert(name.clone(), process);
-        self.tell();
-        name
+        self.add_with("", "").0
     }
 
-    /// One that takes few clients, and that the load does not know. Where they connect.
-    pub fn add_small(&mut self) -> SocketAddr {
-        let name = self.new_name();
-        let process = self.process(&name, &format!("limits: {{sessions: {FEW}}}\n"));
-        let clients = process.clients;
-        self.processes.insert(name, process);
-        self.tell();
+    /// One whose collector is away: a port on which nobody listens.
+    pub fn add_with_traces(&mut self) {
+        self.add_with("traces: {otlp: \"http://127.0.0.1:9\"}\n", "");
+    }
+
+    /// One that takes few clients, and whose events go to a port on which nobody listens. The load does
+    /// not know it. Its name, and where clients connect.
+    pub fn add_small_and_deaf(&mut self) -> (String, SocketAddr) {
+        let more = format!("limits: {{sessions: {FEW}}}\n");
+        let (name, clients) = self.add_with(&more, "    advertise: udp:127.0.0.1:9\n");
         self.places.lock().unwrap().retain(|place| *place != clients);
-        clients
+        (name, clients)
+    }
+
+    fn add_with(&mut self, more: &str, of_stack: &str) -> (String, SocketAddr) {
+        let name = self.new_name();
+        let process = self.process(&name, more, of_stack);
+        let clients = process.clients;
+        self.processes.insert(name.clone(), process);
+        self.tell();
+        (name, clients)
+    }
+
+    /// Ends one, and Prometheus knows it.
+    pub fn remove(&mut self, name: &str) {
+        self.kill(name);
+        self.tell();
     }
 
     fn new_name(&mut self) -> String {
@@ -77,7 +91,7 @@ impl Installation {
         format!("callplane-{}", self.started)
     }
 
-    fn process(&self, name: &str, more: &str) -> Process {
+    fn process(&self, name: &str, more: &str, of_stack: &str) -> Process {
         let (redis, mi) = (self.redis.port(), self.proxy.mi);
         let election = self.api_server.as_ref().map(|server| {
             let account = server.service_account_dir(LEASE.0, LEASE.1);
@@ -92,7 +106,7 @@ impl Installation {
             "redis: {{address: \"127.0.0.1:{redis}\"}}\n{election}{more}\
              commands: {{mi_reply: 500ms}}\n\
              stacks:\n  - name: sim\n    mi: udp:{mi}\n    next_hop: sip:{DOMAIN}\n    fr_timeout: 1s\n    \
-             breaker: {{failures: 2}}\n"
+             breaker: {{failures: 2}}\n{of_stack}"
         );
         let path = self.folder.path().join(format!("{name}.yml"));
         std::fs::write(&path, config).unwrap();

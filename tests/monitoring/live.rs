@@ -34,18 +34,20 @@ const NEVER: [&str; 4] = [
 const SLOW: [&str; 2] = ["CallplaneCommitsSlow", "CallplaneStackSlow"];
 
 /// Alerts that what is done here has to raise: they become pending at least.
-const RAISED: [&str; 11] = [
+const RAISED: [&str; 13] = [
     "CallplaneProcessDown",
     "CallplaneNoLeader",
     "CallplaneStackUnreachable",
     "CallplaneStackRestarted",
     "CallplaneEventsUnreadable",
+    "CallplaneProcessDeaf",
     "CallplaneStoreAway",
     "CallplaneEpochChanged",
     "CallplaneSessionsRefused",
     "CallplaneCommandsRefused",
     "CallplaneLeaseUnconfirmed",
     "CallplaneLeaseFails",
+    "CallplaneTracesDropped",
 ];
 
 /// What only an election at an API server measures.
@@ -94,13 +96,18 @@ async fn every_query_has_data_and_no_alert_is_raised_while_all_is_well() {
     println!("well until {:?}", begun.elapsed());
 
     turned_away(&mut all).await;
+    println!("turned away until {:?}", begun.elapsed());
     a_leader_is_killed(&mut all).await;
+    println!("killed until {:?}", begun.elapsed());
     a_stack_goes_away(&all).await;
+    println!("without a stack until {:?}", begun.elapsed());
     redis_goes_away(&mut all).await;
+    println!("without Redis until {:?}", begun.elapsed());
     the_api_server_goes_away(&all).await;
     everything_was_done(&all).await;
+    all.raised("CallplaneTracesDropped").await;
     drop(load);
-    println!("broken and mended until {:?}", begun.elapsed());
+    println!("without an API server until {:?}", begun.elapsed());
 
     let seconds = begun.elapsed().as_secs() + 1;
     the_dashboard_has_data(&all, seconds).await;
@@ -119,13 +126,15 @@ async fn all_goes_well(all: &Installation) {
 }
 
 async fn turned_away(all: &mut Installation) {
-    let place = all.add_small();
+    let (name, place) = all.add_small_and_deaf();
     load::come_from_a_foreign_page(place).await;
     let crowd = load::crowd(place, FEW).await;
     all.raised("CallplaneSessionsRefused").await;
     drop(crowd);
     all.send_rubbish().await;
     all.raised("CallplaneEventsUnreadable").await;
+    all.raised("CallplaneProcessDeaf").await;
+    all.remove(&name);
 }
 
 async fn a_leader_is_killed(all: &mut Installation) {
@@ -134,14 +143,15 @@ async fn a_leader_is_killed(all: &mut Installation) {
     all.kill(&leader);
     all.raised("CallplaneProcessDown").await;
     all.raised("CallplaneNoLeader").await;
-    all.add();
+    all.add_with_traces();
     all.all_is_well().await;
 }
 
 async fn a_stack_goes_away(all: &Installation) {
-    all.proxy.faults(json!({"lose_replies": {"next": 3}})).await;
+    all.proxy.faults(json!({"lose_replies": {"ppm": 1_000_000}})).await;
     let timeouts = "callplane_mi_answered_requests_total{result=\"timeout\"}";
     all.until("a request without an answer", timeouts).await;
+    all.proxy.faults(json!({"lose_replies": {"ppm": 0}})).await;
     all.all_is_well().await;
     let place = all.places.lock().unwrap()[0];
     load::ring(place, 0).await;
