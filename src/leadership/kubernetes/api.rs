@@ -192,7 +192,8 @@ impl LeaseApi {
         loop {
             match self.watch_once(&sights).await {
                 Ok(true) => again = AGAIN,
-                Ok(false) => {}
+                // Nothing was there to see, or it ended at once.
+                Ok(false) => tokio::time::sleep(AGAIN).await,
                 Err(_) => {
                     let _ = sights.send(Sight::Blind).await;
                     tokio::time::sleep(again).await;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::channel;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use self::access::{ACCOUNT, Access, NoAccess};
@@ -59,6 +60,7 @@ pub struct KubernetesLeadership {
     stop: CancellationToken,
     contests: Mutex<Vec<JoinHandle<()>>>,
     others: Vec<JoinHandle<()>>,
+    lasts: Duration,
 }
 
 impl KubernetesLeadership {
@@ -117,15 +119,19 @@ impl KubernetesLeadership {
             contests.push(tokio::spawn(contest.run()));
             others.push(tokio::spawn(async move { api.watch(sender).await }));
         }
-        Ok(Self { leads, stop, contests: Mutex::new(contests), others })
+        let (contests, lasts) = (Mutex::new(contests), settings.lasts);
+        Ok(Self { leads, stop, contests, others, lasts })
     }
 
     /// Gives every Lease back, so that another process has it at once, and contends no more. Ends when
-    /// the API server has said that it is so.
+    /// the API server has said that it is so, or when they have run out.
     pub async fn resign(&self) {
         self.stop.cancel();
         let contests = std::mem::take(&mut *self.contests());
-        futures_util::future::join_all(contests).await;
+        let left = futures_util::future::join_all(contests);
+        if timeout(self.lasts, left).await.is_err() {
+            tracing::info!("the Lease could not be given back, it runs out by itself");
+        }
     }
 
     fn contests(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
