@@ -29,7 +29,7 @@ use callplane::core::ids::{
     SessionId, StackId, TenantId, Term,
 };
 use callplane::core::plan::{Capabilities, HoldBy, ReferBy, Times};
-use callplane::core::record::{Begin, FORMAT, Key, Position, Record};
+use callplane::core::record::{Begin, FORMAT, Key, Position, READABLE, Record};
 use callplane::core::request::{Leg, Request, StartRequest};
 use callplane::core::sip_address::SipAddress;
 use callplane::core::stack_event::{StackEvent, Uptime};
@@ -794,18 +794,16 @@ fn what_a_later_version_has_in_hand_is_left_to_it() {
     assert_eq!(world.engine.performing(), 0);
 }
 
-#[test]
-fn what_is_written_has_the_layout_of_who_writes_it() {
-    let world = World::new();
-    world.begin("x", blind()).unwrap();
-    let record = world.record("x");
-    let mut older = Record { version: record.version + 1, ..Record::clone(&record) };
-    older.format = FORMAT - 1;
+/// Rewrites a command's record as a build of this layout would.
+fn write_as(world: &World, id: &str, format: u16) {
+    let record = world.record(id);
+    let epoch = record.born.clone();
+    let record = Record { version: record.version + 1, format, ..Record::clone(&record) };
     let commit = Commit {
-        record: older,
+        record,
         nonce: world.hands.nonce(),
         not_after: world.hands.now().after(Duration::from_secs(1)),
-        epoch: record.born.clone(),
+        epoch,
         term: None,
         notices: Vec::new(),
         quota: None,
@@ -813,9 +811,25 @@ fn what_is_written_has_the_layout_of_who_writes_it() {
         durable: false,
     };
     world.run(world.store.inner.commit(commit)).unwrap();
-    assert_eq!(world.record("x").format, FORMAT - 1);
+    assert_eq!(world.record(id).format, format);
+}
+
+#[test]
+fn what_is_written_has_the_layout_of_who_writes_it() {
+    let world = World::new();
+    world.begin("x", blind()).unwrap();
+    write_as(&world, "x", FORMAT - 1);
     world.reply(&world.last_asked(), referred());
     assert_eq!((world.record("x").version, world.record("x").format), (3, FORMAT));
+}
+
+#[test]
+fn what_has_a_later_layout_than_is_known_is_left_as_it_is() {
+    let world = World::new();
+    world.begin("x", blind()).unwrap();
+    write_as(&world, "x", READABLE + 1);
+    world.reply(&world.last_asked(), referred());
+    assert_eq!((world.record("x").version, world.record("x").format), (2, READABLE + 1));
 }
 
 #[test]
