@@ -40,6 +40,8 @@ fn used() -> Metrics {
     metrics.store.kept(1, 2);
     metrics.store.beat(3);
     metrics.store.epoch();
+    metrics.lease.asked("get", "ok", second);
+    metrics.lease.unconfirmed(true);
     metrics.traces.exported(3);
     metrics.traces.dropped("full", 1);
     let stack = metrics.stack("east");
@@ -99,10 +101,12 @@ fn the_list_of_metrics_is_the_documented_one() {
 }
 
 /// What only moves when something goes wrong, at a moment that a reader hardly meets, or where a
-/// collector is configured (`tests/otlp.rs`).
-const QUIET: [&str; 8] = [
+/// collector is configured (`tests/otlp.rs`) or a Lease elects.
+const QUIET: [&str; 10] = [
     "callplane_event_lost_events_total",
     "callplane_event_probe_missed_events_total",
+    "callplane_leader_lease_request",
+    "callplane_leader_unconfirmed_state",
     "callplane_mi_in_flight_requests",
     "callplane_session_waiting_bytes",
     "callplane_stack_breaker_state",

@@ -13,6 +13,7 @@ mod redis_server;
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use process::{ANY_PORTS, Process, SERVES};
 use redis_server::{RedisServer, is_here};
 use serde_json::{Value, json};
 use site::{Client, Proxy, Site, a_call, any_port, configured, http, http_with, sip, until};
+use tokio::net::{TcpListener, TcpStream};
 
 const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const NOT_SAMPLED: &str = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
@@ -250,9 +252,65 @@ async fn the_clients_word_decides_what_is_traced_and_the_share_where_it_says_non
     proxy.stop().await;
 }
 
+/// What stands before a collector, and may go silent without a word, as a machine that loses its power.
+struct Line {
+    address: SocketAddr,
+    /// How many connections there have been. All but the last are silent.
+    connections: tokio::sync::watch::Sender<usize>,
+}
+
+impl Line {
+    async fn to(collector: SocketAddr) -> Self {
+        let listener = TcpListener::bind(any_port()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = tokio::sync::watch::Sender::new(0);
+        let counts = connections.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(collector).await.unwrap();
+                counts.send_modify(|count| *count += 1);
+                let (own, mut counted) = (*counts.borrow(), counts.subscribe());
+                tokio::spawn(async move {
+                    let passing = tokio::io::copy_bidirectional(&mut near, &mut far);
+                    let is_silent = async {
+                        let _ = counted.wait_for(|count| *count != own).await.is_ok();
+                    };
+                    tokio::select! {
+                        _ = passing => return,
+                        () = is_silent => {}
+                    }
+                    // Both ends stay open.
+                    pending::<()>().await;
+                });
+            }
+        });
+        Self { address, connections }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_is_gone_without_a_word_is_looked_for_anew() {
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    let collector = Collector::start().await;
+    let line = Line::to(collector.address).await;
+    let site = a_site(&proxy, &format!("otlp: 'http://{}'", line.address)).await;
+    let mut client = site.client().await;
+    let call = a_call(&mut client).await;
+    collector.until("of the first command", |spans| ended(spans, 1)).await;
+    assert_eq!(*line.connections.borrow(), 1);
+    line.connections.send_modify(|count| *count = 0);
+    client.run("CallHold", json!({"callid": call})).await;
+    collector.until("of the second command", |spans| ended(spans, 2)).await;
+    assert_eq!(*line.connections.borrow(), 1, "a new one");
+    drop(client);
+    assert!(site.stop().await);
+    proxy.stop().await;
+}
+
 /// An address where nobody listens.
 async fn nobody() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind(any_port()).await.unwrap();
+    let listener = TcpListener::bind(any_port()).await.unwrap();
     listener.local_addr().unwrap()
 }
 

@@ -1,17 +1,30 @@
 //! The way to the collector: OTLP over gRPC.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
 use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::queue::EXPORT;
 use crate::core::ids::{Install, PodId};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// A collector that answers nothing for so long is asked whether it is still there. Else one whose
+/// machine is gone would be waited for as long as the kernel tries, a quarter of an hour. Only then:
+/// servers of gRPC close connections on which they are asked for nothing.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How long that may take. With [`ASK`] it is less than [`EXPORT`], so what was sent in vain is sent
+/// again.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Where traces go.
 #[derive(Debug, Clone)]
@@ -71,17 +84,33 @@ pub fn exporter(settings: &Settings, sender: &Sender) -> Result<SpanExporter, Ba
     let retry = RetryPolicy::recommended().with_max_retries(100);
     let builder = SpanExporter::builder()
         .with_tonic()
-        .with_endpoint(&settings.collector)
+        .with_channel(channel(settings)?)
         .with_timeout(EXPORT)
         .with_retry_policy(retry);
-    let builder = match &settings.tls {
-        None => builder,
-        Some(trust) => builder.with_tls_config(trusting(trust)?),
-    };
     let built = builder.build();
     let mut exporter = built.map_err(|error| BadCollector::Refused(error.to_string()))?;
     exporter.set_resource(&resource(sender));
     Ok(exporter)
+}
+
+/// A connection that comes about when there is something to send, and anew when it broke.
+fn channel(settings: &Settings) -> Result<Channel, BadCollector> {
+    let refused = |error: tonic::transport::Error| {
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        let told: Vec<String> = causes.map(ToString::to_string).collect();
+        BadCollector::Refused(told.join(": "))
+    };
+    let endpoint = Endpoint::from_shared(settings.collector.clone()).map_err(refused)?;
+    let endpoint = match &settings.tls {
+        None => endpoint,
+        Some(trust) => endpoint.tls_config(trusting(trust)?).map_err(refused)?,
+    };
+    let endpoint = endpoint
+        .timeout(EXPORT)
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(ASK)
+        .keep_alive_timeout(ANSWER);
+    Ok(endpoint.connect_lazy())
 }
 
 fn trusting(trust: &Trust) -> Result<ClientTlsConfig, BadCollector> {
