@@ -17,12 +17,14 @@ use crate::core::ids::{Install, PodId};
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// How often a connection is asked whether it is still one. Else a collector whose machine is gone would
-/// be waited for as long as the kernel tries, a quarter of an hour.
-const ASK: Duration = Duration::from_secs(5);
+/// A collector that answers nothing for so long is asked whether it is still there. Else one whose
+/// machine is gone would be waited for as long as the kernel tries, a quarter of an hour. Only then:
+/// servers of gRPC close connections on which they are asked for nothing.
+const ASK: Duration = Duration::from_secs(1);
 
-/// How long that may take.
-const ANSWER: Duration = Duration::from_secs(3);
+/// How long that may take. With [`ASK`] it is less than [`EXPORT`], so what was sent in vain is sent
+/// again.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Where traces go.
 #[derive(Debug, Clone)]
@@ -107,8 +109,7 @@ fn channel(settings: &Settings) -> Result<Channel, BadCollector> {
         .timeout(EXPORT)
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(ASK)
-        .keep_alive_timeout(ANSWER)
-        .keep_alive_while_idle(true);
+        .keep_alive_timeout(ANSWER);
     Ok(endpoint.connect_lazy())
 }
 
