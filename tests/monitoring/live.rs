@@ -83,7 +83,8 @@ async fn every_query_has_data_and_no_alert_is_raised_while_all_is_well() {
         return;
     }
     let begun = Instant::now();
-    let servers = tokio::task::spawn_blocking(move || (RedisServer::start(), api_server(test)));
+    let of_lease = "what the Lease measures, in every_query_has_data";
+    let servers = tokio::task::spawn_blocking(move || (RedisServer::start(), api_server(of_lease)));
     let prometheus = Prometheus::start(&file(RULES)).await;
     let (redis, api_server) = servers.await.unwrap();
     let mut all = Installation::of(redis, stack().await, prometheus, api_server);
