@@ -20,7 +20,7 @@ pub use self::access::{ACCOUNT, Access, NoAccess};
 use self::api::LeaseApi;
 use super::contest::{Contest, Meter, Terms};
 use super::election::Timing;
-use super::{Leadership, Leads};
+use super::{Leader, Leadership, Leads};
 use crate::clock::{SystemClock, TokioTimer};
 use crate::core::ids::{StackId, Term};
 
@@ -153,6 +153,10 @@ impl Drop for KubernetesLeadership {
 impl Leadership for KubernetesLeadership {
     fn term(&self, stack: &StackId) -> Option<Term> {
         self.leads.term(stack)
+    }
+
+    fn leader(&self, stack: &StackId) -> Leader {
+        self.leads.leader(stack)
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
