@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod api_server;
 mod process;
 mod redis_server;
 mod site;
@@ -138,7 +139,7 @@ async fn a_stack_and_a_redis_that_are_away_are_told_once_with_advice() {
             "problems: 2\n",
             "1. redis: it does not answer\n     -> is it there",
             "2. stack dead at udp:127.0.0.1:",
-            "log: WARN redis: no connection error=Connection refused",
+            "log: WARN redis: no connection error=127.0.0.1:1 can't be reached: Connection refused",
             "no server answers",
         ],
     );
@@ -182,4 +183,50 @@ async fn passwords_stay_in_their_files() {
     let (code, page) = ticket.page(&[]).await;
     assert_eq!(code, 1, "{page}");
     contains_all(&page, &["redis.password_file: ", "is the Secret mounted there"]);
+}
+
+/// What an API server refuses is told in its own words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_may_not_be_read_is_told_and_one_that_may_is_shown() {
+    let test = "a_lease_that_may_not_be_read_is_told_and_one_that_may_is_shown";
+    if !api_server::is_here(test) || !is_here(test) {
+        return;
+    }
+    let server = tokio::task::spawn_blocking(api_server::ApiServer::shared).await.unwrap();
+    let redis = tokio::task::spawn_blocking(RedisServer::start).await.unwrap();
+    let namespace = server.namespace("doctor");
+    for account in ["leader", "nobody"] {
+        server.let_lead(&namespace, account, &[account.to_owned()]);
+    }
+    let ticket = |account: &str| {
+        let folder = server.service_account_dir(&namespace, account);
+        Ticket::with(&format!(
+            "{}redis: {{address: '127.0.0.1:{}'}}\nleadership: kubernetes\nkubernetes: {{lease: leader, \
+             server: '127.0.0.1:{}', account: '{}'}}\nstacks: [{{mi: 'udp:127.0.0.1:{}'}}]\n",
+            ports(),
+            redis.port(),
+            server.port(),
+            folder.display(),
+            free_port(),
+        ))
+    };
+    let (leader, nobody) = (ticket("leader"), ticket("nobody"));
+    let absent = leader.page(&[]).await.1;
+    contains_all(&absent, &["lease leader           is not there"]);
+    let process = leader.serve().await;
+    until("it leads", async || {
+        leader.page(&[]).await.1.contains("leader ok: this process, in term")
+    })
+    .await;
+    contains_all(&leader.page(&[]).await.1, &["[+] lease leader           held by "]);
+    drop(process);
+    let (code, page) = nobody.page(&[]).await;
+    assert_eq!(code, 1, "{page}");
+    contains_all(
+        &page,
+        &[
+            "leases.coordination.k8s.io \"leader\" is forbidden: User ",
+            "does the Role let this account",
+        ],
+    );
 }

@@ -19,6 +19,6 @@ pub use delivery::FeedListener;
 pub use descriptors::raise as raise_descriptors;
 pub use desk::Desk;
 pub use host::TokioHost;
-pub use probe::{Finding, Trouble, probe, probe_redis, probe_stack};
+pub use probe::{Finding, Trouble, look_at_leases, probe, probe_redis, probe_stack};
 pub use server::{Server, StartError};
 pub use stacks::StackError;

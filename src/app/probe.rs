@@ -9,8 +9,9 @@ use super::backing::NoBacking;
 use super::server::StartError;
 use super::{settings, stacks};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Stack};
-use crate::core::ids::StackId;
+use crate::config::{Config, Leadership, Stack};
+use crate::core::ids::{PodId, StackId};
+use crate::leadership::kubernetes::{self, NoAccess};
 use crate::metrics::Metrics;
 use crate::stack::opensips::concerns::concerns;
 use crate::stack::opensips::keeper::{self, NoEvents};
@@ -216,6 +217,20 @@ pub async fn probe_redis(config: &Config) -> Result<Option<Finding>, StartError>
     let about = store.about().await.ok();
     let concerns = about.as_ref().map(|about| about.concerns(config.redis.replicas));
     Ok(Some(Finding::Redis(about, concerns.unwrap_or_default())))
+}
+
+/// Looks at the Leases, where they elect.
+///
+/// # Errors
+/// [`NoAccess`] when the API server can't be asked at all.
+pub async fn look_at_leases(config: &Config) -> Result<Vec<kubernetes::Look>, NoAccess> {
+    if config.leadership != Some(Leadership::Kubernetes) {
+        return Ok(Vec::new());
+    }
+    // Nobody contends by this name.
+    let settings = settings::kubernetes(&config.kubernetes, &PodId::new("looks"), 0);
+    let names = config.stacks.iter().map(|stack| StackId::new(stack.name.as_str()));
+    kubernetes::look(&settings, &names.collect::<Vec<_>>()).await
 }
 
 /// Probes one stack.

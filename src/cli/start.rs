@@ -316,6 +316,7 @@ pub async fn probe(config: Config) -> Result<bool, String> {
 }
 
 pub use crate::app::Finding;
+pub use crate::leadership::kubernetes::{Look, Seen};
 
 /// Asks the Redis, where one is configured.
 ///
@@ -324,6 +325,15 @@ pub use crate::app::Finding;
 /// One clear line: a file that can't be used.
 pub async fn probe_redis(config: &Config) -> Result<Option<Finding>, String> {
     app::probe_redis(config).await.map_err(|error| error.to_string())
+}
+
+/// Looks at the Leases, where they elect.
+///
+/// # Errors
+///
+/// One clear line: no way to an API server.
+pub async fn look_at_leases(config: &Config) -> Result<Vec<Look>, String> {
+    app::look_at_leases(config).await.map_err(|error| error.to_string())
 }
 
 /// Asks one stack.

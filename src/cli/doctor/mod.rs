@@ -10,6 +10,7 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use super::arguments::Doctor;
 use super::exit::Exit;
@@ -19,7 +20,7 @@ use crate::telemetry::{self, Kept};
 
 use platform::Platform;
 use report::Report;
-use server::Told;
+use server::{LEASE, Told};
 
 /// Looks at everything, and prints the page. The exit code is 0 where nothing is wrong, else 1.
 pub fn doctor(arguments: &Doctor) -> Exit {
@@ -55,6 +56,7 @@ async fn examine(file: Option<&Path>, kept: &Kept) -> Report {
     let mut known = BTreeSet::new();
     if let Some(config) = &config {
         redis(config, kept, &mut known, &mut report).await;
+        leases(config, &mut known, &mut report).await;
         for stack in &config.stacks {
             let events = told.as_ref().map_or(0.0, |(told, _)| told.events_of(stack.name.as_str()));
             of_stack(config, stack, events, kept, &mut known, &mut report).await;
@@ -154,6 +156,58 @@ async fn redis(config: &Config, kept: &Kept, known: &mut BTreeSet<String>, repor
         }
     }
     said(kept, report);
+}
+
+/// The Leases that elect, as the API server has them.
+async fn leases(config: &Config, known: &mut BTreeSet<String>, report: &mut Report) {
+    if config.leadership != Some(config::Leadership::Kubernetes) {
+        return;
+    }
+    report.begin("kubernetes");
+    let looks = match start::look_at_leases(config).await {
+        Ok(looks) => looks,
+        Err(error) => {
+            known.insert(LEASE.to_owned());
+            report.bad("", error, "without an API server nobody is elected");
+            return;
+        }
+    };
+    for (name, found) in looks {
+        let name = format!("lease {name}");
+        match found {
+            Ok(Some(seen)) => lease(name, &seen, config.kubernetes.lease_duration, report),
+            Ok(None) => report.note(name, "is not there; whoever starts first makes it"),
+            Err(why) => {
+                known.insert(LEASE.to_owned());
+                report.bad(
+                    name,
+                    why,
+                    "does the Role let this account get, create, update, watch and list this one \
+                     Lease, and does a NetworkPolicy let us out to the API server?",
+                );
+            }
+        }
+    }
+}
+
+fn lease(name: String, seen: &start::Seen, lasts: Duration, report: &mut Report) {
+    let holder = seen.holder.as_deref().unwrap_or("nobody");
+    let changes = seen.transitions;
+    let ago = seen.renewed.unwrap_or_default();
+    let text = format!(
+        "held by {holder}, renewed {} s ago, has changed hands {changes} times",
+        ago.as_secs()
+    );
+    if ago > 3 * lasts || seen.holder.is_none() {
+        report.warn(
+            name,
+            text,
+            "nobody renews it: do the processes run, and do they reach the API server? A clock that \
+             is wrong looks like this, too",
+        );
+    } else {
+        report.good(name, text);
+    }
 }
 
 async fn of_stack(

@@ -11,6 +11,9 @@ use super::samples::{Sample, Samples};
 use crate::cli::ask::{Silent, ask};
 use crate::config::{Config, HostPort};
 
+/// What elects, among what is told of already.
+pub const LEASE: &str = "lease";
+
 /// How long it may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
 
@@ -93,8 +96,9 @@ fn part(line: &str, known: &BTreeSet<String>, report: &mut Report) {
 
 /// Whether this part fails for a reason that is told of already. Nobody leads without a store.
 fn is_known(part: &str, known: &BTreeSet<String>) -> bool {
-    let by_store = part == "store" || part.ends_with(" leader");
-    (by_store && known.contains("redis"))
+    let (is_store, is_lead) = (part == "store", part.ends_with(" leader"));
+    ((is_store || is_lead) && known.contains("redis"))
+        || (is_lead && known.contains(LEASE))
         || known.iter().any(|known| part.starts_with(&format!("{known} ")))
 }
 

@@ -5,6 +5,7 @@
 mod access;
 mod announce;
 mod api;
+mod look;
 mod object;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::access::{ACCOUNT, Access, NoAccess};
 use self::api::LeaseApi;
+pub use self::look::{Look, Seen, look};
 use super::contest::{Contest, Meter, Terms};
 use super::election::Timing;
 use super::{Leader, Leadership, Leads};
@@ -72,14 +74,7 @@ impl KubernetesLeadership {
         stacks: &[StackId],
         meter: Arc<dyn Meter>,
     ) -> Result<Self, NoAccess> {
-        let access = match &settings.server {
-            Some(server) => Access { server: server.clone(), account: settings.account.clone() },
-            None => Access::of_pod(settings.account.clone())?,
-        };
-        let namespace = match &settings.namespace {
-            Some(namespace) => namespace.clone(),
-            None => access.namespace()?,
-        };
+        let (access, namespace) = settings.way()?;
         let client = access.client(&namespace)?;
         let (leads, stop) = (Arc::new(Leads::of(stacks)), CancellationToken::new());
         let (mut contests, mut others) = (Vec::new(), Vec::new());
@@ -134,6 +129,19 @@ impl KubernetesLeadership {
 }
 
 impl Settings {
+    /// The way to the API server, and the namespace of the Leases.
+    fn way(&self) -> Result<(Access, String), NoAccess> {
+        let access = match &self.server {
+            Some(server) => Access { server: server.clone(), account: self.account.clone() },
+            None => Access::of_pod(self.account.clone())?,
+        };
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.clone(),
+            None => access.namespace()?,
+        };
+        Ok((access, namespace))
+    }
+
     /// Each Lease, and whom its holder leads.
     fn leases(&self, stacks: &[StackId]) -> Vec<(String, Vec<StackId>)> {
         if !self.per_stack {
