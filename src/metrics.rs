@@ -34,6 +34,8 @@ pub struct Metrics {
     pub lease: LeaseMetrics,
     /// Traces.
     pub traces: TraceMetrics,
+    /// The configuration.
+    pub config: ConfigMetrics,
     stacks: StackFamilies,
     ages: Ages,
     readings: Readings,
@@ -48,6 +50,11 @@ impl Ages {
     fn renew(&self, family: &'static str, of: &str, gauge: Gauge) {
         let mut ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ages.insert((family, of.to_owned()), (gauge, Instant::now()));
+    }
+
+    fn since(&self, family: &'static str, of: &str) -> Option<Duration> {
+        let ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ages.get(&(family, of.to_owned())).map(|(_, since)| since.elapsed())
     }
 
     fn show(&self) {
@@ -94,6 +101,7 @@ impl Metrics {
             store: StoreMetrics::new(&at),
             lease: LeaseMetrics::new(&at),
             traces: TraceMetrics::new(&at),
+            config: ConfigMetrics::new(&at),
             stacks: StackFamilies::new(&at),
             ages: Ages::default(),
             readings: Readings::default(),
@@ -109,6 +117,20 @@ impl Metrics {
     /// Events of this stack changed a command, so long after they came in.
     pub fn event_applied(&self, stack: &str, took: Duration) {
         self.stacks.event_seconds.with_label_values(&[stack]).observe(took.as_secs_f64());
+    }
+
+    /// Since when the stack `name` has last confirmed the event subscription; nothing before the first
+    /// time.
+    pub fn subscription_age(&self, name: &str) -> Option<Duration> {
+        self.ages.since("subscription", name)
+    }
+
+    /// Whether events of the stack `name` come in; nothing before that is known.
+    pub fn events_arrive(&self, name: &str) -> Option<bool> {
+        let families = self.stacks.arriving.collect();
+        let mut known = families.iter().flat_map(|family| family.get_metric());
+        let of_stack = known.find(|metric| metric.get_label().iter().any(|l| l.value() == name));
+        of_stack.map(|metric| metric.get_gauge().get_value() > 0.0)
     }
 
     /// Looks with `read` whenever the metrics are read.
@@ -129,6 +151,28 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(|e| e.to_string())?;
         String::from_utf8(text).map_err(|e| e.to_string())
+    }
+}
+
+/// The configuration.
+#[derive(Debug, Clone)]
+pub struct ConfigMetrics {
+    outdated: IntGauge,
+}
+
+impl ConfigMetrics {
+    fn new(at: &Registrar<'_>) -> Self {
+        Self {
+            outdated: at.int_gauge(
+                "callplane_config_outdated_state",
+                "1 if the configuration's file says something else than what runs (a restart is needed) or can't be used, else 0.",
+            ),
+        }
+    }
+
+    /// Whether the file says something else than what runs.
+    pub fn outdated(&self, is_outdated: bool) {
+        self.outdated.set(i64::from(is_outdated));
     }
 }
 
@@ -442,6 +486,18 @@ impl StoreMetrics {
     pub fn beat(&self, alive: usize) {
         self.up.set(1);
         self.alive.set(i64::try_from(alive).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the store answered the last beat.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up.get() == 1
+    }
+
+    /// Processes that lived when the store answered last.
+    #[must_use]
+    pub fn alive_now(&self) -> i64 {
+        self.alive.get()
     }
 
     /// The store did not answer a beat.

@@ -102,6 +102,36 @@ pub fn start(log: &Log) -> Result<LogLevels, TelemetryError> {
     })
 }
 
+/// Warnings and errors of this process that are kept instead of being written.
+#[derive(Debug)]
+pub struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Kept {
+    /// The lines since the last time, redacted, without their time.
+    pub fn take(&self) -> Vec<String> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&std::mem::take(&mut *kept)).into_owned();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+/// Keeps what goes wrong, for a command whose page tells it.
+///
+/// # Errors
+///
+/// [`TelemetryError::Started`] where this process logs already.
+pub fn keep() -> Result<Kept, TelemetryError> {
+    let memory = Arc::new(Mutex::new(Vec::new()));
+    let writer = LineWriter { sink: Sink::Memory(Arc::clone(&memory)), redact: true };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let layer = layer.without_time().with_target(false);
+    Registry::default()
+        .with(layer.with_filter(env_filter(&LogFilter::warn())))
+        .try_init()
+        .map_err(|_| TelemetryError::Started)?;
+    Ok(Kept(memory))
+}
+
 fn open(name: &str) -> Result<File, TelemetryError> {
     OpenOptions::new().create(true).append(true).open(name).map_err(|error| TelemetryError::File {
         file: PathBuf::from(name),
@@ -149,7 +179,6 @@ where
 enum Sink {
     Stderr,
     File(Arc<File>),
-    #[cfg(test)]
     Memory(Arc<Mutex<Vec<u8>>>),
 }
 
@@ -176,7 +205,6 @@ impl Write for LineWriter {
         match &self.sink {
             Sink::Stderr => io::stderr().lock().write_all(text.as_bytes())?,
             Sink::File(file) => (&**file).write_all(text.as_bytes())?,
-            #[cfg(test)]
             Sink::Memory(memory) => memory
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -163,3 +163,43 @@ fn who_waits_for_a_drain_does_not_wait_for_ever() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(": still there after 3 s\n"), "{text}");
 }
+
+/// Who edits the file is told that it does not count yet; only the log level does.
+#[test]
+fn a_file_that_has_changed_is_told_of_and_its_log_level_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, log) = (folder.path().join("callplane.yml"), folder.path().join("log"));
+    let write = |more: &str| {
+        let log = log.display();
+        std::fs::write(&file, format!("log: {{file: '{log}', level: info}}\n{more}\n")).unwrap();
+    };
+    write("");
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    let until = |what: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !said().contains(what) {
+            assert!(Instant::now() < deadline, "not said: {what}\n{}", said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .args(["serve", "--config", file.to_str().unwrap()])
+        .envs(ANY_PORTS)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    until("callplane serves");
+    write("drain: {timeout: 7s}");
+    // Nobody is asked to wait for the next look.
+    let hung_up = Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status();
+    assert!(hung_up.unwrap().success());
+    until("has changed and is not read while running: restart to have it");
+    assert!(said().contains("keys=\"drain.timeout\""), "{}", said());
+    let text = format!("log: {{file: '{}', level: debug}}\n", log.display());
+    std::fs::write(&file, text).unwrap();
+    // The file is looked at without being asked to, too.
+    until("log level changed by the configuration's file level=\"debug\"");
+    until("the configuration's file says again what runs");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -44,6 +44,7 @@ fn used() -> Metrics {
     metrics.lease.unconfirmed(true);
     metrics.traces.exported(3);
     metrics.traces.dropped("full", 1);
+    metrics.config.outdated(true);
     let stack = metrics.stack("east");
     metrics.event_applied("east", second);
     stack.allowed(9);
@@ -102,7 +103,8 @@ fn the_list_of_metrics_is_the_documented_one() {
 
 /// What only moves when something goes wrong, at a moment that a reader hardly meets, or where a
 /// collector is configured (`tests/otlp.rs`) or a Lease elects.
-const QUIET: [&str; 10] = [
+const QUIET: [&str; 11] = [
+    "callplane_config_outdated_state",
     "callplane_event_lost_events_total",
     "callplane_event_probe_missed_events_total",
     "callplane_leader_lease_request",

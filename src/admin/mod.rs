@@ -8,11 +8,14 @@
 //!
 //! `/livez` fails only if this process no longer turns its event loop; a lost stack or store never
 //! makes it fail, since a restart would mend neither. `/readyz` is true when the configuration is
-//! loaded, the listeners are up and no drain has begun.
+//! loaded, the listeners are up and no drain has begun. `/readyz?verbose` says the same with a line for
+//! each part of the server, those too that do not decide.
 
 mod operations;
+mod parts;
 
 pub use operations::{AdminState, control, operations, run};
+pub use parts::{Part, Parts};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

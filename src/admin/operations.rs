@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::{Readiness, Ready};
+use super::{Parts, Readiness, Ready};
 use crate::config::LogFilter;
 use crate::metrics::Metrics;
 use crate::telemetry::LogLevels;
@@ -31,6 +31,8 @@ const LOOP_TURN: Duration = Duration::from_secs(5);
 pub struct AdminState {
     /// Whether clients are welcome; `POST /drain` changes it.
     pub readiness: Readiness,
+    /// What `/readyz?verbose` shows.
+    pub parts: Parts,
     /// What `/metrics` shows.
     pub metrics: Metrics,
     /// What `POST /log-level` changes.
@@ -113,13 +115,19 @@ async fn livez() -> Response {
     }
 }
 
-async fn readyz(State(state): State<AdminState>) -> Response {
+async fn readyz(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Response {
     let ready = state.readiness.now();
     let status = match ready {
         Ready::Yes => StatusCode::OK,
         Ready::Starting | Ready::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, format!("{}\n", ready.word())).into_response()
+    let is_verbose = |pair: &str| pair == "verbose" || pair.starts_with("verbose=");
+    let text = if query.is_some_and(|query| query.split('&').any(is_verbose)) {
+        state.parts.page(ready)
+    } else {
+        format!("{}\n", ready.word())
+    };
+    (status, text).into_response()
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
@@ -195,6 +203,7 @@ mod tests {
     async fn server() -> Server {
         let state = AdminState {
             readiness: Readiness::starting(),
+            parts: Parts::default(),
             metrics: Metrics::new(),
             levels: LogLevels::detached(LogFilter::info()),
         };
@@ -268,6 +277,22 @@ mod tests {
         assert_eq!(get(format!("{}/livez", server.operations)).await.0, 200);
         server.state.readiness.listening();
         assert_eq!(readyz().await, (503, "draining\n".to_owned()), "a drain can't be taken back");
+    }
+
+    #[tokio::test]
+    async fn each_part_is_told_to_whoever_wants_them() {
+        let server = server().await;
+        server.state.parts.look_with(|| vec![crate::admin::Part::ill("store", "away")]);
+        let page = |query: &str| get(format!("{}/readyz{query}", server.operations));
+        assert_eq!(page("?verbose").await.0, 503);
+        server.state.readiness.listening();
+        for query in ["?verbose", "?verbose=", "?a=b&verbose=1"] {
+            let (status, text) = page(query).await;
+            assert_eq!(status, 200, "a store that is away does not make it unready");
+            assert!(text.contains("[-]store failed: away (does not make it unready)\n"), "{text}");
+            assert!(text.ends_with("readyz check passed\n"), "{text}");
+        }
+        assert_eq!(page("?other").await, (200, "ready\n".to_owned()));
     }
 
     #[tokio::test]

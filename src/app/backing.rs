@@ -11,7 +11,7 @@ use crate::core::ids::{Epoch, PodId, SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
 use crate::leadership::contest::Meter;
 use crate::leadership::kubernetes::{KubernetesLeadership, NoAccess};
-use crate::leadership::{Leadership, Standalone};
+use crate::leadership::{Leader, Leadership, Standalone};
 use crate::store::memory::{MemoryStore, Size};
 use crate::store::redis::{BadSettings, RedisBus, RedisLeadership, RedisStore};
 use crate::store::{
@@ -248,6 +248,14 @@ impl Leadership for AnyLeadership {
             Self::Standalone(leadership) => leadership.term(stack),
             Self::Redis(leadership) => leadership.term(stack),
             Self::Kubernetes(leadership) => leadership.term(stack),
+        }
+    }
+
+    fn leader(&self, stack: &StackId) -> Leader {
+        match self {
+            Self::Standalone(leadership) => leadership.leader(stack),
+            Self::Redis(leadership) => leadership.leader(stack),
+            Self::Kubernetes(leadership) => leadership.leader(stack),
         }
     }
 

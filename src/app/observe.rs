@@ -11,7 +11,7 @@ use crate::core::ids::{Epoch, SessionId, StackId, TenantId, Term};
 use crate::core::record::{Position, Record};
 use crate::core::time::StoreTime;
 use crate::engine::Observer;
-use crate::leadership::Leadership;
+use crate::leadership::{Leader, Leadership};
 use crate::metrics::{Metrics, StoreMetrics};
 use crate::store::{Away, Beat, Commit, Find, Page, Pulse, Store, Unfound, Unreadable, Verdict};
 use crate::traces::Traces;
@@ -113,6 +113,10 @@ impl<L> CountedLeadership<L> {
 impl<L: Leadership> Leadership for CountedLeadership<L> {
     fn term(&self, stack: &StackId) -> Option<Term> {
         self.leadership.term(stack)
+    }
+
+    fn leader(&self, stack: &StackId) -> Leader {
+        self.leadership.leader(stack)
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,10 +18,12 @@ use super::desk::Desk;
 use super::host::TokioHost;
 use super::meter::LeaseMeter;
 use super::observe::{CountedLeadership, CountedStore, Watching};
+use super::parts;
 use super::running::Running;
 use super::settings;
 use super::stacks::{ConfiguredStacks, StackError};
-use crate::admin::{self, AdminState, Readiness};
+use super::watch::Watched;
+use crate::admin::{self, AdminState, Parts as AdminParts, Readiness};
 use crate::client::console::{self, Hints};
 use crate::client::feed::Feed;
 use crate::client::{self, Client};
@@ -83,7 +87,9 @@ pub struct Server {
     backing: Backing,
     stacks: Arc<ConfiguredStacks>,
     readiness: Readiness,
-    sessions: SessionMetrics,
+    parts: AdminParts,
+    metrics: Metrics,
+    levels: LogLevels,
     drain: crate::config::Drain,
     stop_clients: CancellationToken,
     stop_rest: CancellationToken,
@@ -114,7 +120,14 @@ impl Server {
         let admin_address = address_of(&operations, &config.admin.listen)?;
         let control_address = address_of(&control, &config.admin.control)?;
         // First of all, so that whoever waits for something can be asked what.
-        let state = AdminState { readiness: readiness.clone(), metrics: metrics.clone(), levels };
+        let parts_told = AdminParts::default();
+        parts::of_store(&parts_told, &metrics, &readiness, config.redis.is_used());
+        let state = AdminState {
+            readiness: readiness.clone(),
+            parts: parts_told.clone(),
+            metrics: metrics.clone(),
+            levels: levels.clone(),
+        };
         for (listener, routes) in
             [(operations, admin::operations(state.clone())), (control, admin::control(state))]
         {
@@ -150,6 +163,7 @@ impl Server {
         let connecting =
             ConfiguredStacks::connect(config, &metrics, clock, reports, &tasks, &stop_rest);
         let stacks = Arc::new(connecting.await?);
+        parts::of_stacks(&parts_told, &metrics, config, &stacks, leadership);
         let host = TokioHost::new(tasks.clone());
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
         let traces = exporter.map(|(exporter, sample)| {
@@ -219,7 +233,9 @@ impl Server {
             backing,
             stacks,
             readiness,
-            sessions: metrics.sessions.clone(),
+            parts: parts_told,
+            metrics,
+            levels,
             drain: config.drain.clone(),
             stop_clients,
             stop_rest,
@@ -236,7 +252,15 @@ impl Server {
     /// What is counted of its clients; goes on to count.
     #[must_use]
     pub fn sessions(&self) -> SessionMetrics {
-        self.sessions.clone()
+        self.metrics.sessions.clone()
+    }
+
+    /// Says from now on when this file, from which `running` was read, says something else. It is
+    /// looked at now and then, and whenever `look` is notified.
+    pub fn watch(&self, file: PathBuf, running: Config, look: Arc<Notify>) {
+        let (levels, metrics) = (self.levels.clone(), self.metrics.config.clone());
+        let watched = Watched::new(file, running, levels, metrics, &self.parts);
+        self.tasks.spawn(watched.watch(look, self.stop_rest.clone()));
     }
 
     /// Where probes and metrics are.

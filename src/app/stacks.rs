@@ -134,7 +134,27 @@ impl ConfiguredStacks {
     }
 }
 
+/// Whether a stack's management interface answers, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// It never has.
+    NotYet,
+    /// It does.
+    Yes,
+    /// It did.
+    NoMore,
+}
+
 impl ConfiguredStack {
+    /// Whether it answers.
+    pub fn answers(&self) -> Answers {
+        match (self.0.uptime(), self.0.is_reachable()) {
+            (None, _) => Answers::NotYet,
+            (Some(_), true) => Answers::Yes,
+            (Some(_), false) => Answers::NoMore,
+        }
+    }
+
     /// Waits until its events flow, unless it is away.
     pub async fn joined(&self) {
         self.0.introduced().await;

@@ -34,6 +34,8 @@ pub enum Action {
     SimulateOpensips(Simulate),
     /// Check a configuration: all problems with line and column.
     CheckConfig(CheckConfig),
+    /// Print one page for a support ticket: machine, configuration, Redis, stacks, server.
+    Doctor(Doctor),
     /// Ask the running server of a configuration whether it lives; for containers and probes.
     Healthcheck(Healthcheck),
     /// Have the running server of a configuration stop in order; for preStop hooks.
@@ -99,6 +101,17 @@ pub struct CheckConfig {
     /// Print the documented defaults instead.
     #[arg(long, conflicts_with_all = ["live", "config"])]
     pub default: bool,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Where the configuration is; its Redis, its stacks and its `admin.listen` are asked.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `healthcheck` takes.

@@ -6,6 +6,7 @@
 mod arguments;
 mod ask;
 mod call;
+mod doctor;
 mod drain;
 mod exit;
 mod healthcheck;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Action::Run(run) => run_once(run),
         Action::CheckConfig(check) => check_config(&check),
         Action::Healthcheck(healthcheck) => healthcheck::healthcheck(&healthcheck),
+        Action::Doctor(doctor) => doctor::doctor(&doctor),
         Action::Drain(drain) => drain::drain(&drain),
         Action::Openrpc => {
             say(crate::rpc::openrpc::DOCUMENT.trim_end());
@@ -64,7 +66,7 @@ fn serve(file: &ConfigFile) -> Exit {
         for line in warnings.lines() {
             tracing::warn!("{line}");
         }
-        until_stopped(|ready| start::serve(config.clone(), levels, ready))
+        until_stopped(|ready| start::serve(config.clone(), file.config.clone(), levels, ready))
     })
 }
 

@@ -1,8 +1,11 @@
-//! SIGTERM and SIGINT: the first asks to stop, the second forces.
+//! SIGTERM and SIGINT: the first asks to stop, the second forces. SIGHUP asks to look at the
+//! configuration.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use super::exit::Exit;
 
@@ -42,4 +45,21 @@ impl Signals {
         tracing::warn!("second signal: leaving without flushing");
         std::process::exit(i32::from(exit.code()));
     }
+}
+
+/// Notifies at each SIGHUP, which ends the process no more.
+///
+/// # Errors
+///
+/// What the system says if that is not possible.
+pub fn hang_ups() -> io::Result<Arc<Notify>> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let notify = Arc::new(Notify::new());
+    let notified = Arc::clone(&notify);
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            notified.notify_one();
+        }
+    });
+    Ok(notify)
 }

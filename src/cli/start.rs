@@ -2,6 +2,7 @@
 //! simulated stack.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
@@ -10,26 +11,29 @@ use crate::admin::Readiness;
 use crate::app::{self, Server};
 use crate::client::console::Hints;
 use crate::clock::{Nonces as _, SystemNonces};
-use crate::config::{ByteSize, Config, HostPort, Redis};
+use crate::config::{ByteSize, Config, HostPort, Redis, Stack};
 use crate::core::ids::{Epoch, Install};
 use crate::stack::simulated::server::{SimulateConfig, Simulated};
 use crate::telemetry::LogLevels;
 
 use super::arguments::{Call, Demo, Run, Simulate};
 use super::exit::Exit;
-use super::{call, pods};
+use super::{call, pods, signals};
 
-/// Serves until `readiness` is told to drain and the drain is over.
+/// Serves until `readiness` is told to drain and the drain is over. `file` is where the
+/// configuration was read from.
 ///
 /// # Errors
 ///
 /// One clear line: a busy port, an address for events that can't be used.
 pub async fn serve(
     config: Config,
+    file: Option<PathBuf>,
     levels: LogLevels,
     readiness: Readiness,
 ) -> Result<Exit, String> {
     app::raise_descriptors();
+    let look = signals::hang_ups().map_err(|error| format!("no signals: {error}"))?;
     let path = config.listen.path.as_str().to_owned();
     let hints = Hints { call_api: Some(path), ..Hints::default() };
     let server = start(&config, &hints, levels, readiness).await?;
@@ -42,6 +46,9 @@ pub async fn serve(
         control = %server.control_address(),
         "callplane serves"
     );
+    if let Some(file) = file {
+        server.watch(file, config, look);
+    }
     // Commands that were cut off are no stop in order.
     Ok(if server.run().await { Exit::Success } else { Exit::Failed })
 }
@@ -306,6 +313,36 @@ pub async fn probe(config: Config) -> Result<bool, String> {
         super::say(&finding.to_string());
     }
     Ok(findings.iter().all(app::Finding::is_good))
+}
+
+pub use crate::app::Finding;
+pub use crate::leadership::kubernetes::{Look, Seen};
+
+/// Asks the Redis, where one is configured.
+///
+/// # Errors
+///
+/// One clear line: a file that can't be used.
+pub async fn probe_redis(config: &Config) -> Result<Option<Finding>, String> {
+    app::probe_redis(config).await.map_err(|error| error.to_string())
+}
+
+/// Looks at the Leases, where they elect.
+///
+/// # Errors
+///
+/// One clear line: no way to an API server.
+pub async fn look_at_leases(config: &Config) -> Result<Vec<Look>, String> {
+    app::look_at_leases(config).await.map_err(|error| error.to_string())
+}
+
+/// Asks one stack.
+///
+/// # Errors
+///
+/// One clear line: an address for events that can't be used.
+pub async fn probe_stack(config: &Config, stack: &Stack) -> Result<Finding, String> {
+    app::probe_stack(config, stack).await.map_err(|error| error.to_string())
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::decode::Report;
+use super::decode::{Report, Scalar as _};
 use super::model::{
     Admin, Commands, Config, Kubernetes, Leadership, Limits, Listen, Redis, Stack, Store, Traces,
 };
@@ -402,7 +402,7 @@ fn traces(traces: &Traces, report: &mut Report) {
 
 fn within(key: &str, value: Duration, least: Duration, most: Duration, report: &mut Report) {
     if value < least || value > most {
-        report.wrong(key, format!("must be from {} to {}", written(least), written(most)));
+        report.wrong(key, format!("must be from {} to {}", least.to_text(), most.to_text()));
     }
 }
 
@@ -415,16 +415,5 @@ fn size(key: &str, value: ByteSize, least: ByteSize, most: ByteSize, report: &mu
 fn count(key: &str, value: usize, most: usize, report: &mut Report) {
     if value < 1 || value > most {
         report.wrong(key, format!("must be from 1 to {most}"));
-    }
-}
-
-fn written(duration: Duration) -> String {
-    let ms = duration.as_millis();
-    match ms {
-        0 => "0".to_owned(),
-        _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
-        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
-        _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
-        _ => format!("{ms}ms"),
     }
 }

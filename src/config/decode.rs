@@ -1,14 +1,15 @@
 //! From the tree of nodes to typed sections, collecting every problem on the way.
 //!
 //! A section is declared once, with [`section!`]: its fields, their documentation and their
-//! defaults. The macro makes the struct, its `Default`, its decoder and the list of its keys, so
-//! none of the four can drift from the others.
+//! defaults. The macro makes the struct, its `Default`, its decoder, its writer and the list of its
+//! keys, so none of them can drift from the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::problem::{KeyPath, Origin, Problem};
 use super::tree::{Node, Value};
+use super::written::Setting;
 
 /// What was found so far: problems, and where each key was written.
 #[derive(Debug, Default)]
@@ -91,12 +92,18 @@ pub(super) trait Decode: Sized {
     fn keys(path: &KeyPath, into: &mut Vec<String>) {
         into.push(path.as_str().to_owned());
     }
+
+    /// Adds all keys below `path` that have a value, in the order they are declared.
+    fn write(&self, path: &KeyPath, into: &mut Vec<Setting>);
 }
 
 /// A value that is written as one piece of text.
 pub(super) trait Scalar: Sized {
     /// Reads the text; the error says what would be right.
     fn from_text(text: &str) -> Result<Self, String>;
+
+    /// The text from which the same is read.
+    fn to_text(&self) -> String;
 }
 
 /// Implements [`Decode`] for types that are [`Scalar`].
@@ -109,6 +116,16 @@ macro_rules! scalars {
                 report: &mut $crate::config::decode::Report,
             ) -> Option<Self> {
                 $crate::config::decode::scalar(node, path, report)
+            }
+
+            fn write(
+                &self,
+                path: &$crate::config::problem::KeyPath,
+                into: &mut Vec<$crate::config::written::Setting>,
+            ) {
+                let text = $crate::config::decode::Scalar::to_text(self);
+                let key = path.as_str().to_owned();
+                into.push($crate::config::written::Setting { key, text });
             }
         }
     )*};
@@ -146,11 +163,19 @@ impl Scalar for bool {
             other => Err(format!("`{other}` is neither `true` nor `false`")),
         }
     }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl Scalar for String {
     fn from_text(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
+    }
+
+    fn to_text(&self) -> String {
+        self.clone()
     }
 }
 
@@ -162,6 +187,10 @@ macro_rules! whole_numbers {
                 text.parse().map_err(|_| {
                     format!("`{text}` is not a whole number from 0 to {}", <$ty>::MAX)
                 })
+            }
+
+            fn to_text(&self) -> String {
+                self.to_string()
             }
         }
     )*};
@@ -188,6 +217,17 @@ impl Scalar for Duration {
         };
         number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(wanted)
     }
+
+    fn to_text(&self) -> String {
+        let ms = self.as_millis();
+        match ms {
+            0 => "0".to_owned(),
+            _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+            _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+            _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
+            _ => format!("{ms}ms"),
+        }
+    }
 }
 
 impl<T: Decode> Decode for Option<T> {
@@ -200,6 +240,12 @@ impl<T: Decode> Decode for Option<T> {
             | Value::Text(_)
             | Value::List(_)
             | Value::Map(_) => T::decode(node, path, report).map(Some),
+        }
+    }
+
+    fn write(&self, path: &KeyPath, into: &mut Vec<Setting>) {
+        if let Some(value) = self {
+            value.write(path, into);
         }
     }
 }
@@ -244,6 +290,21 @@ impl<T: Decode> Decode for Vec<T> {
         // A list of plain values is one key.
         if into.len() == below + 1 {
             into.truncate(below);
+        }
+    }
+
+    fn write(&self, path: &KeyPath, into: &mut Vec<Setting>) {
+        let mut items = Vec::new();
+        for (n, item) in self.iter().enumerate() {
+            item.write(&path.item(n), &mut items);
+        }
+        let mut keys = Vec::new();
+        Self::keys(path, &mut keys);
+        if keys.len() > 1 {
+            into.append(&mut items);
+        } else if !items.is_empty() {
+            let texts: Vec<String> = items.into_iter().map(|item| item.text).collect();
+            into.push(Setting { key: path.as_str().to_owned(), text: texts.join(",") });
         }
     }
 }
@@ -368,6 +429,16 @@ macro_rules! section {
                     &path.key(stringify!($field)), into,
                 );)*
             }
+
+            fn write(
+                &self,
+                path: &$crate::config::problem::KeyPath,
+                into: &mut Vec<$crate::config::written::Setting>,
+            ) {
+                $($crate::config::decode::Decode::write(
+                    &self.$field, &path.key(stringify!($field)), into,
+                );)*
+            }
         }
     };
 }
@@ -402,6 +473,12 @@ macro_rules! words {
                     other => Err(format!(
                         "`{other}` is none of: {}", [$($word),*].join(", "),
                     )),
+                }
+            }
+
+            fn to_text(&self) -> String {
+                match self {
+                    $($name::$variant => $word.to_owned(),)*
                 }
             }
         }

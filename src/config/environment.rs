@@ -14,9 +14,6 @@ const PREFIX: &str = "CALLPLANE_";
 /// What the command line reads itself.
 const ARGUMENTS: [&str; 2] = ["CONFIG", "SERVER"];
 
-/// The one key without a section.
-const PLAIN: &str = "INSTALL";
-
 /// Lays `variables` over `root`.
 pub(super) fn overlay(
     root: &mut Node,
@@ -40,7 +37,7 @@ pub(super) fn overlay(
             report.problem(&origin, &steps.join("."), "is not UTF-8");
             continue;
         }
-        if steps.len() == 1 && !path.eq_ignore_ascii_case(PLAIN) {
+        if steps.len() == 1 && !is_plain(&path) {
             report.problem(&origin, "", unknown(&name));
             continue;
         }
@@ -49,6 +46,13 @@ pub(super) fn overlay(
             Err(text) => report.problem(&origin, &steps.join("."), text),
         }
     }
+}
+
+/// Whether this is a key without a section, such as `install`.
+fn is_plain(name: &str) -> bool {
+    let keys = super::keys();
+    let is_inside = |key: &String| key.starts_with(&format!("{name}["));
+    keys.iter().any(|key| key == name) && !keys.iter().any(is_inside)
 }
 
 /// Whether Kubernetes sets such a variable for a Service whose name begins with `callplane`.

@@ -19,6 +19,7 @@ mod predecessor;
 mod problem;
 mod tree;
 mod value;
+mod written;
 
 use std::fmt;
 use std::io::Read as _;
@@ -33,6 +34,7 @@ pub use value::{
     ByteSize, CollectorUrl, Domain, HostPort, HttpPath, HttpUrl, LogFilter, ObjectName, Share,
     SipUri, StackName, StackSocket, Transport, WebOrigin,
 };
+pub use written::Setting;
 
 use decode::{Decode, Report};
 use problem::KeyPath;

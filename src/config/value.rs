@@ -60,6 +60,14 @@ impl Scalar for ByteSize {
         };
         number.checked_mul(factor).map(ByteSize).ok_or_else(wanted)
     }
+
+    fn to_text(&self) -> String {
+        match self.0 {
+            bytes if bytes != 0 && bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+            bytes if bytes != 0 && bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+            bytes => bytes.to_string(),
+        }
+    }
 }
 
 /// A host (name, IPv4 or IPv6 address) and a port. `Display` gives what `bind`, `connect` and
@@ -74,6 +82,12 @@ impl HostPort {
     /// This port on the IPv4 loopback address.
     pub fn loopback(port: u16) -> HostPort {
         HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port }
+    }
+
+    /// The same host with another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> HostPort {
+        HostPort { host: self.host.clone(), port }
     }
 
     /// The host, an IPv6 address without its brackets.
@@ -136,6 +150,10 @@ impl Scalar for HostPort {
         // The two addresses of this name would be two listeners; one is what everybody means.
         let host = if host.eq_ignore_ascii_case("localhost") { "127.0.0.1" } else { host };
         Ok(HostPort { host: host.to_owned(), port })
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -206,6 +224,10 @@ impl Scalar for StackSocket {
         })?;
         Ok(StackSocket { transport, address })
     }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// An address of plain HTTP: `http://127.0.0.1:8888/mi`.
@@ -239,6 +261,10 @@ impl Scalar for HttpUrl {
             return Err(wanted());
         }
         Ok(HttpUrl { address, path: path.to_owned() })
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -279,6 +305,10 @@ impl Scalar for CollectorUrl {
         }
         Ok(CollectorUrl { tls, address })
     }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// A share of a whole, from 0 to 1, in millionths.
@@ -315,6 +345,10 @@ impl Scalar for Share {
         let millionths = millionths as u32;
         Ok(Share(millionths.max(least)))
     }
+
+    fn to_text(&self) -> String {
+        format!("{}", f64::from(self.0) / 1_000_000.0)
+    }
 }
 
 fn is_path_byte(b: u8) -> bool {
@@ -349,6 +383,10 @@ impl Scalar for HttpPath {
             ))
         }
     }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
+    }
 }
 
 /// A SIP address (RFC 3261 section 19.1) such as `sip:10.0.0.5:5060;transport=tcp`.
@@ -370,6 +408,10 @@ impl Scalar for SipUri {
                 Err(format!("`{text}` is not a SIP address like `sip:10.0.0.5:5060`"))
             }
         }
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 
@@ -419,12 +461,20 @@ impl Scalar for WebOrigin {
                 .is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
         if is_authority { Ok(WebOrigin(format!("{scheme}://{authority}"))) } else { Err(wanted()) }
     }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
+    }
 }
 
 impl Scalar for Install {
     fn from_text(text: &str) -> Result<Self, String> {
         Install::parse(text)
             .map_err(|_| format!("`{text}` is not 1 to 8 lower-case letters and digits"))
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 
@@ -452,6 +502,10 @@ impl Scalar for StackName {
         } else {
             Err(format!("`{text}` is not 1 to 32 lower-case letters, digits and hyphens"))
         }
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 
@@ -486,6 +540,10 @@ impl Scalar for ObjectName {
             ))
         }
     }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
+    }
 }
 
 /// A SIP domain: what stands behind the `@`. Kept in lower case.
@@ -506,6 +564,10 @@ impl Scalar for Domain {
         } else {
             Err(format!("`{text}` is not a domain like `example.org`"))
         }
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 
@@ -567,6 +629,10 @@ impl Scalar for LogFilter {
         parts.map(|parts| LogFilter(parts.join(","))).ok_or_else(|| {
             format!("`{text}` is none of: off, error, warn, info, debug, trace (nor a list like `info,callplane::stack=debug`)")
         })
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 

@@ -10,6 +10,7 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 
+use super::Leader;
 use super::election::{Answer, Ask, Election, Lease, Said, Timing, Word};
 use super::leads::Leads;
 use crate::clock::{Clock, Timer};
@@ -151,6 +152,15 @@ impl<L: Leases, T: Terms> Contest<L, T> {
         }
     }
 
+    /// Who has the Lease, if that is another process.
+    fn other(&self, election: &Election) -> Leader {
+        let holder = election.lease().and_then(|lease| lease.holder.clone());
+        match holder.filter(|holder| *holder != self.me) {
+            Some(holder) => Leader::Another(Some(holder)),
+            None => Leader::Unknown,
+        }
+    }
+
     /// Asks the store; of terms that are drawn also tells which.
     fn word(&self, word: Word, drawn: Option<Drawn>) -> BoxFuture<'static, (Said, Option<Drawn>)> {
         let (terms, stacks) = (Arc::clone(&self.terms), self.stacks.clone());
@@ -172,6 +182,7 @@ impl<L: Leases, T: Terms> Contest<L, T> {
         for stack in &self.stacks {
             let term = drawn.filter(|_| leads).and_then(|drawn| drawn.terms.get(stack));
             self.leads.set(stack, term.copied());
+            self.leads.seen(stack, self.other(election));
         }
         let now = Told { leads, unconfirmed: election.is_unconfirmed(at) };
         if now.unconfirmed != told.unconfirmed {

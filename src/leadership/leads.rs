@@ -1,43 +1,60 @@
 //! What a process that contends knows of its leads.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::Leadership;
+use super::{Leader, Leadership};
 use crate::core::ids::{StackId, Term};
 
 /// The term of each stack, while it leads there. Whoever contends writes it.
 #[derive(Debug)]
-pub struct Leads(BTreeMap<StackId, watch::Sender<Option<Term>>>);
+pub struct Leads {
+    terms: BTreeMap<StackId, watch::Sender<Option<Term>>>,
+    /// Who leads where this process does not, as it was seen last.
+    others: Mutex<BTreeMap<StackId, Leader>>,
+}
 
 impl Leads {
     /// None yet, at these stacks.
     #[must_use]
     pub fn of(stacks: &[StackId]) -> Self {
-        Self(stacks.iter().map(|stack| (stack.clone(), watch::Sender::new(None))).collect())
+        let terms = stacks.iter().map(|stack| (stack.clone(), watch::Sender::new(None)));
+        Self { terms: terms.collect(), others: Mutex::default() }
     }
 
     /// At which stacks.
     pub fn stacks(&self) -> impl Iterator<Item = &StackId> {
-        self.0.keys()
+        self.terms.keys()
     }
 
     /// It leads in this term from now on, or no more.
     pub fn set(&self, stack: &StackId, term: Option<Term>) {
-        if let Some(lead) = self.0.get(stack) {
+        if let Some(lead) = self.terms.get(stack) {
             lead.send_if_modified(|now| std::mem::replace(now, term) != term);
         }
+    }
+
+    /// So it was seen who leads there, should this process not lead.
+    pub fn seen(&self, stack: &StackId, other: Leader) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).insert(stack.clone(), other);
     }
 }
 
 impl Leadership for Leads {
     fn term(&self, stack: &StackId) -> Option<Term> {
-        self.0.get(stack).and_then(|term| *term.borrow())
+        self.terms.get(stack).and_then(|term| *term.borrow())
+    }
+
+    fn leader(&self, stack: &StackId) -> Leader {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = || others.get(stack).cloned().unwrap_or(Leader::Unknown);
+        self.term(stack).map_or_else(other, Leader::This)
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
-        let Some(term) = self.0.get(stack) else { return std::future::pending().await };
+        let Some(term) = self.terms.get(stack) else { return std::future::pending().await };
         let mut term = term.subscribe();
         let changed = term.wait_for(|term| *term != from).await.map(|term| *term);
         match changed {

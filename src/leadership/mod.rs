@@ -25,6 +25,12 @@ pub trait Leadership: Send + Sync + 'static {
     /// the process leads without interruption.
     fn term(&self, stack: &StackId) -> Option<Term>;
 
+    /// Who leads now, as far as this process knows. For people: it may be late, and nothing is decided
+    /// by it.
+    fn leader(&self, stack: &StackId) -> Leader {
+        self.term(stack).map_or(Leader::Unknown, Leader::This)
+    }
+
     /// Waits until [`Leadership::term`] is another one than `from`, and tells it. What changed
     /// before it was asked counts, so that nothing is missed between two waits.
     fn changed(
@@ -32,6 +38,17 @@ pub trait Leadership: Send + Sync + 'static {
         stack: &StackId,
         from: Option<Term>,
     ) -> impl Future<Output = Option<Term>> + Send;
+}
+
+/// Who leads a stack's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leader {
+    /// This process, in this term.
+    This(Term),
+    /// Another process; its name, where the election tells it.
+    Another(Option<String>),
+    /// Nobody that this process knows of.
+    Unknown,
 }
 
 /// A process that is alone: always the leader, in term 1.

@@ -5,6 +5,7 @@
 mod access;
 mod announce;
 mod api;
+mod look;
 mod object;
 
 use std::path::PathBuf;
@@ -19,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::access::{ACCOUNT, Access, NoAccess};
 use self::api::LeaseApi;
+pub use self::look::{Look, Seen, look};
 use super::contest::{Contest, Meter, Terms};
 use super::election::Timing;
-use super::{Leadership, Leads};
+use super::{Leader, Leadership, Leads};
 use crate::clock::{SystemClock, TokioTimer};
 use crate::core::ids::{StackId, Term};
 
@@ -74,14 +76,7 @@ impl KubernetesLeadership {
         stacks: &[StackId],
         meter: Arc<dyn Meter>,
     ) -> Result<Self, NoAccess> {
-        let access = match &settings.server {
-            Some(server) => Access { server: server.clone(), account: settings.account.clone() },
-            None => Access::of_pod(settings.account.clone())?,
-        };
-        let namespace = match &settings.namespace {
-            Some(namespace) => namespace.clone(),
-            None => access.namespace()?,
-        };
+        let (access, namespace) = settings.way()?;
         let client = access.client(&namespace)?;
         let (leads, stop) = (Arc::new(Leads::of(stacks)), CancellationToken::new());
         let (mut contests, mut others) = (Vec::new(), Vec::new());
@@ -140,6 +135,19 @@ impl KubernetesLeadership {
 }
 
 impl Settings {
+    /// The way to the API server, and the namespace of the Leases.
+    fn way(&self) -> Result<(Access, String), NoAccess> {
+        let access = match &self.server {
+            Some(server) => Access { server: server.clone(), account: self.account.clone() },
+            None => Access::of_pod(self.account.clone())?,
+        };
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.clone(),
+            None => access.namespace()?,
+        };
+        Ok((access, namespace))
+    }
+
     /// Each Lease, and whom its holder leads.
     fn leases(&self, stacks: &[StackId]) -> Vec<(String, Vec<StackId>)> {
         if !self.per_stack {
@@ -159,6 +167,10 @@ impl Drop for KubernetesLeadership {
 impl Leadership for KubernetesLeadership {
     fn term(&self, stack: &StackId) -> Option<Term> {
         self.leads.term(stack)
+    }
+
+    fn leader(&self, stack: &StackId) -> Leader {
+        self.leads.leader(stack)
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {

@@ -14,7 +14,7 @@ use super::store::RedisStore;
 use super::wire::{self, Parts, away, milliseconds, one};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
-use crate::leadership::{Leadership, Leads};
+use crate::leadership::{Leader, Leadership, Leads};
 use crate::store::{Away, Store as _};
 
 /// How long a lease holds.
@@ -85,6 +85,10 @@ impl Leadership for RedisLeadership {
         self.leads.term(stack)
     }
 
+    fn leader(&self, stack: &StackId) -> Leader {
+        self.leads.leader(stack)
+    }
+
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
         self.leads.changed(stack, from).await
     }
@@ -112,7 +116,13 @@ impl Contender {
         loop {
             let asked = Instant::now();
             let until = self.held.as_ref().map_or(asked + LEASE, |held| held.renewed + TRUSTED);
-            let kept = match timeout_at(until, self.lease()).await {
+            let answer = timeout_at(until, self.lease()).await;
+            let other = match &answer {
+                Ok(Ok(None)) => Leader::Another(None),
+                Ok(Ok(Some(_)) | Err(Away)) | Err(_) => Leader::Unknown,
+            };
+            self.leads.seen(&self.stack, other);
+            let kept = match answer {
                 Ok(Ok(Some(epoch))) => self.lead(epoch, asked).await,
                 Ok(Ok(None)) => {
                     self.step_down("another process has the lease");

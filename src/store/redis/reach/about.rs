@@ -1,5 +1,7 @@
 //! What a server says of itself, and what is to be said of that.
 
+use std::fmt;
+
 use redis::{Pipeline, RedisError, Value};
 
 /// What matters of a server's `INFO`.
@@ -53,6 +55,12 @@ impl About {
             ));
         }
         concerns
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "release {}, {} replicas", self.version, self.replicas)
     }
 }
 
