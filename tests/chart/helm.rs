@@ -5,29 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+pub use crate::api_server::programs::{are_here, program};
 use crate::kept;
-
-/// The version that `.ci/kubernetes` builds.
-const FOLDER: &str = "kubernetes-1.36.3";
-
-/// Where a program of Kubernetes' stands.
-pub fn program(name: &str) -> PathBuf {
-    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folder = named("KUBERNETES_BIN").unwrap_or_else(|| {
-        let cache = || named("HOME").unwrap_or_default().join(".cache/callplane");
-        named("CALLPLANE_TOOLS").unwrap_or_else(cache).join(FOLDER)
-    });
-    folder.join(name)
-}
-
-/// Whether these programs are here; says so, or that the test is skipped.
-pub fn are_here(test: &str, programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|name| !program(name).is_file());
-    if let Some(name) = missing {
-        println!("skipped: {test} ({name} is not here: .ci/install kubernetes)");
-    }
-    missing.is_none()
-}
 
 /// Helm with nothing of this machine's own.
 pub fn helm(arguments: &[&str]) -> Output {

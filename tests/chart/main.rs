@@ -14,11 +14,19 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod access;
+#[path = "../api_server/mod.rs"]
+#[allow(unused_imports, reason = "every test binary uses a part of it")]
+mod api_server;
 mod config_schema;
+mod crds;
 mod documented;
+mod dry_run;
 mod grace;
 mod helm;
 mod kept;
+mod kustomize;
 mod refusals;
+mod release;
 mod rendered;
 mod values;

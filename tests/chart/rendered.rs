@@ -71,7 +71,7 @@ fn the_checksum_follows_the_configuration() {
     let checksum = |sets: &[&str]| {
         let objects = helm::objects(sets);
         let template = &helm::get(&objects, "Deployment", "callplane")["spec"]["template"];
-        template["metadata"]["annotations"]["checksum/config"].as_str().unwrap().to_owned()
+        template["metadata"]["annotations"]["checksum/callplane"].as_str().unwrap().to_owned()
     };
     let plain = checksum(&[]);
     assert_eq!(plain, checksum(&["service.port=80"]));

@@ -56,7 +56,7 @@
 {{- $selector := dict "root" . "component" "server" -}}
 metadata:
   annotations:
-    checksum/config: {{ include "callplane.config" . | sha256sum }}
+    checksum/callplane: {{ include "callplane.config" . | sha256sum }}
     kubectl.kubernetes.io/default-container: callplane
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
