@@ -43,7 +43,10 @@ pub struct Metrics {
 
 /// Since when something has not happened, shown whenever somebody reads the metrics.
 #[derive(Debug, Clone, Default)]
-struct Ages(Arc<Mutex<BTreeMap<(&'static str, String), (Gauge, Instant)>>>);
+struct Ages(Arc<Mutex<BTreeMap<Aged, (Gauge, Instant)>>>);
+
+/// A family of metrics, and of whom.
+type Aged = (&'static str, String);
 
 impl Ages {
     /// It happened just now.
