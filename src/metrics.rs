@@ -43,7 +43,10 @@ pub struct Metrics {
 
 /// Since when something has not happened, shown whenever somebody reads the metrics.
 #[derive(Debug, Clone, Default)]
-struct Ages(Arc<Mutex<BTreeMap<(&'static str, String), (Gauge, Instant)>>>);
+struct Ages(Arc<Mutex<BTreeMap<AgeOf, (Gauge, Instant)>>>);
+
+/// What, and of which stack.
+type AgeOf = (&'static str, String);
 
 impl Ages {
     /// It happened just now.
