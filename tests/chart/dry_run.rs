@@ -1,5 +1,7 @@
 //! A real API server judges what is rendered: every field of every object, and the pods.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use crate::api_server::ApiServer;
@@ -46,7 +48,12 @@ const TRIALS: [&[&str]; 2] = [
 ];
 
 /// Every rendering, with what it was rendered from.
-pub fn renderings() -> Vec<(String, String)> {
+pub fn renderings() -> &'static [(String, String)] {
+    static RENDERED: LazyLock<Vec<(String, String)>> = LazyLock::new(render);
+    &RENDERED
+}
+
+fn render() -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = MATRIX
         .iter()
         .map(|sets| (format!("{sets:?}"), helm::text_with(&[&SMALL, *sets].concat(), &[])))
@@ -112,7 +119,7 @@ fn a_real_api_server_takes_every_object_and_the_restricted_standard_every_pod() 
     let namespace = crds::namespace(&server, "restricted");
     prepare(&server, &namespace);
     for (from, text) in renderings() {
-        let pods = pods_of(&helm::parsed(&text));
+        let pods = pods_of(&helm::parsed(text));
         assert!(!pods.is_empty(), "{from}");
         let (beside, own): (Vec<Value>, Vec<Value>) =
             pods.into_iter().partition(|pod| pod["spec"]["hostNetwork"] == true);

@@ -29,4 +29,5 @@ mod kustomize;
 mod refusals;
 mod release;
 mod rendered;
+mod taken;
 mod values;
