@@ -177,7 +177,7 @@ pub async fn stack() -> Proxy {
         ("ringing", Behaviour { answer: 0, ..quick }),
     ];
     config.world.phones.clear();
-    for client in 0..CLIENTS {
+    for client in 0..=CLIENTS {
         for (kind, behaviour) in &kinds {
             let port = 5101 + 4 * config.world.phones.len();
             let phone = PhoneConfig::new(&format!("{kind}{client}"), &format!("127.0.0.1:{port}"));

@@ -31,7 +31,8 @@ const NEVER: [&str; 4] = [
 ];
 
 /// Alerts on slowness: a machine that builds and tests may well be slow.
-const SLOW: [&str; 2] = ["CallplaneCommitsSlow", "CallplaneStackSlow"];
+const SLOW: [&str; 4] =
+    ["CallplaneAnswersSlow", "CallplaneCommitsSlow", "CallplaneEventsSlow", "CallplaneStackSlow"];
 
 /// Alerts that what is done here has to raise: they become pending at least.
 const RAISED: [&str; 13] = [
@@ -155,7 +156,7 @@ async fn a_stack_goes_away(all: &Installation) {
     all.proxy.faults(json!({"lose_replies": {"ppm": 0}})).await;
     all.all_is_well().await;
     let place = all.places.lock().unwrap()[0];
-    load::ring(place, 0).await;
+    load::ring(place).await;
     all.proxy.control("POST", "/restart", Some(&json!({"down_ms": 4000}))).await;
     all.raised("CallplaneStackUnreachable").await;
     all.raised("CallplaneStackRestarted").await;
