@@ -19,7 +19,7 @@ use crate::rules::{RULES, alerts};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long all is well, as Prometheus counts: so many times it has read every process.
-const READ: u32 = 10;
+const READ: u32 = 8;
 
 /// What can't be brought about here: a full queue behind a socket, a record of another version, a
 /// defect, a client that does not read for half a minute.
