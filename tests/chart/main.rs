@@ -16,7 +16,6 @@
 
 mod access;
 #[path = "../api_server/mod.rs"]
-#[allow(unused_imports, reason = "every test binary uses a part of it")]
 mod api_server;
 mod config_schema;
 mod crds;

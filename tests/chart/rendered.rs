@@ -89,3 +89,52 @@ fn large_numbers_stay_whole() {
     assert!(config(&objects).contains("sessions: 9999999\n"), "{}", config(&objects));
     assert_eq!(helm::get(&objects, "Deployment", "callplane")["spec"]["replicas"], 1000);
 }
+
+/// The versions that `kubeVersion` names, and none before them.
+#[test]
+fn every_kubernetes_that_is_promised_is_rendered_for() {
+    if !helm::are_here("every_kubernetes_that_is_promised_is_rendered_for", &["helm"]) {
+        return;
+    }
+    let render = |version: &str| {
+        helm::template(
+            &[&helm::SMALL[..], &["pdb.enabled=true"]].concat(),
+            &["--kube-version", version],
+        )
+    };
+    for version in ["1.28.0", "1.30.3", "1.33.1-gke.100", "1.36.3"] {
+        let output = render(version);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{version}: {said}");
+    }
+    let said = String::from_utf8_lossy(&render("1.27.9").stderr).into_owned();
+    assert!(said.contains("kubeVersion"), "1.27 is taken: {said}");
+}
+
+/// The values that docs/kubernetes.md shows can be copied.
+#[test]
+fn the_values_that_the_page_shows_are_taken() {
+    if !helm::are_here("the_values_that_the_page_shows_are_taken", &["helm"]) {
+        return;
+    }
+    let page = kept::read(&kept::root().join("docs/kubernetes.md"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    let mut taken = 0;
+    for block in page.split("```yaml\n").skip(1) {
+        let values = block.split("```").next().unwrap();
+        // Those of prometheus-adapter are none of ours.
+        if values.starts_with("rules:") {
+            continue;
+        }
+        std::fs::write(&file, values).unwrap();
+        let more = ["--values", file.to_str().unwrap()];
+        let [redis, stack] = helm::SMALL;
+        let mut sets = Vec::new();
+        sets.extend((!values.contains("sentinels:")).then_some(redis));
+        sets.extend((!values.contains("stacks:")).then_some(stack));
+        helm::text_with(&sets, &more);
+        taken += 1;
+    }
+    assert!(taken >= 5, "only {taken} blocks of values");
+}
