@@ -113,7 +113,7 @@ mod tests {
             assert_eq!((told.first(), told.plain()), (wanted, wanted));
             assert_eq!(
                 (told.is_name(), told.is_out_of_reach()),
-                (wanted.contains("cp"), wanted.contains('['))
+                (wanted.contains("cp-0"), wanted.contains('['))
             );
         }
         let advertised = Told::advertised(EventTransport::Udp, "10.0.0.1:5065");
