@@ -53,16 +53,17 @@ impl Stack {
                 ..PhoneConfig::new(&phone(number, at), &format!("127.0.0.1:{}", 5101 + 4 * at))
             })
             .collect();
-        let silence = Duration::from_secs(FR_TIMEOUT.into());
-        Self::with(number, script, phones, silence, random.next()).await
+        let patience = [FR_TIMEOUT, FR_INV_TIMEOUT];
+        Self::with(number, script, phones, patience, random.next()).await
     }
 
-    /// One with these phones, which gives up a phone that says nothing after this time.
+    /// One with these phones. It gives up a phone that says nothing after so many seconds, and one that
+    /// rings after so many.
     pub async fn with(
         number: usize,
         script: Script,
         phones: Vec<PhoneConfig>,
-        silence: Duration,
+        [silence, ringing]: [u32; 2],
         seed: u64,
     ) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -75,8 +76,8 @@ impl Stack {
         };
         config.world.script = script;
         config.world.domain = domain(number);
-        config.world.fr_timeout = silence;
-        config.world.fr_inv_timeout = Duration::from_secs(FR_INV_TIMEOUT.into());
+        config.world.fr_timeout = Duration::from_secs(silence.into());
+        config.world.fr_inv_timeout = Duration::from_secs(ringing.into());
         config.world.dead_man = Duration::from_secs(60);
         config.world.phones = phones;
         let simulated = Simulated::bind(config).await.unwrap();

@@ -59,7 +59,7 @@ pub enum Played {
 
 struct Site {
     recorder: Arc<Recorder>,
-    stacks: [Stack; 1],
+    stacks: Arc<[Stack; 1]>,
     pods: Arc<Pods>,
 }
 
@@ -92,8 +92,10 @@ pub async fn play(test: &str, script: Script, takeovers: &[Takeover]) -> Played 
     let install = Install::parse("chaos").unwrap();
     let (store, _bus) = connect(redis.settings(), install, Limits::default()).await;
     let stacks = [stack::start(script, 1).await];
-    let pods = Pods::start(&folder, &redis, &stacks, &Arc::new(Ledger::default()), &recorder).await;
-    let site = Site { recorder: Arc::clone(&recorder), stacks, pods };
+    let pods =
+        Pods::start(&folder, &redis, &stacks[..], &Arc::new(Ledger::default()), &recorder).await;
+    let site = Site { recorder: Arc::clone(&recorder), stacks: Arc::new(stacks), pods };
+    let watching = tokio::spawn(watch(Arc::clone(&site.stacks), Arc::clone(&recorder)));
     site.led().await;
     let mi = site.stack().mi;
     let subscribed = async || super::noise::ask(mi).len();
@@ -107,11 +109,20 @@ pub async fn play(test: &str, script: Script, takeovers: &[Takeover]) -> Played 
         turns.push(Turn::play(&site, number, *takeover).await);
     }
     let panics = site.pods.panics();
+    watching.abort();
     let history = end(site, stop_reading, reading).await;
     if keep.is_some() {
         std::fs::write(folder.join("history.txt"), history.text()).unwrap();
     }
     judge(script, &turns, &history, panics)
+}
+
+/// Notes what phones see, for as long as it runs.
+async fn watch(stacks: Arc<[Stack; 1]>, recorder: Arc<Recorder>) {
+    loop {
+        stacks[0].note_seen(&recorder).await;
+        sleep(Duration::from_millis(250)).await;
+    }
 }
 
 /// One takeover, and what was seen of it.
@@ -161,14 +172,13 @@ impl Turn {
             // Its successor has a port of its own.
             site.pods.run(leader);
             site.pods.serves(leader).await;
-            let more = async || noise.subscribers().len() > ports.len();
-            site.until("its successor has subscribed", more).await;
+            let new = async || noise.subscribers().iter().any(|to| !ports.contains(to));
+            site.until("its successor has subscribed", new).await;
         }
         let sent = noise.end();
         let dropped = dropped(&ports, &before);
         for transfer in 0..RINGING {
-            let cancel = json!({"cmd_id": id(number, transfer)});
-            bell.ask(&format!("c{}-stop{transfer}", 2 * number), "CommandCancel", cancel);
+            bell.ask(&id(number, transfer), "CommandCancel", json!({}));
         }
         let over = async || {
             (0..RINGING).all(|transfer| bell.told(&id(number, transfer)).ended().is_some())
@@ -194,10 +204,13 @@ impl Turn {
             matches!(&event.what, What::Told { cmd_id, event, .. }
                 if event == "TransferPending" && cmd_id.starts_with(ring))
         });
-        // Each rang once by itself.
-        let (committed, wanted) = (committed.count(), sent.len() + RINGING);
-        if committed != wanted {
-            broken.push(format!("{committed} reports are in the stream, not {wanted}"));
+        // With what phones reported by themselves.
+        let heard = (0..RINGING)
+            .flat_map(|transfer| self.bell.told(&id(self.number, transfer)).events.into_values());
+        let heard = heard.filter(|told| told["event"] == "TransferPending").count();
+        let committed = committed.count();
+        if committed != heard {
+            broken.push(format!("{committed} reports are in the stream, {heard} were told"));
         }
         for wish in &self.wishes {
             let outcome = self.client.told(&wish.id).outcome();
@@ -248,7 +261,7 @@ async fn ring(site: &Site, bell: &Client, number: usize) -> Vec<String> {
     }
     let rings = |transfer| {
         let told = bell.told(&id(number, transfer));
-        told.events.values().any(|told| told["data"]["extra"] == "180 Ringing")
+        told.events.values().any(|told| told["event"] == "TransferStart")
     };
     site.until("all ring", async || (0..RINGING).all(rings)).await;
     calls

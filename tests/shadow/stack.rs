@@ -1,7 +1,5 @@
 //! The simulated stack and its phones.
 
-use std::time::Duration;
-
 use callplane::stack::simulated::{Behaviour, PhoneConfig, Script};
 
 pub use super::simulated::{Stack, domain};
@@ -41,7 +39,7 @@ pub async fn start(script: Script, seed: u64) -> Stack {
         add(&format!("holds{at}"), Behaviour { reinvite_ms: after(at), ..plain() });
     }
     add("rings", Behaviour { answer: 0, ..plain() });
-    Stack::with(0, script, phones, Duration::from_secs(FR_TIMEOUT.into()), seed).await
+    Stack::with(0, script, phones, [FR_TIMEOUT, FR_INV_TIMEOUT], seed).await
 }
 
 pub fn uri(user: &str, id: &str) -> String {

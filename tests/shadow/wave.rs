@@ -17,7 +17,9 @@ pub struct Wish {
 }
 
 const TAKEN: &str = "success";
-const REFUSED: &str = "failed rejected 486";
+/// With the code that no list tells.
+const START_REFUSED: &str = "failed callee_busy 486";
+const TRANSFER_REFUSED: &str = "failed target_busy 486";
 
 /// All of one takeover. Each is about calls of its own.
 pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wish> {
@@ -30,25 +32,28 @@ pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wi
     for at in 0..EACH {
         let id = |kind: &str| format!("c{number}-{kind}{at}");
         let (takes, refuses) = (format!("takes{at}"), format!("refuses{at}"));
-        let (target, wanted) =
-            if at.is_multiple_of(2) { (&takes, TAKEN) } else { (&refuses, REFUSED) };
+        let (target, starts, transfers) = if at.is_multiple_of(2) {
+            (takes, TAKEN, TAKEN)
+        } else {
+            (refuses, START_REFUSED, TRANSFER_REFUSED)
+        };
         let (start, transfer, hold) = (id("start"), id("transfer"), id("hold"));
         wishes.push(Wish {
             method: "CallStart",
             params: json!({
                 "caller": uri(&format!("asks{at}"), &start).split(';').next(),
-                "callee": uri(target, &start), "display": start,
+                "callee": uri(&target, &start), "display": start,
             }),
-            wanted,
+            wanted: starts,
             id: start,
         });
         let call = talk("talks0", &format!("talks{}", 1 + at % (EACH - 1))).await;
         wishes.push(Wish {
             method: "CallBlindTransfer",
             params: json!({
-                "callid": call, "leg": "callee", "destination": uri(target, &transfer),
+                "callid": call, "leg": "callee", "destination": uri(&target, &transfer),
             }),
-            wanted,
+            wanted: transfers,
             id: transfer,
         });
         let call = talk(&format!("holds{at}"), &format!("holds{}", (at + 1) % EACH)).await;

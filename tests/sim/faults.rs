@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::ids::{Epoch, Nonce};
+use callplane::stack::simulated::World;
+use callplane::stack::simulated::faults::Chance;
 
 use super::client::Client;
 use super::executor::{START, WORLD};
@@ -38,7 +40,7 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
     let stack = random.index(2);
     let at = site.executor.now();
     let until = (at + lasts).min(CALM);
-    match random.below(14) {
+    match random.below(15) {
         0 | 1 => crash(site, clients, pod, until),
         2 => pause(site, pod, until),
         3 => cut(site, Fault::Store, Place::Pod(pod), Place::Store, until),
@@ -86,6 +88,17 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
         12 => {
             note(site, Fault::Store, until);
             site.server.leave_alone(until);
+        }
+        13 => {
+            // It answers, and its events reach nobody.
+            note(site, Fault::Stack { stack }, until);
+            let deaf = |ppm| {
+                let chance = Chance { next: 0, ppm };
+                move |world: &mut World, _| world.faults().lose_events = chance
+            };
+            site.proxies[stack].with(deaf(1_000_000));
+            let site = Arc::clone(site);
+            site.clone().executor.at(until, WORLD, move || site.proxies[stack].with(deaf(0)));
         }
         _ => {
             note(site, Fault::Lease, until);
