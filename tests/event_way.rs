@@ -58,12 +58,12 @@ async fn events_that_do_not_come_are_noticed_made_good_by_looking_and_heard_agai
     assert_eq!(metric(&site, MISSED).await, Some(0.0));
 
     proxy.faults(json!({"lose_events": {"ppm": 1_000_000}})).await;
-    let (lost, looked) = (Instant::now(), wire.asked("dlg_list"));
+    let (lost, looked) = (Instant::now(), wire.asked("dlg_list_ctx"));
     arriving(&site, 0.0).await;
     assert!(lost.elapsed() < NOTICED, "{:?}", lost.elapsed());
     assert!(metric(&site, MISSED).await.unwrap() >= 3.0);
     // Lists are looked at for as long as it lasts, and commands end by that.
-    until("lists are looked at", async || wire.asked("dlg_list") > looked + 1).await;
+    until("lists are looked at", async || wire.asked("dlg_list_ctx") > looked + 1).await;
     let mut client = site.client().await;
     a_call(&mut client).await;
 

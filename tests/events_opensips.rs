@@ -361,7 +361,7 @@ async fn events_that_go_elsewhere_are_noticed_by_a_running_keeper() {
     // Once when it subscribed, and once more since nothing came.
     wait_until("everybody has to look", || (kept.joined() >= 2).then_some(()));
     // It was told where it is, and trials were raised there.
-    assert!(hears(&nobody, "callplane udp:").await);
+    assert!(hears(&nobody, "callplane ").await);
     stop.cancel();
     keeping.await.unwrap();
 }
