@@ -20,7 +20,7 @@ use super::mi;
 use super::random::Random;
 use super::record::Recorder;
 use super::redis::Redis;
-use super::stack::{FR_INV_TIMEOUT, FR_TIMEOUT, Stack, TIMES, domain};
+use super::stack::{FR_INV_TIMEOUT, FR_TIMEOUT, RECEIVE_BUFFER, Stack, TIMES, domain};
 
 pub const PODS: usize = 3;
 
@@ -94,7 +94,7 @@ impl Pods {
                     config,
                     "  - name: stack{}\n    mi: udp:{at}\n    mi_http: http://{}/mi\n    \
                      next_hop: sip:{name}\n    domains: [{}]\n    fr_timeout: {FR_TIMEOUT}s\n    \
-                     fr_inv_timeout: {FR_INV_TIMEOUT}s\n    receive_buffer: 256KiB\n",
+                     fr_inv_timeout: {FR_INV_TIMEOUT}s\n    receive_buffer: {RECEIVE_BUFFER}\n",
                     stack.number,
                     stack.mi_http,
                     stack.serves(),

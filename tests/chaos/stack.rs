@@ -23,6 +23,9 @@ pub const FR_TIMEOUT: u32 = 1;
 /// Seconds that a proxy lets a phone ring.
 pub const FR_INV_TIMEOUT: u32 = 20;
 
+/// Room for events that wait to be read.
+pub const RECEIVE_BUFFER: &str = "256KiB";
+
 /// How long things may take, in the words of the configuration.
 pub const TIMES: &str = "ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms";
 

@@ -10,6 +10,9 @@ pub const FR_TIMEOUT: u32 = 12;
 /// Seconds that it lets a phone ring.
 pub const FR_INV_TIMEOUT: u32 = 70;
 
+/// Room for a second of events and more: a machine that is busy is not to lose any.
+pub const RECEIVE_BUFFER: &str = "4MiB";
+
 /// Holds are the stack's, and told by its events only. Nothing that rings comes to its time.
 pub const TIMES: &str = "ring_timeout: 60s\n  refer_follow: 10s\n  grace: 500ms\n  hold: call_hold";
 
