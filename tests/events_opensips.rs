@@ -242,3 +242,126 @@ async fn the_way_of_events_can_be_tried() {
     let lost = try_events(&stack, Sink::open(&elsewhere, from).await.unwrap()).await;
     assert_eq!(lost, Err(NoEvents::Lost));
 }
+
+/// A socket that events of this stack go to, told in these words.
+async fn subscriber(
+    opensips: &OpenSips,
+    bind: &str,
+    told: impl Fn(u16) -> String,
+) -> tokio::net::UdpSocket {
+    let socket = tokio::net::UdpSocket::bind(bind).await.unwrap();
+    let told = told(socket.local_addr().unwrap().port());
+    subscribe(opensips, &told, 60).unwrap();
+    socket
+}
+
+/// An event that nobody uses.
+const TRIAL: &str = "E_CORE_PROC_AUTO_SCALE";
+
+fn subscribe(
+    opensips: &OpenSips,
+    socket: &str,
+    expire: u32,
+) -> Result<serde_json::Value, support::mi::MiError> {
+    let params = serde_json::json!({"event": TRIAL, "socket": socket, "expire": expire});
+    opensips.connect().call("event_subscribe", params)
+}
+
+fn raise(opensips: &OpenSips, word: &str) {
+    let params = serde_json::json!({"event": TRIAL, "params": [word]});
+    opensips.connect().call("raise_event", params).unwrap();
+}
+
+fn listed(opensips: &OpenSips) -> Vec<String> {
+    let params = serde_json::json!({"event": TRIAL});
+    let listed = opensips.connect().call("subscribers_list", params).unwrap();
+    let all = listed["Event"]["Subscribers"].as_array().cloned().unwrap_or_default();
+    let alive = all.iter().filter(|one| one["ttl"].is_number());
+    alive.map(|one| one["socket"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn hears(socket: &tokio::net::UdpSocket, word: &str) -> bool {
+    let mut text = vec![0; 2000];
+    let wait = Duration::from_millis(500);
+    while let Ok(Ok(length)) = tokio::time::timeout(wait, socket.recv(&mut text)).await {
+        if String::from_utf8_lossy(&text[..length]).contains(word) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Facts W12 and W13.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_begins_another_is_taken_for_it_unless_all_are_equally_long() {
+    let test = "an_address_that_begins_another_is_taken_for_it_unless_all_are_equally_long";
+    let Some(installation) = installation(test) else { return };
+    let opensips = OpenSips::start(installation, Script::Reference);
+    let long = subscriber(&opensips, "127.0.0.12:0", |port| format!("udp:127.0.0.12:{port}")).await;
+    let port = long.local_addr().unwrap().port();
+    let short =
+        subscriber(&opensips, &format!("127.0.0.1:{port}"), |port| format!("udp:127.0.0.1:{port}"))
+            .await;
+    raise(&opensips, "alike");
+    assert!(hears(&long, "alike").await);
+    assert!(!hears(&short, "alike").await, "OpenSIPS compares whole addresses by now");
+    assert_eq!(listed(&opensips), [format!("udp:127.0.0.12:{port}")]);
+
+    // What callplane tells.
+    for (socket, told) in [(&long, "0177.0000.0000.0014"), (&short, "0177.0000.0000.0001")] {
+        let told = format!("udp:{told}:{port}");
+        subscribe(&opensips, &told, 60).unwrap();
+        assert!(listed(&opensips).contains(&told));
+        raise(&opensips, &told);
+        assert!(hears(socket, &told).await, "{told}");
+    }
+    for refused in ["udp:[::1]:5065", "tcp:[::1]:5065"] {
+        assert_eq!(subscribe(&opensips, refused, 60).unwrap_err().code, 400, "{refused}");
+    }
+    // A name is taken, and looked up.
+    let named = subscriber(&opensips, "127.0.0.1:0", |port| format!("udp:localhost:{port}")).await;
+    raise(&opensips, "by name");
+    assert!(hears(&named, "by name").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_subscriber_does_others_no_harm_and_is_forgotten() {
+    let test = "a_dead_subscriber_does_others_no_harm_and_is_forgotten";
+    let Some(installation) = installation(test) else { return };
+    let opensips = OpenSips::start(installation, Script::Reference);
+    let dead = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for socket in [format!("udp:{dead}"), format!("tcp:{gone}")] {
+        subscribe(&opensips, &socket, 2).unwrap();
+    }
+    let alive = subscriber(&opensips, "127.0.0.1:0", |port| format!("udp:127.0.0.1:{port}")).await;
+    for number in 0..200 {
+        let word = format!("number {number}");
+        raise(&opensips, &word);
+        assert!(hears(&alive, &word).await, "{word}");
+    }
+    wait_until("the dead are forgotten", || (listed(&opensips).len() == 1).then_some(()));
+}
+
+/// A keeper that is told to advertise an address of nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_go_elsewhere_are_noticed_by_a_running_keeper() {
+    let test = "events_that_go_elsewhere_are_noticed_by_a_running_keeper";
+    let Some(installation) = installation(test) else { return };
+    let opensips = OpenSips::start(installation, Script::Reference);
+    let stack = connector(&opensips, EventTransport::Udp).await;
+    let nobody = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut elsewhere = stack.settings().events.clone();
+    elsewhere.advertise = Some(nobody.local_addr().unwrap().to_string());
+    let from = stack.mi().local_addr().unwrap().ip();
+    let sink = Sink::open(&elsewhere, from).await.unwrap();
+    let (kept, stop) = (Arc::new(Kept::default()), CancellationToken::new());
+    let reports = Arc::clone(&kept) as Arc<dyn Reports>;
+    let keeping = tokio::spawn(keep(Arc::clone(&stack), sink, reports, stop.clone()));
+    // Once when it subscribed, and once more since nothing came.
+    wait_until("everybody has to look", || (kept.joined() >= 2).then_some(()));
+    // It was told where it is, and trials were raised there.
+    assert!(hears(&nobody, "callplane ").await);
+    stop.cancel();
+    keeping.await.unwrap();
+}

@@ -1,4 +1,5 @@
-//! The processes under test.
+//! The processes under test. `PODS_LEADERSHIP` says how they agree on who leads; by its default they
+//! do by Redis. What else that takes they get from the environment.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use super::mi;
 use super::random::Random;
 use super::record::Recorder;
 use super::redis::Redis;
-use super::stack::{FR_TIMEOUT, Stack, TIMES, domain};
+use super::stack::{FR_INV_TIMEOUT, FR_TIMEOUT, RECEIVE_BUFFER, Stack, TIMES, domain};
 
 /// Nothing that a process does by itself takes this long.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -109,7 +110,7 @@ impl Pods {
                     config,
                     "  - name: stack{}\n    mi: udp:{at}\n    mi_http: http://{}/mi\n    \
                      next_hop: sip:{name}\n    domains: [{}]\n    fr_timeout: {FR_TIMEOUT}s\n    \
-                     fr_inv_timeout: 20s\n    receive_buffer: 256KiB\n",
+                     fr_inv_timeout: {FR_INV_TIMEOUT}s\n    receive_buffer: {RECEIVE_BUFFER}\n",
                     stack.number,
                     stack.mi_http,
                     stack.serves(),
@@ -154,6 +155,7 @@ impl Pods {
         let pod = &self.pods[number];
         let mut command = Command::new(&*pod.program.lock().unwrap());
         command.arg("serve").arg("--config").arg(&pod.config).kill_on_drop(true);
+        command.env("POD_NAME", format!("pod-{number}"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -182,8 +184,8 @@ impl Pods {
                 if let Some(clients) = address(&line) {
                     serves.send_replace(Some(clients));
                 }
-                let leading = line.contains(" leading the stack's events");
-                if leading || line.contains("no longer leading the stack's events") {
+                if line.contains(" leading the stack's events") {
+                    let leading = !line.contains("no longer leading");
                     let stack = line.split("stack=").nth(1).unwrap_or_default();
                     let stack = stack.split_whitespace().next().unwrap_or_default().to_owned();
                     leads.lock().unwrap().push(Lead { at, pod: number, stack, leads: leading });
@@ -283,8 +285,13 @@ impl Pods {
     pub fn leader(&self, stack: usize) -> Option<usize> {
         let name = format!("stack{stack}");
         let leads = self.leads.lock().unwrap();
-        let last = leads.iter().rev().find(|lead| lead.stack == name)?;
-        last.leads.then_some(last.pod)
+        let of_it = leads.iter().filter(|lead| lead.stack == name);
+        // One that stood still says late that it leads no longer.
+        of_it.fold(None, |now, lead| match (lead.leads, now) {
+            (true, _) => Some(lead.pod),
+            (false, Some(pod)) if pod == lead.pod => None,
+            (false, now) => now,
+        })
     }
 
     pub fn leads(&self) -> Vec<Lead> {

@@ -20,6 +20,12 @@ pub const PHONES: usize = 40;
 /// Seconds until a proxy gives up a phone that says nothing.
 pub const FR_TIMEOUT: u32 = 1;
 
+/// Seconds that a proxy lets a phone ring.
+pub const FR_INV_TIMEOUT: u32 = 20;
+
+/// Room for events that wait to be read.
+pub const RECEIVE_BUFFER: &str = "256KiB";
+
 /// How long things may take, in the words of the configuration.
 pub const TIMES: &str = "ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms";
 
@@ -44,25 +50,39 @@ pub fn phone(stack: usize, at: usize) -> String {
 
 impl Stack {
     pub async fn start(number: usize, script: Script, random: &mut Random) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = SimulateConfig {
-            mi_udp: any,
-            mi_http: Some(any),
-            control: Some(any),
-            seed: random.next(),
-            ..SimulateConfig::default()
-        };
-        config.world.script = script;
-        config.world.domain = domain(number);
-        config.world.fr_timeout = Duration::from_secs(FR_TIMEOUT.into());
-        config.world.fr_inv_timeout = Duration::from_secs(20);
-        config.world.dead_man = Duration::from_secs(60);
-        config.world.phones = (0..PHONES)
+        let phones = (0..PHONES)
             .map(|at| PhoneConfig {
                 behaviour: character(at, random),
                 ..PhoneConfig::new(&phone(number, at), &format!("127.0.0.1:{}", 5101 + 4 * at))
             })
             .collect();
+        let patience = [FR_TIMEOUT, FR_INV_TIMEOUT];
+        Self::with(number, script, phones, patience, random.next()).await
+    }
+
+    /// One with these phones. It gives up a phone that says nothing after so many seconds, and one that
+    /// rings after so many.
+    pub async fn with(
+        number: usize,
+        script: Script,
+        phones: Vec<PhoneConfig>,
+        [silence, ringing]: [u32; 2],
+        seed: u64,
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = SimulateConfig {
+            mi_udp: any,
+            mi_http: Some(any),
+            control: Some(any),
+            seed,
+            ..SimulateConfig::default()
+        };
+        config.world.script = script;
+        config.world.domain = domain(number);
+        config.world.fr_timeout = Duration::from_secs(silence.into());
+        config.world.fr_inv_timeout = Duration::from_secs(ringing.into());
+        config.world.dead_man = Duration::from_secs(60);
+        config.world.phones = phones;
         let simulated = Simulated::bind(config).await.unwrap();
         let at = simulated.addresses();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -123,9 +143,12 @@ impl Stack {
 
     /// A call that phones place by themselves.
     pub async fn place_call(&self, from: usize, to: usize) -> String {
-        let body = serde_json::json!({
-            "from": phone(self.number, from), "to": phone(self.number, to),
-        });
+        self.talk(&phone(self.number, from), &phone(self.number, to)).await
+    }
+
+    /// A call from one phone to another.
+    pub async fn talk(&self, from: &str, to: &str) -> String {
+        let body = serde_json::json!({"from": from, "to": to});
         let placed = self.ask("POST", "/calls", Some(&body)).await;
         placed["callid"].as_str().unwrap().to_owned()
     }

@@ -21,6 +21,12 @@ pub const PHONES: usize = 20;
 /// Seconds until a proxy gives up a phone that says nothing. OpenSIPS takes no fewer.
 pub const FR_TIMEOUT: u32 = 2;
 
+/// Seconds that a proxy lets a phone ring.
+pub const FR_INV_TIMEOUT: u32 = 20;
+
+/// Room for events that wait to be read.
+pub const RECEIVE_BUFFER: &str = "256KiB";
+
 /// How long things may take, in the words of the configuration. A phone may ring for longer than it
 /// takes until another process leads.
 pub const TIMES: &str = "ring_timeout: 12s\n  refer_follow: 6s\n  grace: 500ms";
@@ -72,7 +78,11 @@ impl Stack {
             Script::Stock => opensips::Script::Stock,
             Script::Reference => opensips::Script::Reference,
         };
-        let options = Options { fr_timeout: FR_TIMEOUT, fr_inv_timeout: 20, ..Options::default() };
+        let options = Options {
+            fr_timeout: FR_TIMEOUT,
+            fr_inv_timeout: FR_INV_TIMEOUT,
+            ..Options::default()
+        };
         let found = installation("pods_opensips").expect("an OpenSIPS");
         let opensips = tokio::task::block_in_place(|| OpenSips::start_with(found, script, options));
         DOMAINS.lock().unwrap().insert(number, opensips.sip().to_string());

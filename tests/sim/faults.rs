@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callplane::core::ids::{Epoch, Nonce};
+use callplane::stack::simulated::World;
+use callplane::stack::simulated::faults::Chance;
 
 use super::api::ApiServer;
 use super::client::Client;
@@ -40,7 +42,7 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
     let at = site.executor.now();
     let until = (at + lasts).min(CALM);
     // Where an API server elects, there is more that can go wrong.
-    let kinds = if site.api.is_some() { 19 } else { 14 };
+    let kinds = if site.api.is_some() { 20 } else { 15 };
     match random.below(kinds) {
         0 | 1 => crash(site, clients, pod, until),
         2 => pause(site, pod, until),
@@ -90,7 +92,18 @@ fn strike(site: &Arc<Site>, clients: &[Arc<Client>], random: &mut Random, lasts:
             note(site, Fault::Store, until);
             site.server.leave_alone(until);
         }
-        13 if site.api.is_none() => {
+        13 => {
+            // It answers, and its events reach nobody.
+            note(site, Fault::Stack { stack }, until);
+            let deaf = |ppm| {
+                let chance = Chance { next: 0, ppm };
+                move |world: &mut World, _| world.faults().lose_events = chance
+            };
+            site.proxies[stack].with(deaf(1_000_000));
+            let site = Arc::clone(site);
+            site.clone().executor.at(until, WORLD, move || site.proxies[stack].with(deaf(0)));
+        }
+        14 if site.api.is_none() => {
             note(site, Fault::Lease, until);
             site.server.take_lease(&stack_id(stack));
         }
@@ -114,22 +127,22 @@ fn at_the_api_server(
 ) {
     let long = until.max(CALM.min(site.executor.now() + random.millis(500, 12_000)));
     match kind {
-        13 => {
+        14 => {
             let holders = [None, Some(""), Some("somebody")];
             api.meddle(holders[random.index(holders.len())]);
         }
-        14 => api.freeze(long),
-        15 => {
+        15 => api.freeze(long),
+        16 => {
             cut(site, Fault::Lease, Place::Pod(pod), Place::Api, long);
         }
-        16 => {
+        17 => {
             // It takes up to ten seconds.
             let most = 1_000_000 + random.below(9_000_000);
             for pod in 0..PODS {
                 one_way(site, Place::Pod(pod), Place::Api, long, move |way| way.most = most);
             }
         }
-        17 => {
+        18 => {
             for pod in 0..PODS {
                 let lost = u32::try_from(random.below(500_000)).unwrap();
                 let worse = move |way: &mut Way| way.lost = lost;

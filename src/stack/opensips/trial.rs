@@ -134,7 +134,7 @@ impl Way {
     /// A trial event.
     pub(super) fn trial(&mut self, ear: &Ear) -> MiRequest {
         self.numbered += 1;
-        let word = format!("callplane {} {}", self.socket, self.numbered);
+        let word = format!("callplane {:016x} {}", self.hash(0), self.numbered);
         ear.wait_for(word.clone());
         MiRequest::new("raise_event").text("event", TRIAL_EVENT).list("params", [word])
     }
@@ -194,9 +194,13 @@ impl Way {
 
     /// Up to a quarter of the period, another for each process: who is first spares the others.
     fn jitter(&self) -> Duration {
-        let hashed = BuildHasherDefault::<DefaultHasher>::default();
-        let drawn = hashed.hash_one((&self.socket, self.arrivals)) % 256;
+        let drawn = self.hash(self.arrivals) % 256;
         self.period / 4 * u32::try_from(drawn).unwrap_or_default() / 256
+    }
+
+    /// A number of this process's own.
+    fn hash(&self, number: u64) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one((&self.socket, number))
     }
 }
 

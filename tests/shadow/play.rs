@@ -1,0 +1,363 @@
+//! One life of a site: three processes, one stack, noise, and leaders that go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callplane::core::ids::Install;
+use callplane::stack::simulated::Script;
+use callplane::store::Limits;
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::client::Client;
+use super::history::{self, History, Time, What};
+use super::lease::Lease;
+use super::mi::Ledger;
+use super::noise::{Noise, Report, Sent, thrown_away};
+use super::pods::{Pods, program};
+use super::record::Recorder;
+use super::redis::Redis;
+use super::redis_server::connect;
+use super::stack::{self, Stack, uri};
+use super::told::{self, Reader};
+use super::wave;
+use super::{Elects, PODS};
+
+/// How a leader goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takeover {
+    /// By signal 9.
+    Killed,
+    /// It stands still for longer than its lease, and goes on.
+    Stopped,
+}
+
+/// Longer than a lease, and than it takes until another one leads.
+const STANDS_STILL: Duration = Duration::from_secs(6);
+
+/// Transfers that ring on and on.
+const RINGING: usize = 60;
+
+/// What has been sent to phones is answered within this.
+const SENT: Duration = Duration::from_millis(1200);
+
+/// A proxy tells its age in whole seconds, and in doubt it counts as younger.
+const OLD_ENOUGH: Duration = Duration::from_millis(2500);
+
+/// Nothing here takes longer.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// What a run came to.
+pub enum Played {
+    Well(String),
+    Broken(String),
+    /// The machine had no time: nothing is learned.
+    TooSlow(String),
+}
+
+struct Site {
+    recorder: Arc<Recorder>,
+    stacks: Arc<[Stack; 1]>,
+    pods: Arc<Pods>,
+}
+
+impl Site {
+    fn stack(&self) -> &Stack {
+        &self.stacks[0]
+    }
+
+    async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !is_so().await {
+            assert!(Instant::now() < deadline, "waited in vain: {what}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn led(&self) -> usize {
+        self.until("somebody leads", async || self.pods.leader(0).is_some()).await;
+        self.pods.leader(0).unwrap()
+    }
+}
+
+pub async fn play(test: &str, script: Script, elects: Elects, takeovers: &[Takeover]) -> Played {
+    let temporary = tempfile::tempdir().unwrap();
+    let keep = std::env::var_os("SHADOW_KEEP").map(|keep| PathBuf::from(keep).join(test));
+    let folder = keep.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&folder).unwrap();
+    let recorder = Arc::new(Recorder::new());
+    let redis = tokio::task::block_in_place(Redis::one);
+    let install = Install::parse("chaos").unwrap();
+    let (store, _bus) = connect(redis.settings(), install, Limits::default()).await;
+    let stacks = [stack::start(script, 1).await];
+    let lease = (elects == Elects::ApiServer).then(|| tokio::task::block_in_place(Lease::start));
+    let (ours, ledger) = (program(), Arc::new(Ledger::default()));
+    let processes = (PODS, ours.as_path());
+    let starting =
+        Pods::start(processes, &folder, &redis, lease.as_ref(), &stacks[..], &ledger, &recorder);
+    let pods = starting.await;
+    let site = Site { recorder: Arc::clone(&recorder), stacks: Arc::new(stacks), pods };
+    let watching = tokio::spawn(watch(Arc::clone(&site.stacks), Arc::clone(&recorder)));
+    site.led().await;
+    let mi = site.stack().mi;
+    let subscribed = async || super::noise::ask(mi).len();
+    site.until("all have subscribed", async || subscribed().await == PODS).await;
+    sleep(OLD_ENOUGH).await;
+
+    let (stop_reading, stopped) = oneshot::channel();
+    let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
+    let mut turns = Vec::new();
+    for (number, takeover) in (1..).zip(takeovers) {
+        turns.push(Turn::play(&site, number, *takeover).await);
+    }
+    let panics = site.pods.panics();
+    watching.abort();
+    let history = end(site, stop_reading, reading).await;
+    if keep.is_some() {
+        std::fs::write(folder.join("history.txt"), history.text()).unwrap();
+    }
+    judge(script, &turns, &history, panics)
+}
+
+/// Notes what phones see, for as long as it runs.
+async fn watch(stacks: Arc<[Stack; 1]>, recorder: Arc<Recorder>) {
+    loop {
+        stacks[0].note_seen(&recorder).await;
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// One takeover, and what was seen of it.
+struct Turn {
+    number: usize,
+    takeover: Takeover,
+    /// Who led, and went.
+    leader: usize,
+    /// From that to the next one's lead, ms.
+    election: Time,
+    /// The client of the transfers that ring, and that of the wave.
+    bell: Client,
+    client: Client,
+    wishes: Vec<wave::Wish>,
+    sent: Sent,
+    /// Datagrams that the system threw away at the sockets of processes that were awake.
+    dropped: u64,
+}
+
+impl Turn {
+    async fn play(site: &Site, number: usize, takeover: Takeover) -> Self {
+        let (mi, before) = (site.stack().mi, thrown_away());
+        let bell = Client::begin(2 * number, &site.pods, &site.recorder).await;
+        let calls = ring(site, &bell, number).await;
+        let noise = Noise::begin(mi, calls);
+        let wishes = wave::wishes(2 * number + 1, site.stack(), &site.recorder).await;
+        let client = Client::begin(2 * number + 1, &site.pods, &site.recorder).await;
+        wishes.iter().for_each(|wish| wish.ask(&client));
+        sleep(SENT).await;
+        let ports = noise.subscribers();
+        let leader = site.led().await;
+        let stays = [&bell, &client].map(Client::at);
+        assert!(!stays.contains(&Some(leader)), "clients are at the leader: {stays:?}");
+        let (at, back) = go(site, leader, takeover).await;
+        let next = async || site.pods.leader(0).is_some_and(|pod| pod != leader);
+        site.until("another one leads", next).await;
+        let election = site.recorder.now() - at;
+        let over = async || {
+            wishes.iter().all(|wish| {
+                let told = client.told(&wish.id);
+                told.refused.is_some() || told.ended().is_some()
+            })
+        };
+        site.until("all of the wave have ended", over).await;
+        back.await.unwrap();
+        if takeover == Takeover::Killed {
+            // Its successor has a port of its own.
+            site.pods.run(leader);
+            site.pods.serves(leader).await;
+            let new = async || noise.subscribers().iter().any(|to| !ports.contains(to));
+            site.until("its successor has subscribed", new).await;
+        }
+        let sent = noise.end();
+        let dropped = dropped(&ports, &before, takeover);
+        for transfer in 0..RINGING {
+            bell.ask(&id(number, transfer), "CommandCancel", json!({}));
+        }
+        let over = async || {
+            (0..RINGING).all(|transfer| bell.told(&id(number, transfer)).ended().is_some())
+        };
+        site.until("what rings is given up", over).await;
+        Self { number, takeover, leader, election, bell, client, wishes, sent, dropped }
+    }
+
+    /// What was told otherwise than it was.
+    fn judge(&self, history: &History, broken: &mut Vec<String>) {
+        let (told, twice) = self.reports();
+        let sent: BTreeSet<Report> = self.sent.reports.iter().copied().collect();
+        let missing: Vec<&Report> = sent.difference(&told).collect();
+        if !missing.is_empty() {
+            broken.push(format!("{} events were not told: {missing:?}", missing.len()));
+        }
+        if !twice.is_empty() {
+            broken.push(format!("{} events were told twice: {twice:?}", twice.len()));
+        }
+        let ring = id(self.number, 0);
+        let ring = ring.trim_end_matches('0');
+        let committed = history.events.iter().filter(|event| {
+            matches!(&event.what, What::Told { cmd_id, event, .. }
+                if event == "TransferPending" && cmd_id.starts_with(ring))
+        });
+        // With what phones reported by themselves.
+        let heard = (0..RINGING)
+            .flat_map(|transfer| self.bell.told(&id(self.number, transfer)).events.into_values());
+        let heard = heard.filter(|told| told["event"] == "TransferPending").count();
+        let committed = committed.count();
+        if committed != heard {
+            broken.push(format!("{committed} reports are in the stream, {heard} were told"));
+        }
+        for wish in &self.wishes {
+            let outcome = self.client.told(&wish.id).outcome();
+            if outcome != wish.wanted {
+                broken.push(format!("{}: {outcome}, wanted {}", wish.id, wish.wanted));
+            }
+        }
+        for transfer in 0..RINGING {
+            let id = id(self.number, transfer);
+            let outcome = self.bell.told(&id).outcome();
+            if !outcome.starts_with("cancelled") {
+                broken.push(format!("{id}: {outcome}, wanted cancelled"));
+            }
+        }
+    }
+
+    /// What was told of the transfers that ring, and what of it more than once.
+    fn reports(&self) -> (BTreeSet<Report>, Vec<Report>) {
+        let (mut told, mut twice) = (BTreeSet::new(), Vec::new());
+        for transfer in 0..RINGING {
+            for event in self.bell.told(&id(self.number, transfer)).events.values() {
+                let extra = event["data"]["extra"].as_str().unwrap_or_default();
+                let Some((status, "Progress")) = extra.split_once(' ') else { continue };
+                let report = (transfer, status.parse().unwrap());
+                if !told.insert(report) {
+                    twice.push(report);
+                }
+            }
+        }
+        (told, twice)
+    }
+}
+
+fn id(number: usize, transfer: usize) -> String {
+    format!("c{}-ring{transfer}", 2 * number)
+}
+
+/// Transfers that ring; their calls.
+async fn ring(site: &Site, bell: &Client, number: usize) -> Vec<String> {
+    let mut calls = Vec::new();
+    for transfer in 0..RINGING {
+        let call = site.stack().talk("talks0", "talks1").await;
+        site.recorder.note(What::Given { stack: 0, call: call.clone() });
+        let id = id(number, transfer);
+        let params = json!({"callid": call, "leg": "callee", "destination": uri("rings", &id)});
+        bell.ask(&id, "CallBlindTransfer", params);
+        calls.push(call);
+    }
+    let rings = |transfer| {
+        let told = bell.told(&id(number, transfer));
+        told.events.values().any(|told| told["event"] == "TransferStart")
+    };
+    site.until("all ring", async || (0..RINGING).all(rings)).await;
+    calls
+}
+
+/// Datagrams that were thrown away since then, at the sockets of those that were awake: one that stands
+/// still loses what does not fit its buffer, and that is part of it.
+fn dropped(sockets: &[String], before: &BTreeMap<u16, u64>, takeover: Takeover) -> u64 {
+    let now = thrown_away();
+    let port = |to: &String| to.rsplit_once(':')?.1.parse::<u16>().ok();
+    let of = |all: &BTreeMap<u16, u64>, port| all.get(&port).copied().unwrap_or_default();
+    let ports = sockets.iter().filter_map(port);
+    let each = ports.map(|port| of(&now, port).saturating_sub(of(before, port)));
+    let each: Vec<u64> = each.collect();
+    let asleep = match takeover {
+        Takeover::Killed => 0,
+        Takeover::Stopped => each.iter().copied().max().unwrap_or_default(),
+    };
+    each.iter().sum::<u64>() - asleep
+}
+
+/// The leader goes. When, and what ends when it is there again (or can be started again).
+async fn go(site: &Site, leader: usize, how: Takeover) -> (Time, tokio::task::JoinHandle<()>) {
+    let at = site.recorder.now();
+    match how {
+        Takeover::Killed => {
+            site.pods.kill(leader).await;
+            (at, tokio::spawn(async {}))
+        }
+        Takeover::Stopped => {
+            let pods = Arc::clone(&site.pods);
+            (at, tokio::spawn(async move { pods.pause(leader, STANDS_STILL).await }))
+        }
+    }
+}
+
+/// Ends all of it, once no leg of ours is left; the history.
+async fn end(
+    site: Site,
+    stop_reading: oneshot::Sender<()>,
+    reading: tokio::task::JoinHandle<()>,
+) -> History {
+    let clear = async || {
+        let calls = site.stack().calls_of_phones().await;
+        !calls.iter().any(|call| call.starts_with("cp-"))
+    };
+    site.until("no setup leg is up", clear).await;
+    let calm = site.recorder.now();
+    drop(stop_reading);
+    reading.await.unwrap();
+    site.stack().note_seen(&site.recorder).await;
+    for call in site.stack().calls_of_phones().await {
+        let setup = call.starts_with("cp-");
+        site.recorder.note(What::Left { stack: 0, call, setup });
+    }
+    site.pods.end().await;
+    let mut history = site.recorder.take();
+    history.calm = calm;
+    history.told = true;
+    told::complete(&mut history);
+    history
+}
+
+fn judge(script: Script, turns: &[Turn], history: &History, panics: Vec<String>) -> Played {
+    let mut broken = panics;
+    for turn in turns {
+        turn.judge(history, &mut broken);
+    }
+    // No fault is noted, so nothing excuses anything.
+    broken.extend(history::judge(history).iter().map(ToString::to_string));
+    let mut report = format!("{script:?} script");
+    for turn in turns {
+        let Turn { takeover, leader, election, sent, dropped, .. } = turn;
+        let rate = f64::from(sent.events) / sent.took.as_secs_f64();
+        write!(
+            report,
+            "\n  leader {leader} {takeover:?}, the next one led after {election} ms; {rate:.0} events/s, {} in \
+             all, {} of them told to a client; {} commands decided meanwhile; {dropped} datagrams thrown away",
+            sent.events,
+            sent.reports.len(),
+            turn.wishes.len(),
+        )
+        .unwrap();
+    }
+    if broken.is_empty() {
+        return Played::Well(report);
+    }
+    let dropped: u64 = turns.iter().map(|turn| turn.dropped).sum();
+    if dropped > 0 {
+        return Played::TooSlow(format!("the system threw {dropped} datagrams away"));
+    }
+    Played::Broken(format!("{report}\n{} broken:\n  {}", broken.len(), broken.join("\n  ")))
+}
