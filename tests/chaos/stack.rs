@@ -1,13 +1,14 @@
 //! The simulated proxies: what their phones do, and what they saw.
 
-use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use callplane::stack::simulated::server::{SimulateConfig, Simulated};
 use callplane::stack::simulated::{Behaviour, Notify, PhoneConfig, Script};
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::history::What;
 use super::random::Random;
@@ -22,6 +23,9 @@ pub const FR_TIMEOUT: u32 = 1;
 
 /// How long things may take, in the words of the configuration.
 pub const TIMES: &str = "ring_timeout: 4s\n  refer_follow: 2s\n  grace: 500ms";
+
+/// A setup leg of nobody's is ended after 10 s, and twice that at the worst.
+const ORPHANS: Duration = Duration::from_secs(30);
 
 pub struct Stack {
     pub number: usize,
@@ -44,7 +48,17 @@ pub fn phone(stack: usize, at: usize) -> String {
 
 impl Stack {
     pub async fn start(number: usize, script: Script, random: &mut Random) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), number, script, random).await
+    }
+
+    /// One that processes reach at this address.
+    pub async fn start_at(
+        address: IpAddr,
+        number: usize,
+        script: Script,
+        random: &mut Random,
+    ) -> Self {
+        let any = SocketAddr::new(address, 0);
         let mut config = SimulateConfig {
             mi_udp: any,
             mi_http: Some(any),
@@ -138,6 +152,50 @@ impl Stack {
         });
         let calls: std::collections::BTreeSet<String> = calls.collect();
         calls.into_iter().collect()
+    }
+}
+
+/// Calls that are up before anybody asks for anything.
+pub async fn given(
+    stacks: &[Stack],
+    recorder: &Recorder,
+    random: &mut Random,
+) -> Vec<(usize, String)> {
+    let mut given = Vec::new();
+    for stack in stacks {
+        let some = PHONES / 5;
+        for at in 0..some {
+            let call = stack.place_call(at, at + some + random.index(some)).await;
+            recorder.note(What::Given { stack: stack.number, call: call.clone() });
+            given.push((stack.number, call));
+        }
+    }
+    given
+}
+
+/// Notes what phones saw, until it is dropped.
+pub async fn watch_phones(stacks: Arc<[Stack]>, recorder: Arc<Recorder>) {
+    loop {
+        for stack in stacks.iter() {
+            stack.note_seen(&recorder).await;
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Waits until no setup leg is up.
+pub async fn clear(stacks: &[Stack]) {
+    let deadline = Instant::now() + ORPHANS;
+    loop {
+        let mut setup = 0;
+        for stack in stacks {
+            let calls = stack.calls_of_phones().await;
+            setup += calls.iter().filter(|call| call.starts_with("cp-")).count();
+        }
+        if setup == 0 || Instant::now() > deadline {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
     }
 }
 

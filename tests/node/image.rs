@@ -12,24 +12,26 @@ use super::run;
 /// The image of what holds a pod's namespaces.
 pub const PAUSE: &str = "localhost/pause:test";
 
+/// Whom this machine trusts: images of programs that speak TLS have it.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 pub struct Image {
-    name: String,
+    names: Vec<String>,
     folder: PathBuf,
     entry: Vec<String>,
 }
 
 /// What holds a pod's namespaces: it has nothing to do.
 pub fn pause() -> Image {
-    Image::of(PAUSE, Path::new("/bin/sleep"), "/pause", &["infinity"])
+    Image::of(&[PAUSE], Path::new("/bin/sleep"), "/pause", &["infinity"])
 }
 
 impl Image {
-    /// One whose program stands at `at` and is run with these arguments.
-    pub fn of(name: &str, program: &Path, at: &str, arguments: &[&str]) -> Self {
-        let short = name.rsplit('/').next().unwrap().replace(':', "-");
-        let folder = state("images").join(short);
+    /// One of these full names, whose program stands at `at` and is run with these arguments.
+    pub fn of(names: &[&str], program: &Path, at: &str, arguments: &[&str]) -> Self {
+        let folder = state("images").join(at.trim_start_matches('/').replace('/', "-"));
         let image = Self {
-            name: name.to_owned(),
+            names: names.iter().map(|&name| name.to_owned()).collect(),
             entry: [&[at], arguments].concat().iter().map(|&word| word.to_owned()).collect(),
             folder,
         };
@@ -40,8 +42,7 @@ impl Image {
                 image.add(Path::new(library), library);
             }
         }
-        // Everybody may write there, as in any image.
-        std::fs::create_dir_all(image.layer().join("tmp")).unwrap();
+        image.add(Path::new(AUTHORITIES), AUTHORITIES);
         image
     }
 
@@ -69,7 +70,7 @@ impl Image {
         });
         std::fs::write(path("config.json"), config.to_string()).unwrap();
         let manifest = json!([
-            {"Config": "config.json", "RepoTags": [self.name], "Layers": ["layer.tar"]},
+            {"Config": "config.json", "RepoTags": self.names, "Layers": ["layer.tar"]},
         ]);
         std::fs::write(path("manifest.json"), manifest.to_string()).unwrap();
         let parts = ["manifest.json", "config.json", "layer.tar"];

@@ -19,7 +19,9 @@ pub fn run(test: &str) {
     let state = kept.unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&state).unwrap();
     let group = format!("callplane-node-{}", std::process::id());
-    let mut unshare = Command::new("unshare");
+    // Should this process be killed, whatever it started is too.
+    let mut unshare = Command::new("setpriv");
+    unshare.args(["--pdeathsig", "KILL", "unshare"]);
     unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     // The first process there has to wait for whom nobody else waits for; a shell does.
     unshare.args(["sh", "-c", "\"$@\"; exit $?", "sh"]).arg(std::env::current_exe().unwrap());

@@ -33,8 +33,8 @@ use inside::state;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
 
 /// What has to be there beside Kubernetes' programs.
-const SYSTEM: [&str; 8] =
-    ["unshare", "ip", "mount", "iptables", "conntrack", "ethtool", "containerd", "runc"];
+const SYSTEM: [&str; 9] =
+    ["setpriv", "unshare", "ip", "mount", "iptables", "conntrack", "ethtool", "containerd", "runc"];
 
 /// Whether a node can be made; says that a test has one, or that it is skipped, and why.
 pub fn is_here(test: &str) -> bool {
@@ -131,7 +131,23 @@ impl Node {
             let skipped = lines.lines().count().saturating_sub(40);
             lines.lines().skip(skipped).collect::<Vec<_>>().join("\n")
         });
-        told.join("\n")
+        format!("{}\n{}", told.join("\n"), self.said_by_unready())
+    }
+
+    /// The last lines of containers that are not ready.
+    fn said_by_unready(&self) -> String {
+        let every = "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name} \
+             {.status.containerStatuses[0].ready}\n{end}";
+        let told = self.api.kubectl(&["get", "pods", "-A", "-o", every]);
+        let mut said = String::new();
+        for line in String::from_utf8_lossy(&told.stdout).lines() {
+            let [namespace, pod, "false"] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                continue;
+            };
+            let log = self.api.kubectl(&["-n", namespace, "logs", pod, "--tail=10"]);
+            said.push_str(&format!("{pod}:\n{}", String::from_utf8_lossy(&log.stdout)));
+        }
+        said
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::programs::CONTAINERD;
 use super::{Node, run, wait_until};
 
@@ -52,6 +54,17 @@ impl Node {
         }));
         assert!(waited.is_ok(), "waited until {what}, {pods:#?}\n{}", self.story());
         pods
+    }
+
+    /// How long this pod took from being made to being ready, in whole seconds as the API server has it.
+    pub fn seconds_to_ready(&self, namespace: &str, pod: &str) -> Option<i64> {
+        let times = "jsonpath={.metadata.creationTimestamp} \
+             {.status.conditions[?(@.type=='Ready')].lastTransitionTime}";
+        let told = self.api.kubectl(&["-n", namespace, "get", "pod", pod, "-o", times]).stdout;
+        let told = String::from_utf8_lossy(&told).into_owned();
+        let (made, ready) = told.split_once(' ')?;
+        let (made, ready): (Timestamp, Timestamp) = (made.parse().ok()?, ready.parse().ok()?);
+        Some(ready.as_second() - made.as_second())
     }
 
     /// What its container said.
