@@ -3,14 +3,14 @@
 # Every target first installs what it needs and is not here, and says so (.ci/install).
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak simulate chaos build image
+.PHONY: help demo test lint format bench soak simulate chaos e2e build image
 
 # rustup's programs, where a shell has not been told of them yet.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 export CARGO_TERM_COLOR ?= auto
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: ## build, then serve a simulated stack and the console on http://127.0.0.1:5059 (PODS=3: by three servers and a Redis)
 	@.ci/install build $(if $(filter-out 1,$(PODS)),redis)
@@ -52,6 +52,10 @@ simulate: ## play SCHEDULES schedules of the simulation with new seeds, on all c
 chaos: ## kills KILLS (1000) of three processes under load, and judges what clients saw (release build, about 40 minutes)
 	@.ci/install build redis
 	CHAOS_KILLS=$(or $(KILLS),1000) cargo test --locked --release --test chaos -- --nocapture
+
+e2e: ## callplane in pods of a real node of Kubernetes, made of this machine (root; the first time 10 minutes of building it)
+	@.ci/install build redis node
+	E2E=1 cargo test --locked --test e2e -- --nocapture
 
 build: ## the release binary, target/release/callplane
 	@.ci/install build

@@ -16,29 +16,7 @@ use hyper::{Request, StatusCode};
 use kube::client::Body;
 use serde_json::{Value, json};
 
-/// Nothing but what a leader does, to one Lease.
-const RIGHTS: &str = "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: leader}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: leader}
-rules:
-- apiGroups: [coordination.k8s.io]
-  resources: [leases]
-  resourceNames: [leader]
-  verbs: [get, update, create, watch, list]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: leader}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: leader}
-subjects: [{kind: ServiceAccount, name: leader}]
-";
-
-/// A namespace with that service account, asked by its token.
+/// A namespace with a service account whose Role names the Lease `leader`, asked by its token.
 struct Leader {
     _server: Arc<ApiServer>,
     client: kube::Client,
@@ -48,18 +26,7 @@ struct Leader {
 impl Leader {
     fn of(server: &Arc<ApiServer>) -> Self {
         let namespace = server.namespace("access");
-        let mut manifest = String::new();
-        for part in RIGHTS.split("---") {
-            let placed =
-                part.replacen("metadata: {", &format!("metadata: {{namespace: {namespace}, "), 1);
-            manifest.push_str(&format!("{placed}\n---\n"));
-        }
-        // A subject has to say where it is.
-        let manifest = manifest.replace(
-            "kind: ServiceAccount, name",
-            &format!("kind: ServiceAccount, namespace: {namespace}, name"),
-        );
-        server.apply(&manifest);
+        server.let_lead(&namespace, "leader", &["leader".to_owned()]);
         let pod = server.service_account_dir(&namespace, "leader");
         let mut config = kube::Config::new(server.url().parse().unwrap());
         config.root_cert_file = Some(pod.join("ca.crt"));

@@ -17,10 +17,10 @@ impl Authority {
 
     /// Its certificate (`ca.crt`), the API server's (`api`), the one of who may do everything
     /// (`admin`), and the keys that tokens are signed with (`accounts`).
-    pub fn write(&self, folder: &Path) {
+    pub fn write(&self, folder: &Path, listens: Ipv4Addr) {
         std::fs::write(folder.join("ca.crt"), self.0.pem()).unwrap();
         let mut api = named("kube-apiserver", &[]);
-        api.subject_alt_names = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 96, 0, 1)]
+        api.subject_alt_names = [listens, Ipv4Addr::new(10, 96, 0, 1)]
             .map(|address| SanType::IpAddress(IpAddr::V4(address)))
             .to_vec();
         self.sign(folder, "api", api);

@@ -8,6 +8,7 @@
 //! decided as in any cluster (RBAC).
 #![allow(
     dead_code,
+    unused_imports,
     missing_docs,
     unused_imports,
     clippy::unwrap_used,
@@ -18,36 +19,49 @@
 )]
 
 pub mod authority;
-pub mod keeper;
 pub mod programs;
 mod rights;
+pub mod running;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use authority::Authority;
-use keeper::Keeper;
 pub use programs::{is_here, program};
-
-/// On a busy machine it starts ten times as slowly as on an idle one.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+use running::Running;
 
 /// Where services have their addresses; nothing answers there.
 const SERVICES: &str = "10.96.0.0/16";
 
 /// A running API server with its etcd. Dropped, both are killed, and what they stored is gone.
 pub struct ApiServer {
-    folder: TempDir,
-    etcd: Etcd,
+    setup: Setup,
     port: u16,
-    server: Mutex<Option<(Child, Keeper)>>,
+    server: Mutex<Option<Running>>,
+    etcd: Etcd,
+    folder: TempDir,
+}
+
+/// How one is started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where it listens.
+    pub address: Ipv4Addr,
+    /// Further options.
+    pub options: Vec<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, options: Vec::new() }
+    }
 }
 
 impl ApiServer {
@@ -65,27 +79,38 @@ impl ApiServer {
 
     /// One of its own, for a test that stops it.
     pub fn start() -> Self {
+        Self::start_as(|_| Setup::default())
+    }
+
+    /// One whose setup may name files of its folder; keys and certificates are there by then.
+    pub fn start_as(setup: impl FnOnce(&Path) -> Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Authority::made().write(folder.path());
+        let setup = setup(folder.path());
+        Authority::made().write(folder.path(), setup.address);
         let etcd = Etcd::start(folder.path());
         // Between finding a port and taking it somebody else may, so there are several tries.
         for _ in 0..5 {
             let port = free_port();
-            write_kubeconfig(folder.path(), port);
-            if let Some(running) = run(folder.path(), port, &etcd) {
-                let server = Mutex::new(Some(running));
-                return Self { folder, etcd, port, server };
+            write_kubeconfig(folder.path(), &url(setup.address, port));
+            if let Some(server) = run(folder.path(), &setup, port, &etcd) {
+                let server = Mutex::new(Some(server));
+                return Self { setup, port, server, etcd, folder };
             }
         }
         panic!("kube-apiserver does not start: {}", log(folder.path(), "kube-apiserver"));
     }
 
     pub fn url(&self) -> String {
-        url(self.port)
+        url(self.setup.address, self.port)
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where its files are: certificates and keys of [`Authority::write`], logs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The authority that signed its certificate.
@@ -100,7 +125,7 @@ impl ApiServer {
 
     /// What it wrote so far.
     pub fn log(&self) -> String {
-        log(self.folder.path(), "kube-apiserver")
+        log(self.folder(), "kube-apiserver")
     }
 
     /// Runs `kubectl` as one who may do everything.
@@ -178,37 +203,27 @@ impl ApiServer {
     }
 
     fn signal(&self, signal: &str) {
-        let server = self.server.lock().unwrap();
-        let (child, _) = server.as_ref().expect("it runs");
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        self.server.lock().unwrap().as_ref().expect("it runs").signal(signal);
     }
 
     /// Kills it: connections are refused. What it stored stays.
     pub fn stop(&self) {
-        end(self.server.lock().unwrap().take());
+        drop(self.server.lock().unwrap().take());
     }
 
     /// Starts it again where it was, with what it had stored.
     pub fn start_again(&self) {
         self.stop();
-        let again = run(self.folder.path(), self.port, &self.etcd);
-        let again = again.expect("it starts again on the port that it had");
-        *self.server.lock().unwrap() = Some(again);
+        let again = run(self.folder.path(), &self.setup, self.port, &self.etcd);
+        *self.server.lock().unwrap() =
+            Some(again.expect("it starts again on the port that it had"));
     }
 }
 
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        // Whoever panicked with it in hand left it as it was.
-        end(self.server.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-/// The database of an API server. Dropped, it is killed.
+/// The database of an API server.
 struct Etcd {
     port: u16,
-    running: Option<(Child, Keeper)>,
+    _running: Running,
 }
 
 impl Etcd {
@@ -227,25 +242,18 @@ impl Etcd {
                 "--unsafe-no-fsync",
                 "--log-level=warn",
             ]);
-            let mut running = spawn(command, folder, "etcd");
+            let mut running = Running::start(command, folder, "etcd");
             let serves = || get(port, "/health").is_some_and(|told| told.contains("\"true\""));
-            if becomes(&mut running.0, "etcd serves", folder, serves) {
-                return Self { port, running: Some(running) };
+            if running.comes_to("etcd serves", serves) {
+                return Self { port, _running: running };
             }
-            end(Some(running));
         }
         panic!("etcd does not start: {}", log(folder, "etcd"));
     }
 }
 
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        end(self.running.take());
-    }
-}
-
 /// `None`: it ended, as it does where the port is taken.
-fn run(folder: &Path, port: u16, etcd: &Etcd) -> Option<(Child, Keeper)> {
+fn run(folder: &Path, setup: &Setup, port: u16, etcd: &Etcd) -> Option<Running> {
     let mut command = Command::new(program("kube-apiserver"));
     for (option, file) in [
         ("tls-cert-file", "api.crt"),
@@ -258,61 +266,21 @@ fn run(folder: &Path, port: u16, etcd: &Etcd) -> Option<(Child, Keeper)> {
     }
     command.args([
         &format!("--etcd-servers={}", address(etcd.port)),
+        &format!("--bind-address={}", setup.address),
         &format!("--secure-port={port}"),
         &format!("--service-cluster-ip-range={SERVICES}"),
-        "--bind-address=127.0.0.1",
         "--service-account-issuer=https://kubernetes.default.svc",
         "--authorization-mode=Node,RBAC",
     ]);
-    let mut running = spawn(command, folder, "kube-apiserver");
+    command.args(&setup.options);
+    let mut running = Running::start(command, folder, "kube-apiserver");
     let ready = || {
         let mut kubectl = Command::new(program("kubectl"));
         kubectl.arg("--kubeconfig").arg(folder.join("admin.kubeconfig"));
         kubectl.args(["get", "--raw=/readyz", "--request-timeout=5s"]).stdin(Stdio::null());
         kubectl.output().unwrap().stdout == b"ok"
     };
-    if becomes(&mut running.0, "kube-apiserver is ready", folder, ready) {
-        return Some(running);
-    }
-    end(Some(running));
-    None
-}
-
-/// Starts a program whose output goes to a file of its name.
-fn spawn(mut command: Command, folder: &Path, name: &str) -> (Child, Keeper) {
-    let log = folder.join(format!("{name}.log"));
-    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    let child = command.spawn().unwrap();
-    let keeper = Keeper::of(child.id());
-    (child, keeper)
-}
-
-fn end(running: Option<(Child, Keeper)>) {
-    if let Some((mut child, keeper)) = running {
-        keeper.dismiss();
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-/// Whether it comes to that, and does not end before.
-fn becomes(child: &mut Child, what: &str, folder: &Path, mut is: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + DEADLINE;
-    while Instant::now() < deadline {
-        if child.try_wait().unwrap().is_some() {
-            return false;
-        }
-        // What answers may be another's, on the port that ours did not get.
-        if is() && child.try_wait().unwrap().is_none() {
-            return true;
-        }
-        // Asking is not cheap: `kubectl` is started for it.
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    let _ = child.kill();
-    let name = what.split(' ').next().unwrap();
-    panic!("waited {DEADLINE:?} until {what}: {}", log(folder, name));
+    running.comes_to("kube-apiserver is ready", ready).then_some(running)
 }
 
 /// The body of what it answers, over plain HTTP.
@@ -332,22 +300,21 @@ fn said(arguments: &[&str], output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn write_kubeconfig(folder: &Path, port: u16) {
+fn write_kubeconfig(folder: &Path, url: &str) {
     let config = format!(
         "apiVersion: v1
 kind: Config
-clusters: [{{name: test, cluster: {{server: '{}', certificate-authority: ca.crt}}}}]
+clusters: [{{name: test, cluster: {{server: '{url}', certificate-authority: ca.crt}}}}]
 users: [{{name: admin, user: {{client-certificate: admin.crt, client-key: admin.key}}}}]
 contexts: [{{name: test, context: {{cluster: test, user: admin}}}}]
 current-context: test
-",
-        url(port)
+"
     );
     std::fs::write(folder.join("admin.kubeconfig"), config).unwrap();
 }
 
-fn url(port: u16) -> String {
-    format!("https://127.0.0.1:{port}")
+fn url(address: Ipv4Addr, port: u16) -> String {
+    format!("https://{address}:{port}")
 }
 
 fn address(port: u16) -> String {

@@ -23,6 +23,9 @@ use super::stack::{PHONES, domain, phone};
 /// A process that says nothing for this long, though something was asked, is left.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// When nothing goes wrong any more, all commands have ended within this.
+const SETTLE: Duration = Duration::from_secs(60);
+
 /// How often a client looks whether it has something to do.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -692,5 +695,24 @@ impl Client {
                 *position = Some((epoch.clone(), seq));
             }
         }
+    }
+}
+
+/// Waits until nothing is under way for any client. What still is when that takes too long.
+pub async fn settle(standings: &[watch::Receiver<Standing>]) -> Vec<String> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let mut open = Vec::new();
+        for (number, standing) in standings.iter().enumerate() {
+            let standing = standing.borrow();
+            if !standing.ready {
+                open.push(format!("client {number} has no connection"));
+            }
+            open.extend(standing.open.iter().cloned());
+        }
+        if open.is_empty() || Instant::now() > deadline {
+            return open;
+        }
+        sleep(Duration::from_millis(50)).await;
     }
 }

@@ -31,6 +31,7 @@ mod link;
 mod lost;
 mod mi;
 mod pods;
+mod proxies;
 mod random;
 mod record;
 mod redis;

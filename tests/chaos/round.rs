@@ -10,27 +10,22 @@ use callplane::store::Limits;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
-use super::client::{Client, Common, Figures, Phase, Standing};
+use super::client::{Client, Common, Figures, Phase, settle};
 use super::faults::{Done, Faults, Kind};
 use super::history::{Fault, History, Time, What};
 use super::lease::Lease;
 use super::mi::{Asked, Ledger};
 use super::pods::{Lead, Pods, program};
+use super::proxies::{clear, given, watch_phones};
 use super::random::Random;
 use super::record::Recorder;
 use super::redis::Redis;
 use super::redis_server::connect;
-use super::stack::{PHONES, Stack};
+use super::stack::Stack;
 use super::told::{self, Reader};
 
 /// Before anything begins, proxies are as old as this.
 const YOUNG: Duration = Duration::from_millis(2500);
-
-/// When nothing goes wrong any more, all commands have ended within this.
-const SETTLE: Duration = Duration::from_secs(60);
-
-/// A setup leg of nobody's is ended after 10 s, and twice that at the worst.
-const ORPHANS: Duration = Duration::from_secs(30);
 
 /// What a round is made of.
 #[derive(Debug, Clone)]
@@ -122,7 +117,7 @@ pub async fn play(settings: &Settings, folder: &Path) -> Played {
         clients.map(|client| (client.standing(), tokio::spawn(client.run()))).unzip();
     let (stop_reading, stopped) = oneshot::channel();
     let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
-    let stacks = Arc::new(stacks);
+    let stacks: Arc<[Stack]> = Arc::new(stacks);
     let stalls = Arc::new(Mutex::new(Vec::new()));
     let ticking = tokio::spawn(watch_machine(Arc::clone(&stalls), Arc::clone(&recorder)));
     let watching = tokio::spawn(watch_phones(Arc::clone(&stacks), Arc::clone(&recorder)));
@@ -193,20 +188,6 @@ async fn led(pods: &Pods) {
     }
 }
 
-/// Calls that are up before anybody asks for anything.
-async fn given(stacks: &[Stack], recorder: &Recorder, random: &mut Random) -> Vec<(usize, String)> {
-    let mut given = Vec::new();
-    for stack in stacks {
-        let some = PHONES / 5;
-        for at in 0..some {
-            let call = stack.place_call(at, at + some + random.index(some)).await;
-            recorder.note(What::Given { stack: stack.number, call: call.clone() });
-            given.push((stack.number, call));
-        }
-    }
-    given
-}
-
 /// Notes when another server became the master, whoever wanted it: the old one may have acknowledged
 /// what this one never got.
 async fn watch_masters(redis: Arc<Redis>, recorder: Arc<Recorder>) {
@@ -240,49 +221,5 @@ async fn watch_machine(stalls: Arc<Mutex<Vec<Done>>>, recorder: Arc<Recorder>) {
             stalls.lock().unwrap().push(Done { at: before, until: now, pod: None, what });
         }
         before = now;
-    }
-}
-
-async fn watch_phones(stacks: Arc<[Stack; 2]>, recorder: Arc<Recorder>) {
-    loop {
-        for stack in stacks.iter() {
-            stack.note_seen(&recorder).await;
-        }
-        sleep(Duration::from_millis(250)).await;
-    }
-}
-
-/// Waits until nothing is under way for any client. What still is when that takes too long.
-async fn settle(standings: &[watch::Receiver<Standing>]) -> Vec<String> {
-    let deadline = Instant::now() + SETTLE;
-    loop {
-        let mut open = Vec::new();
-        for (number, standing) in standings.iter().enumerate() {
-            let standing = standing.borrow();
-            if !standing.ready {
-                open.push(format!("client {number} has no connection"));
-            }
-            open.extend(standing.open.iter().cloned());
-        }
-        if open.is_empty() || Instant::now() > deadline {
-            return open;
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Waits until no setup leg is up.
-async fn clear(stacks: &[Stack; 2]) {
-    let deadline = Instant::now() + ORPHANS;
-    loop {
-        let mut setup = 0;
-        for stack in stacks {
-            let calls = stack.calls_of_phones().await;
-            setup += calls.iter().filter(|call| call.starts_with("cp-")).count();
-        }
-        if setup == 0 || Instant::now() > deadline {
-            return;
-        }
-        sleep(Duration::from_millis(100)).await;
     }
 }

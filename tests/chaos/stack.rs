@@ -1,6 +1,6 @@
 //! The simulated proxies: what their phones do, and what they saw.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -50,6 +50,16 @@ pub fn phone(stack: usize, at: usize) -> String {
 
 impl Stack {
     pub async fn start(number: usize, script: Script, random: &mut Random) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), number, script, random).await
+    }
+
+    /// One that processes reach at this address.
+    pub async fn start_at(
+        address: IpAddr,
+        number: usize,
+        script: Script,
+        random: &mut Random,
+    ) -> Self {
         let phones = (0..PHONES)
             .map(|at| PhoneConfig {
                 behaviour: character(at, random),
@@ -57,7 +67,7 @@ impl Stack {
             })
             .collect();
         let patience = [FR_TIMEOUT, FR_INV_TIMEOUT];
-        Self::with(number, script, phones, patience, random.next()).await
+        Self::with_at(address, number, script, phones, patience, random.next()).await
     }
 
     /// One with these phones. It gives up a phone that says nothing after so many seconds, and one that
@@ -66,10 +76,22 @@ impl Stack {
         number: usize,
         script: Script,
         phones: Vec<PhoneConfig>,
+        patience: [u32; 2],
+        seed: u64,
+    ) -> Self {
+        let here = Ipv4Addr::LOCALHOST.into();
+        Self::with_at(here, number, script, phones, patience, seed).await
+    }
+
+    async fn with_at(
+        address: IpAddr,
+        number: usize,
+        script: Script,
+        phones: Vec<PhoneConfig>,
         [silence, ringing]: [u32; 2],
         seed: u64,
     ) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let any = SocketAddr::new(address, 0);
         let mut config = SimulateConfig {
             mi_udp: any,
             mi_http: Some(any),

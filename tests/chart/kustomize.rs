@@ -182,6 +182,23 @@ fn the_rights_follow_into_the_overlays_namespace() {
     }
 }
 
+/// kustomize changes names that it takes for the generated ConfigMap's, and those of a Role are among them.
+#[test]
+fn the_role_is_for_the_configured_lease() {
+    if !are_here("the_role_is_for_the_configured_lease", &["kubectl"]) {
+        return;
+    }
+    for name in ["base", "overlays/dev", "overlays/production"] {
+        let objects = helm::parsed(&built(name));
+        let is_config = |object: &&Value| object["data"].get("callplane.yml").is_some();
+        let config = objects.iter().find(is_config).unwrap()["data"]["callplane.yml"].as_str();
+        let lease = config.unwrap().lines().find_map(|line| line.strip_prefix("  lease: "));
+        let rules = helm::get(&objects, "Role", "callplane")["rules"].as_array().unwrap();
+        let leases = rules.iter().find(|rule| rule["resources"] == json!(["leases"])).unwrap();
+        assert_eq!(leases["resourceNames"], json!([lease.unwrap()]), "{name}");
+    }
+}
+
 /// `kubectl apply -k`, as far as an API server without a node goes.
 #[test]
 fn a_real_api_server_takes_the_overlays() {

@@ -35,6 +35,8 @@ mod mi;
 mod phases;
 #[path = "../chaos/pods.rs"]
 mod pods;
+#[path = "../chaos/proxies.rs"]
+mod proxies;
 #[path = "../chaos/random.rs"]
 mod random;
 #[path = "../chaos/record.rs"]
