@@ -72,7 +72,7 @@ pub struct Version {
 impl Version {
     /// Whether it is certainly older. Revisions of one object are numbers that grow; what is none is
     /// never older.
-    fn is_before(&self, other: &Version) -> bool {
+    pub(super) fn is_before(&self, other: &Version) -> bool {
         let number = |version: &Version| version.revision.parse::<u128>().ok();
         self.uid == other.uid
             && matches!((number(self), number(other)), (Some(one), Some(two)) if one < two)
