@@ -54,6 +54,12 @@ impl Timing {
         self.lease / 4
     }
 
+    /// Whoever can't ask the store for this long is of no use as a leader, and others may be: it gives
+    /// the Lease back. Longer than a failover of the store takes.
+    fn useless(self) -> Duration {
+        self.lease * 3
+    }
+
     /// How long those who see a Lease given back let others go first.
     fn courtesy(self) -> Duration {
         self.jitter / 4
@@ -72,7 +78,7 @@ pub struct Version {
 impl Version {
     /// Whether it is certainly older. Revisions of one object are numbers that grow; what is none is
     /// never older.
-    fn is_before(&self, other: &Version) -> bool {
+    pub(super) fn is_before(&self, other: &Version) -> bool {
         let number = |version: &Version| version.revision.parse::<u128>().ok();
         self.uid == other.uid
             && matches!((number(self), number(other)), (Some(one), Some(two)) if one < two)
@@ -166,6 +172,10 @@ pub struct Election {
     failures: u32,
     store_asked: Option<Duration>,
     store_at: Duration,
+    /// Since when the store has not answered who has the Lease.
+    away: Option<Duration>,
+    /// The Lease is being given back, since the store does not answer.
+    yielding: bool,
     leaving: bool,
 }
 
@@ -214,6 +224,8 @@ impl Election {
             failures: 0,
             store_asked: None,
             store_at: Duration::ZERO,
+            away: None,
+            yielding: false,
             leaving: false,
         }
     }
@@ -276,10 +288,11 @@ impl Election {
             // Who has it finds it so by a write of its own, even by one that it heard nothing of.
             (Hold::Held { lead, .. }, Some(true)) => Hold::Held { confirmed: now, lead },
             (Hold::Not, Some(true)) => {
+                self.away = None;
                 Hold::Held { confirmed: now, lead: Lead::Undrawn { after: Duration::ZERO } }
             }
             // It was deleted, or emptied by hand: nobody else has it, so it is written again.
-            (held @ Hold::Held { .. }, _) if nobody_s && !self.leaving => {
+            (held @ Hold::Held { .. }, _) if nobody_s && !self.leaving && !self.yielding => {
                 self.ask_at = now;
                 held
             }
@@ -310,8 +323,10 @@ impl Election {
         let over = seen.lease.as_ref().map(|lease| lease.version.clone());
         let transitions = seen.lease.as_ref().map_or(0, |lease| lease.transitions);
         let is_ours = self.is_mine(seen.lease.as_ref());
+        self.yielding = self.hold != Hold::Not
+            && self.away.is_some_and(|since| now >= since + self.timing.useless());
         Some(match self.hold {
-            Hold::Held { .. } if self.leaving => {
+            Hold::Held { .. } if self.leaving || self.yielding => {
                 Ask::Write(Draft { holder: None, transitions, taken: false, over })
             }
             Hold::Held { .. } => {
@@ -437,6 +452,7 @@ impl Election {
     pub fn store_said(&mut self, now: Duration, said: Said) {
         let asked = self.store_asked.take().unwrap_or(now);
         let Hold::Held { lead, .. } = &mut self.hold else { return };
+        self.away = (said == Said::Away).then(|| self.away.unwrap_or(asked));
         self.store_at = now + CHECK;
         match (said, &mut *lead) {
             (Said::Drawn, lead) => *lead = Lead::Drawn { vouched: asked, fresh: true },
@@ -622,6 +638,32 @@ mod tests {
         // The store still knows of no other term.
         election.told(9_000, Word::Check, Said::Newest);
         assert!(election.leads(ms(9_001)));
+    }
+
+    #[test]
+    fn who_alone_does_not_reach_the_store_gives_the_lease_to_others() {
+        let mut election = leader();
+        for second in 1..=12 {
+            election.told(second * 1000 + 25, Word::Check, Said::Away);
+            election.answered_renewal(second * 1000 + 25, 1 + second);
+        }
+        assert!(election.leads(ms(13_000)), "a failover of the store takes a while");
+        let at = ms(13_025);
+        let Some(Ask::Write(draft)) = election.ask(at) else { panic!("it is not given back") };
+        assert_eq!((draft.holder, draft.taken), (None, false));
+        election.answered(at, Answer::Written(lease(None, 14)));
+        assert!(!election.leads(at));
+        assert_eq!(election.ask(at + Timing { lease: LEASE, jitter: JITTER }.courtesy()), None);
+        // Another has it then; and where there is no other, it is not left to nobody.
+        let mut other = follower();
+        other.seen(at, Some(lease(None, 14)));
+        assert!(matches!(other.ask(at + JITTER), Some(Ask::Write(_))));
+        let again = at + LEASE / 4;
+        assert!(matches!(election.ask(again), Some(Ask::Write(Draft { taken: true, .. }))));
+        election.answered(again, Answer::Written(lease(Some("me"), 15)));
+        election.told(14_025, Word::Draw, Said::Drawn);
+        assert!(election.leads(again));
+        election.answered_renewal(15_025, 16);
     }
 
     #[test]

@@ -115,7 +115,10 @@ impl<E: SpanExporter> Sending<E> {
             let mut batch = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = self.spans.recv_many(&mut batch, AT_ONCE) => {}
+                taken = self.spans.recv_many(&mut batch, AT_ONCE) => if taken == 0 {
+                    // Nobody is left who could tell of spans.
+                    break;
+                }
             }
             if batch.len() < AT_ONCE {
                 tokio::select! {
@@ -337,5 +340,15 @@ mod tests {
         place.sending.await.unwrap();
         assert_eq!(began.elapsed(), FLUSH);
         assert_eq!(dropped(&place.metrics, "stopped"), 600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_is_left_to_tell_of_spans_nothing_is_sent_and_it_ends() {
+        let Place { collector, queue, sending, stop, .. } = place(9);
+        queue.put(span(0));
+        drop(queue);
+        timeout(EXPORT, sending).await.unwrap().unwrap();
+        assert_eq!(collector.taken(), [1]);
+        assert!(!stop.is_cancelled());
     }
 }

@@ -210,9 +210,10 @@ fn wrap(page: &mut String, lead: &str, text: &str) {
     let _ = writeln!(page, "{line}");
 }
 
-/// Without the users of SIP addresses, and without what stands before the host of a URL.
+/// Without the users of SIP addresses, and without what stands before the host of a URL or of another
+/// address.
 fn hidden(text: &str) -> String {
-    let text = redact(text);
+    let text = without_credentials(&redact(text));
     let mut out = String::with_capacity(text.len());
     let mut rest: &str = &text;
     while let Some((before, after)) = rest.split_once("://") {
@@ -233,6 +234,21 @@ fn hidden(text: &str) -> String {
     out
 }
 
+/// `user:password@host`, which is no address that a configuration takes, and stands in what is said of
+/// it. That of a URL begins elsewhere, and users of SIP addresses are hidden already.
+fn without_credentials(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || "`'\"<>".contains(c);
+    let words = text.split_inclusive(ends).map(|word| {
+        let is_one =
+            |user: &str| user.contains(':') && !user.contains("://") && !user.ends_with("***");
+        match word.rsplit_once('@') {
+            Some((user, host)) if is_one(user) => format!("***@{host}"),
+            Some(_) | None => word.to_owned(),
+        }
+    });
+    words.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +259,8 @@ mod tests {
             ("http://amy:pass@collector.example:4317/x", "http://***@collector.example:4317/x"),
             ("redis://:p@ss@a, redis://b", "redis://***@a, redis://b"),
             ("sip:alice@example.org", "sip:a***@example.org"),
+            ("`amy:p@ss@host:6379` is none", "`***@host:6379` is none"),
+            ("redis.address: `:pass@host`", "redis.address: `***@host`"),
             ("http://127.0.0.1:8888/mi?a@b", "http://127.0.0.1:8888/mi?a@b"),
             ("nothing", "nothing"),
         ] {

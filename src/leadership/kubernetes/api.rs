@@ -31,7 +31,10 @@ const WATCH: u32 = 290;
 /// So many refusals in a row are said to whoever has to put them right.
 const REFUSED: u32 = 5;
 
-/// Until a watch that failed is begun again; doubled each time.
+/// A watch that ended sooner than this did not last.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Until a watch that failed or did not last is begun again; doubled each time.
 const AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(4);
 
@@ -103,8 +106,14 @@ impl LeaseApi {
         Api::namespaced(client, &self.namespace)
     }
 
-    fn remember(&self, object: Option<Object>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = object;
+    /// A watch may be late: what is older than what is known would cost the labels that others have
+    /// written.
+    fn remember(&self, object: Object) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = object::seen(&object).version;
+        if !known.as_ref().is_some_and(|known| version.is_before(&object::seen(known).version)) {
+            *known = Some(object);
+        }
     }
 
     /// Counts an answer, and says once what an operator has to put right.
@@ -133,28 +142,39 @@ impl LeaseApi {
         match kind {
             Kind::Ok | Kind::Absent | Kind::Lost => self.refused.store(0, Ordering::Relaxed),
             Kind::Throttled | Kind::Broken | Kind::Late => {}
-            // The token may have run out, and the certificates may be others by now.
-            Kind::Unauthorized | Kind::Unreachable => match self.access.client(&self.namespace) {
-                Ok(client) => {
-                    *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
-                }
-                Err(error) => tracing::warn!(%error, "the API server"),
-            },
-            // One that has only just started does not know the roles yet.
-            Kind::Forbidden | Kind::Refused
-                if self.refused.fetch_add(1, Ordering::Relaxed) + 1 == REFUSED =>
-            {
-                let (lease, namespace) = (&self.name, &self.namespace);
-                tracing::warn!(
-                    verb,
-                    lease,
-                    namespace,
-                    kind = kind.as_str(),
-                    "the API server refuses: may this service account get, create, update and watch the Lease?"
-                );
+            Kind::Unreachable => self.begin_anew(),
+            Kind::Unauthorized => {
+                self.begin_anew();
+                self.refuses(verb, kind);
             }
-            Kind::Forbidden | Kind::Refused => {}
+            Kind::Forbidden | Kind::Refused => self.refuses(verb, kind),
         }
+    }
+
+    /// The token may have run out, and the certificates may be others by now.
+    fn begin_anew(&self) {
+        match self.access.client(&self.namespace) {
+            Ok(client) => {
+                *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+            }
+            Err(error) => tracing::warn!(%error, "the API server"),
+        }
+    }
+
+    /// Said once: one that has only just started does not know the roles yet.
+    fn refuses(&self, verb: &'static str, kind: Kind) {
+        if self.refused.fetch_add(1, Ordering::Relaxed) + 1 != REFUSED {
+            return;
+        }
+        let (lease, namespace) = (&self.name, &self.namespace);
+        tracing::warn!(
+            verb,
+            lease,
+            namespace,
+            kind = kind.as_str(),
+            "the API server refuses: does it know this service account's token, and may the account get, create, \
+             update and watch the Lease?"
+        );
     }
 
     async fn read(&self) -> Answer {
@@ -162,7 +182,7 @@ impl LeaseApi {
         match self.counted("get", api.get(&self.name)).await {
             Ok(object) => {
                 let lease = object::seen(&object);
-                self.remember(Some(object));
+                self.remember(object);
                 Answer::Read(Some(lease))
             }
             Err(Kind::Absent) => Answer::Read(None),
@@ -178,7 +198,7 @@ impl LeaseApi {
         match self.counted("put", api.replace(&self.name, &how, &object)).await {
             Ok(object) => {
                 let lease = object::seen(&object);
-                self.remember(Some(object));
+                self.remember(object);
                 Answer::Written(lease)
             }
             Err(Kind::Lost | Kind::Absent) => Answer::Lost,
@@ -190,37 +210,40 @@ impl LeaseApi {
     pub async fn watch(&self, sights: Sender<Sight>) {
         let mut again = AGAIN;
         loop {
-            match self.watch_once(&sights).await {
-                Ok(true) => again = AGAIN,
-                // Nothing was there to see, or it ended at once.
-                Ok(false) => tokio::time::sleep(AGAIN).await,
-                Err(_) => {
-                    let _ = sights.send(Sight::Blind).await;
-                    tokio::time::sleep(again).await;
-                    again = (again * 2).min(AGAIN_AT_MOST);
-                }
+            let began = Instant::now();
+            let watched = self.watch_once(&sights).await;
+            if watched.is_err() {
+                let _ = sights.send(Sight::Blind).await;
             }
             if sights.is_closed() {
                 return;
             }
+            if began.elapsed() >= SHORT {
+                again = AGAIN;
+                if watched.is_ok() {
+                    continue;
+                }
+            }
+            // Whoever ends each watch as soon as it has shown what is there is not asked without a pause.
+            tokio::time::sleep(again).await;
+            again = (again * 2).min(AGAIN_AT_MOST);
         }
     }
 
-    /// One watch, to its end. Says whether it showed anything.
-    async fn watch_once(&self, sights: &Sender<Sight>) -> Result<bool, Kind> {
+    /// One watch, to its end.
+    async fn watch_once(&self, sights: &Sender<Sight>) -> Result<(), Kind> {
         let api = self.api();
         let only = WatchParams::default().fields(&format!("metadata.name={}", self.name));
         let only = only.timeout(WATCH);
         // From `0`: what is there now is told first.
         let stream = self.counted("watch", api.watch(&only, "0")).await?;
         let mut stream = std::pin::pin!(stream.map_err(|error| Kind::of(&error)).boxed());
-        let mut showed = false;
         while let Ok(next) = timeout(SILENCE, stream.try_next()).await {
             let lease = match next? {
                 None => break,
                 Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     let lease = object::seen(&object);
-                    self.remember(Some(object));
+                    self.remember(object);
                     Some(lease)
                 }
                 Some(WatchEvent::Deleted(_)) => None,
@@ -229,12 +252,11 @@ impl LeaseApi {
                     return Err(Kind::of(&Error::Api(status)));
                 }
             };
-            showed = true;
             if sights.send(Sight::Seen(lease)).await.is_err() {
                 break;
             }
         }
-        Ok(showed)
+        Ok(())
     }
 }
 
@@ -243,6 +265,142 @@ impl Leases for LeaseApi {
         match ask {
             Ask::Read => self.read().await,
             Ask::Write(draft) => self.write(&draft).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    struct Uncounted;
+
+    impl Meter for Uncounted {
+        fn asked(&self, _verb: &'static str, _result: &'static str, _took: Duration) {}
+        fn unconfirmed(&self, _unconfirmed: bool) {}
+    }
+
+    /// An API server that always answers this, and how often it was asked.
+    async fn server(status: StatusCode, text: &'static str) -> (String, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counts = Arc::clone(&asked);
+        let answer = move || {
+            counts.fetch_add(1, Ordering::Relaxed);
+            async move { (status, text).into_response() }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        let routes = Router::new().fallback(answer);
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (at, asked)
+    }
+
+    /// With an account of its own in `folder`.
+    fn lease_at(server: String, folder: &Path) -> LeaseApi {
+        let ca = rcgen::generate_simple_self_signed(["server".to_owned()]).unwrap().cert.pem();
+        std::fs::write(folder.join("ca.crt"), ca).unwrap();
+        std::fs::write(folder.join("token"), "token").unwrap();
+        let access = Access { server, account: folder.to_owned() };
+        let client = Mutex::new(access.client("here").unwrap());
+        LeaseApi {
+            access,
+            namespace: "here".to_owned(),
+            name: "lease".to_owned(),
+            lasts: Duration::from_secs(4),
+            meter: Arc::new(Uncounted),
+            client,
+            refused: AtomicU32::new(0),
+            known: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_ends_as_soon_as_it_has_shown_something_is_not_begun_again_at_once() {
+        let shown = concat!(
+            r#"{"type":"ADDED","object":{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","#,
+            r#""metadata":{"name":"lease","uid":"u","resourceVersion":"7"}}}"#,
+            "\n"
+        );
+        let (at, asked) = server(StatusCode::OK, shown).await;
+        let folder = tempfile::tempdir().unwrap();
+        let api = lease_at(at, folder.path());
+        let (sender, mut sights) = tokio::sync::mpsc::channel(1);
+        let see = async {
+            let mut seen = 0;
+            while let Some(sight) = sights.recv().await {
+                assert!(matches!(sight, Sight::Seen(Some(_))), "{sight:?}");
+                seen += 1;
+                if seen == 3 {
+                    return;
+                }
+            }
+        };
+        let began = Instant::now();
+        tokio::select! {
+            () = api.watch(sender) => {}
+            seen = timeout(Duration::from_secs(20), see) => seen.unwrap(),
+        }
+        assert!(began.elapsed() >= AGAIN * 3, "three watches within {:?}", began.elapsed());
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+    #[tokio::test]
+    async fn a_token_that_is_not_known_is_said_once() {
+        let (at, asked) = server(StatusCode::UNAUTHORIZED, "no").await;
+        let folder = tempfile::tempdir().unwrap();
+        let api = lease_at(at, folder.path());
+        let log = Log::default();
+        let to = log.clone();
+        let writer = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
+        let kept = tracing::subscriber::set_default(writer);
+        for _ in 0..2 * REFUSED {
+            assert_eq!(api.ask(Ask::Read).await, Answer::Failed);
+        }
+        drop(kept);
+        assert_eq!(asked.load(Ordering::Relaxed), 2 * REFUSED);
+        let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(said.matches("the API server refuses").count(), 1, "{said}");
+        assert!(said.contains("unauthorized"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_others_wrote_is_not_forgotten_for_a_watch_that_is_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let api = lease_at("http://127.0.0.1:9".to_owned(), folder.path());
+        let object = |uid: &str, revision: &str| {
+            let mut object = Object::default();
+            object.metadata.uid = Some(uid.to_owned());
+            object.metadata.resource_version = Some(revision.to_owned());
+            object
+        };
+        let known = || {
+            let known = api.known.lock().unwrap().clone();
+            known.map(|known| object::seen(&known).version.revision)
+        };
+        api.remember(object("u", "10"));
+        api.remember(object("u", "9"));
+        assert_eq!(known().as_deref(), Some("10"));
+        api.remember(object("u", "11"));
+        assert_eq!(known().as_deref(), Some("11"));
+        api.remember(object("another", "3"));
+        assert_eq!(known().as_deref(), Some("3"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
         }
     }
 }
