@@ -37,11 +37,14 @@ pub struct Metrics {
 
 /// Since when something has not happened, shown whenever somebody reads the metrics.
 #[derive(Debug, Clone, Default)]
-struct Ages(Arc<Mutex<BTreeMap<(&'static str, String), (Gauge, Instant)>>>);
+struct Ages(Arc<Mutex<BTreeMap<(Label, String), Since>>>);
+
+/// What shows it, and since when.
+type Since = (Gauge, Instant);
 
 impl Ages {
     /// It happened just now.
-    fn renew(&self, family: &'static str, of: &str, gauge: Gauge) {
+    fn renew(&self, family: Label, of: &str, gauge: Gauge) {
         let mut ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ages.insert((family, of.to_owned()), (gauge, Instant::now()));
     }

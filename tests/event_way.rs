@@ -67,7 +67,7 @@ async fn events_that_do_not_come_are_noticed_made_good_by_looking_and_heard_agai
     let mut client = site.client().await;
     a_call(&mut client).await;
 
-    proxy.faults(json!({})).await;
+    proxy.faults(json!({"lose_events": {"ppm": 0}})).await;
     arriving(&site, 1.0).await;
     assert!(metric(&site, "callplane_event_probe_age_seconds").await.unwrap() < 10.0);
     drop(client);

@@ -331,13 +331,14 @@ fn events(stack: &Stack, at: &str, report: &mut Report) {
                 "is a fixed port while `events` takes any free one; give `events` a port",
             );
         }
-    } else if let Some(socket) = &stack.events {
-        if socket.address.is_loopback() && !stack.mi.address.is_loopback() {
-            report.risky(
-                &key("events"),
-                "is on loopback, but the stack is not on this machine: its events won't arrive",
-            );
-        }
+    } else if let Some(socket) = &stack.events
+        && socket.address.is_loopback()
+        && !stack.mi.address.is_loopback()
+    {
+        report.risky(
+            &key("events"),
+            "is on loopback, but the stack is not on this machine: its events won't arrive",
+        );
     }
 }
 

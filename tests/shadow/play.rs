@@ -46,6 +46,9 @@ const SENT: Duration = Duration::from_millis(1200);
 /// A proxy tells its age in whole seconds, and in doubt it counts as younger.
 const OLD_ENOUGH: Duration = Duration::from_millis(2500);
 
+/// What was sent is told within this.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
+
 /// Nothing here takes longer.
 const DEADLINE: Duration = Duration::from_secs(40);
 
@@ -146,9 +149,11 @@ impl Turn {
     async fn play(site: &Site, number: usize, takeover: Takeover) -> Self {
         let (mi, before) = (site.stack().mi, thrown_away());
         let bell = Client::begin(2 * number, &site.pods, &site.recorder).await;
-        let calls = ring(site, &bell, number).await;
-        let noise = Noise::begin(mi, calls);
+        let ringing = ring(site, &bell, number).await;
+        let noise = Noise::begin(mi, ringing);
         let wishes = wave::wishes(2 * number + 1, site.stack(), &site.recorder).await;
+        let calls: Vec<String> = wishes.iter().filter_map(wave::Wish::call).collect();
+        site.until("the wave's calls are up", async || site.stack().are_up(&calls).await).await;
         let client = Client::begin(2 * number + 1, &site.pods, &site.recorder).await;
         wishes.iter().for_each(|wish| wish.ask(&client));
         sleep(SENT).await;
@@ -176,7 +181,21 @@ impl Turn {
             site.until("its successor has subscribed", new).await;
         }
         let sent = noise.end();
-        let dropped = dropped(&ports, &before, takeover);
+        let mut turn =
+            Self { number, takeover, leader, election, bell, client, wishes, sent, dropped: 0 };
+        // What was reported last is on its way. What does not come is judged below.
+        let deadline = Instant::now() + ON_ITS_WAY;
+        while turn.reports().0.len() < turn.sent.reports.len() && Instant::now() < deadline {
+            sleep(Duration::from_millis(10)).await;
+        }
+        turn.dropped = dropped(&ports, &before, takeover);
+        turn.give_up(site).await;
+        turn
+    }
+
+    /// Cancels what rings.
+    async fn give_up(&self, site: &Site) {
+        let (bell, number) = (&self.bell, self.number);
         for transfer in 0..RINGING {
             bell.ask(&id(number, transfer), "CommandCancel", json!({}));
         }
@@ -184,7 +203,6 @@ impl Turn {
             (0..RINGING).all(|transfer| bell.told(&id(number, transfer)).ended().is_some())
         };
         site.until("what rings is given up", over).await;
-        Self { number, takeover, leader, election, bell, client, wishes, sent, dropped }
     }
 
     /// What was told otherwise than it was.
@@ -251,19 +269,27 @@ fn id(number: usize, transfer: usize) -> String {
 /// Transfers that ring; their calls.
 async fn ring(site: &Site, bell: &Client, number: usize) -> Vec<String> {
     let mut calls = Vec::new();
-    for transfer in 0..RINGING {
+    for _ in 0..RINGING {
         let call = site.stack().talk("talks0", "talks1").await;
         site.recorder.note(What::Given { stack: 0, call: call.clone() });
+        calls.push(call);
+    }
+    site.until("all are up", async || site.stack().are_up(&calls).await).await;
+    for (transfer, call) in calls.iter().enumerate() {
         let id = id(number, transfer);
         let params = json!({"callid": call, "leg": "callee", "destination": uri("rings", &id)});
         bell.ask(&id, "CallBlindTransfer", params);
-        calls.push(call);
     }
     let rings = |transfer| {
         let told = bell.told(&id(number, transfer));
         told.events.values().any(|told| told["event"] == "TransferStart")
     };
-    site.until("all ring", async || (0..RINGING).all(rings)).await;
+    let deadline = Instant::now() + DEADLINE;
+    while let Some(transfer) = (0..RINGING).find(|transfer| !rings(*transfer)) {
+        let told = bell.told(&id(number, transfer));
+        assert!(Instant::now() < deadline, "transfer {transfer} does not ring: {told:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
     calls
 }
 

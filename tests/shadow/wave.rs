@@ -64,6 +64,11 @@ pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wi
 }
 
 impl Wish {
+    /// The call that it is about.
+    pub fn call(&self) -> Option<String> {
+        self.params["callid"].as_str().map(str::to_owned)
+    }
+
     pub fn ask(&self, client: &Client) {
         client.ask(&self.id, self.method, self.params.clone());
     }
