@@ -212,20 +212,19 @@ async fn a_stack_that_is_asked_over_ipv6_sends_its_events_over_ipv4() {
     let stack = tokio::spawn(simulated.run(async {
         let _ = stopped.await;
     }));
-    let port = free_port();
-    let with = |advertise: &str| {
+    let with = |port: u16, advertise: &str| {
         let config = format!(
             "stacks:\n  - name: sim\n    mi: udp:{mi}\n    next_hop: sip:{DOMAIN}\n    events: udp:[::]:{port}\n{advertise}"
         );
         quick(configured(&config))
     };
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let site = Site::of(&with(&format!("    advertise: udp:{to}\n"))).await;
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let site = Site::of(&with(to.port(), &format!("    advertise: udp:{to}\n"))).await;
     site.joined().await;
     arriving(&site, 1.0).await;
     site.stop().await;
     // Without, it is told an address that it takes from nobody.
-    let site = Site::of(&with("")).await;
+    let site = Site::of(&with(free_port(), "")).await;
     let refused = async || {
         let text = site.metrics().await;
         let line =

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use callplane::core::ids::Install;
 use callplane::stack::simulated::Script;
 use callplane::store::Limits;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -40,8 +41,11 @@ const STANDS_STILL: Duration = Duration::from_secs(6);
 /// Transfers that ring on and on.
 const RINGING: usize = 60;
 
-/// What has been sent to phones is answered within this.
-const SENT: Duration = Duration::from_millis(1200);
+/// What a phone says at once is known within this.
+const ANSWERED: Duration = Duration::from_millis(300);
+
+/// Where the machine stands still for this long, in ms, what is lost proves nothing.
+const STALL: u64 = 400;
 
 /// A proxy tells its age in whole seconds, and in doubt it counts as younger.
 const OLD_ENOUGH: Duration = Duration::from_millis(2500);
@@ -107,17 +111,36 @@ pub async fn play(test: &str, script: Script, takeovers: &[Takeover]) -> Played 
 
     let (stop_reading, stopped) = oneshot::channel();
     let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
+    let stall = Arc::new(AtomicU64::new(0));
+    let ticking = tokio::spawn(tick(Arc::clone(&stall)));
     let mut turns = Vec::new();
     for (number, takeover) in (1..).zip(takeovers) {
         turns.push(Turn::play(&site, number, *takeover).await);
     }
     let panics = site.pods.panics();
     watching.abort();
+    ticking.abort();
     let history = end(site, stop_reading, reading).await;
     if keep.is_some() {
         std::fs::write(folder.join("history.txt"), history.text()).unwrap();
     }
-    judge(script, &turns, &history, panics)
+    match judge(script, &turns, &history, panics) {
+        Played::Broken(report) if stall.load(Ordering::Relaxed) > STALL => {
+            println!("{report}");
+            Played::TooSlow(format!("the machine stood still for {stall:?} ms"))
+        }
+        played => played,
+    }
+}
+
+/// Notes the longest time for which the machine had none for anybody.
+async fn tick(stall: Arc<AtomicU64>) {
+    loop {
+        let before = Instant::now();
+        sleep(Duration::from_millis(20)).await;
+        let took = u64::try_from(before.elapsed().as_millis()).unwrap();
+        stall.fetch_max(took, Ordering::Relaxed);
+    }
 }
 
 /// Notes what phones see, for as long as it runs.
@@ -156,7 +179,16 @@ impl Turn {
         site.until("the wave's calls are up", async || site.stack().are_up(&calls).await).await;
         let client = Client::begin(2 * number + 1, &site.pods, &site.recorder).await;
         wishes.iter().for_each(|wish| wish.ask(&client));
-        sleep(SENT).await;
+        // From then on only phones are waited for.
+        let sent = async || {
+            wishes.iter().filter(|wish| wish.calls()).all(|wish| {
+                let told = client.told(&wish.id);
+                let is_sent = |told: &Value| told["event"] == "TransferStart";
+                told.ended().is_some() || told.events.values().any(is_sent)
+            })
+        };
+        site.until("all has been sent to phones", sent).await;
+        sleep(ANSWERED).await;
         let ports = noise.subscribers();
         let leader = site.led().await;
         let stays = [&bell, &client].map(Client::at);
