@@ -50,7 +50,7 @@ type Aged = (&'static str, String);
 
 impl Ages {
     /// It happened just now.
-    fn renew(&self, family: &'static str, of: &str, gauge: Gauge) {
+    fn renew(&self, family: Label, of: &str, gauge: Gauge) {
         let mut ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ages.insert((family, of.to_owned()), (gauge, Instant::now()));
     }

@@ -67,7 +67,7 @@ async fn events_that_do_not_come_are_noticed_made_good_by_looking_and_heard_agai
     let mut client = site.client().await;
     a_call(&mut client).await;
 
-    proxy.faults(json!({})).await;
+    proxy.faults(json!({"lose_events": {"ppm": 0}})).await;
     arriving(&site, 1.0).await;
     assert!(metric(&site, "callplane_event_probe_age_seconds").await.unwrap() < 10.0);
     drop(client);
@@ -212,20 +212,19 @@ async fn a_stack_that_is_asked_over_ipv6_sends_its_events_over_ipv4() {
     let stack = tokio::spawn(simulated.run(async {
         let _ = stopped.await;
     }));
-    let port = free_port();
-    let with = |advertise: &str| {
+    let with = |port: u16, advertise: &str| {
         let config = format!(
             "stacks:\n  - name: sim\n    mi: udp:{mi}\n    next_hop: sip:{DOMAIN}\n    events: udp:[::]:{port}\n{advertise}"
         );
         quick(configured(&config))
     };
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let site = Site::of(&with(&format!("    advertise: udp:{to}\n"))).await;
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let site = Site::of(&with(to.port(), &format!("    advertise: udp:{to}\n"))).await;
     site.joined().await;
     arriving(&site, 1.0).await;
     site.stop().await;
     // Without, it is told an address that it takes from nobody.
-    let site = Site::of(&with("")).await;
+    let site = Site::of(&with(free_port(), "")).await;
     let refused = async || {
         let text = site.metrics().await;
         let line =

@@ -55,9 +55,10 @@ impl Timing {
     }
 
     /// Whoever can't ask the store for this long is of no use as a leader, and others may be: it gives
-    /// the Lease back. Longer than a failover of the store takes.
+    /// the Lease back. As long as a failover of the store takes, and shorter than others keep what they
+    /// heard.
     fn useless(self) -> Duration {
-        self.lease * 3
+        self.lease * 2
     }
 
     /// How long those who see a Lease given back let others go first.
@@ -643,27 +644,27 @@ mod tests {
     #[test]
     fn who_alone_does_not_reach_the_store_gives_the_lease_to_others() {
         let mut election = leader();
-        for second in 1..=12 {
+        for second in 1..=8 {
             election.told(second * 1000 + 25, Word::Check, Said::Away);
             election.answered_renewal(second * 1000 + 25, 1 + second);
         }
-        assert!(election.leads(ms(13_000)), "a failover of the store takes a while");
-        let at = ms(13_025);
+        assert!(election.leads(ms(9_000)), "a failover of the store takes a while");
+        let at = ms(9_025);
         let Some(Ask::Write(draft)) = election.ask(at) else { panic!("it is not given back") };
         assert_eq!((draft.holder, draft.taken), (None, false));
-        election.answered(at, Answer::Written(lease(None, 14)));
+        election.answered(at, Answer::Written(lease(None, 10)));
         assert!(!election.leads(at));
         assert_eq!(election.ask(at + Timing { lease: LEASE, jitter: JITTER }.courtesy()), None);
         // Another has it then; and where there is no other, it is not left to nobody.
         let mut other = follower();
-        other.seen(at, Some(lease(None, 14)));
+        other.seen(at, Some(lease(None, 10)));
         assert!(matches!(other.ask(at + JITTER), Some(Ask::Write(_))));
         let again = at + LEASE / 4;
         assert!(matches!(election.ask(again), Some(Ask::Write(Draft { taken: true, .. }))));
-        election.answered(again, Answer::Written(lease(Some("me"), 15)));
-        election.told(14_025, Word::Draw, Said::Drawn);
+        election.answered(again, Answer::Written(lease(Some("me"), 11)));
+        election.told(10_025, Word::Draw, Said::Drawn);
         assert!(election.leads(again));
-        election.answered_renewal(15_025, 16);
+        election.answered_renewal(11_025, 12);
     }
 
     #[test]

@@ -175,6 +175,15 @@ impl Stack {
         placed["callid"].as_str().unwrap().to_owned()
     }
 
+    /// Whether all of these calls are up.
+    pub async fn are_up(&self, calls: &[String]) -> bool {
+        let all = self.ask("GET", "/calls", None).await;
+        let is_up = |call: &String| {
+            all.as_array().unwrap().iter().any(|one| one["callid"] == **call && one["state"] == 4)
+        };
+        calls.iter().all(is_up)
+    }
+
     /// The calls that some phone has, ringing or up.
     pub async fn calls_of_phones(&self) -> Vec<String> {
         let phones = self.ask("GET", "/phones", None).await;

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use callplane::core::ids::Install;
 use callplane::stack::simulated::Script;
 use callplane::store::Limits;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -42,11 +43,20 @@ const STANDS_STILL: Duration = Duration::from_secs(6);
 /// Transfers that ring on and on.
 const RINGING: usize = 60;
 
-/// What has been sent to phones is answered within this.
-const SENT: Duration = Duration::from_millis(1200);
+/// Between two requests: all at once are more than a busy machine sends in time.
+const APART: Duration = Duration::from_millis(10);
+
+/// What a phone says at once is known within this.
+const ANSWERED: Duration = Duration::from_millis(300);
+
+/// Where the machine stands still for this long, in ms, what is lost proves nothing.
+const STALL: u64 = 400;
 
 /// A proxy tells its age in whole seconds, and in doubt it counts as younger.
 const OLD_ENOUGH: Duration = Duration::from_millis(2500);
+
+/// What was sent is told within this.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// Nothing here takes longer.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -110,17 +120,40 @@ pub async fn play(test: &str, script: Script, elects: Elects, takeovers: &[Takeo
 
     let (stop_reading, stopped) = oneshot::channel();
     let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
+    let stall = Arc::new(AtomicU64::new(0));
+    let ticking = tokio::spawn(tick(Arc::clone(&stall)));
     let mut turns = Vec::new();
     for (number, takeover) in (1..).zip(takeovers) {
-        turns.push(Turn::play(&site, number, *takeover).await);
+        let Some(turn) = Turn::play(&site, number, *takeover).await else {
+            site.pods.end().await;
+            return Played::TooSlow("requests came too late to be sent".to_owned());
+        };
+        turns.push(turn);
     }
     let panics = site.pods.panics();
     watching.abort();
+    ticking.abort();
     let history = end(site, stop_reading, reading).await;
     if keep.is_some() {
         std::fs::write(folder.join("history.txt"), history.text()).unwrap();
     }
-    judge(script, &turns, &history, panics)
+    match judge(script, &turns, &history, panics) {
+        Played::Broken(report) if stall.load(Ordering::Relaxed) > STALL => {
+            println!("{report}");
+            Played::TooSlow(format!("the machine stood still for {stall:?} ms"))
+        }
+        played => played,
+    }
+}
+
+/// Notes the longest time for which the machine had none for anybody.
+async fn tick(stall: Arc<AtomicU64>) {
+    loop {
+        let before = Instant::now();
+        sleep(Duration::from_millis(20)).await;
+        let took = u64::try_from(before.elapsed().as_millis()).unwrap();
+        stall.fetch_max(took, Ordering::Relaxed);
+    }
 }
 
 /// Notes what phones see, for as long as it runs.
@@ -149,15 +182,29 @@ struct Turn {
 }
 
 impl Turn {
-    async fn play(site: &Site, number: usize, takeover: Takeover) -> Self {
+    async fn play(site: &Site, number: usize, takeover: Takeover) -> Option<Self> {
         let (mi, before) = (site.stack().mi, thrown_away());
         let bell = Client::begin(2 * number, &site.pods, &site.recorder).await;
-        let calls = ring(site, &bell, number).await;
-        let noise = Noise::begin(mi, calls);
+        let ringing = ring(site, &bell, number).await?;
+        let noise = Noise::begin(mi, ringing);
         let wishes = wave::wishes(2 * number + 1, site.stack(), &site.recorder).await;
+        let calls: Vec<String> = wishes.iter().filter_map(wave::Wish::call).collect();
+        site.until("the wave's calls are up", async || site.stack().are_up(&calls).await).await;
         let client = Client::begin(2 * number + 1, &site.pods, &site.recorder).await;
-        wishes.iter().for_each(|wish| wish.ask(&client));
-        sleep(SENT).await;
+        for wish in &wishes {
+            wish.ask(&client);
+            sleep(APART).await;
+        }
+        // From then on only phones are waited for.
+        let sent = async || {
+            wishes.iter().filter(|wish| wish.calls()).all(|wish| {
+                let told = client.told(&wish.id);
+                let is_sent = |told: &Value| told["event"] == "TransferStart";
+                told.ended().is_some() || told.events.values().any(is_sent)
+            })
+        };
+        site.until("all has been sent to phones", sent).await;
+        sleep(ANSWERED).await;
         let ports = noise.subscribers();
         let leader = site.led().await;
         let stays = [&bell, &client].map(Client::at);
@@ -182,7 +229,21 @@ impl Turn {
             site.until("its successor has subscribed", new).await;
         }
         let sent = noise.end();
-        let dropped = dropped(&ports, &before, takeover);
+        let mut turn =
+            Self { number, takeover, leader, election, bell, client, wishes, sent, dropped: 0 };
+        // What was reported last is on its way. What does not come is judged below.
+        let deadline = Instant::now() + ON_ITS_WAY;
+        while turn.reports().0.len() < turn.sent.reports.len() && Instant::now() < deadline {
+            sleep(Duration::from_millis(10)).await;
+        }
+        turn.dropped = dropped(&ports, &before, takeover);
+        turn.give_up(site).await;
+        Some(turn)
+    }
+
+    /// Cancels what rings.
+    async fn give_up(&self, site: &Site) {
+        let (bell, number) = (&self.bell, self.number);
         for transfer in 0..RINGING {
             bell.ask(&id(number, transfer), "CommandCancel", json!({}));
         }
@@ -190,7 +251,6 @@ impl Turn {
             (0..RINGING).all(|transfer| bell.told(&id(number, transfer)).ended().is_some())
         };
         site.until("what rings is given up", over).await;
-        Self { number, takeover, leader, election, bell, client, wishes, sent, dropped }
     }
 
     /// What was told otherwise than it was.
@@ -254,23 +314,36 @@ fn id(number: usize, transfer: usize) -> String {
     format!("c{}-ring{transfer}", 2 * number)
 }
 
-/// Transfers that ring; their calls.
-async fn ring(site: &Site, bell: &Client, number: usize) -> Vec<String> {
+/// Transfers that ring; their calls. `None`: the machine was too slow to have them all asked in time.
+async fn ring(site: &Site, bell: &Client, number: usize) -> Option<Vec<String>> {
     let mut calls = Vec::new();
-    for transfer in 0..RINGING {
+    for _ in 0..RINGING {
         let call = site.stack().talk("talks0", "talks1").await;
         site.recorder.note(What::Given { stack: 0, call: call.clone() });
+        calls.push(call);
+    }
+    site.until("all are up", async || site.stack().are_up(&calls).await).await;
+    for (transfer, call) in calls.iter().enumerate() {
         let id = id(number, transfer);
         let params = json!({"callid": call, "leg": "callee", "destination": uri("rings", &id)});
         bell.ask(&id, "CallBlindTransfer", params);
-        calls.push(call);
+        sleep(APART).await;
     }
     let rings = |transfer| {
         let told = bell.told(&id(number, transfer));
         told.events.values().any(|told| told["event"] == "TransferStart")
     };
-    site.until("all ring", async || (0..RINGING).all(rings)).await;
-    calls
+    let deadline = Instant::now() + DEADLINE;
+    while let Some(transfer) = (0..RINGING).find(|transfer| !rings(*transfer)) {
+        let told = bell.told(&id(number, transfer));
+        if told.ended().is_some() {
+            println!("transfer {transfer} does not ring: {}", told.outcome());
+            return None;
+        }
+        assert!(Instant::now() < deadline, "transfer {transfer} does not ring: {told:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    Some(calls)
 }
 
 /// Datagrams that were thrown away since then, at the sockets of those that were awake: one that stands

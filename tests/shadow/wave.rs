@@ -64,6 +64,16 @@ pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wi
 }
 
 impl Wish {
+    /// Whether a phone calls another one for it.
+    pub fn calls(&self) -> bool {
+        self.method != "CallHold"
+    }
+
+    /// The call that it is about.
+    pub fn call(&self) -> Option<String> {
+        self.params["callid"].as_str().map(str::to_owned)
+    }
+
     pub fn ask(&self, client: &Client) {
         client.ask(&self.id, self.method, self.params.clone());
     }
