@@ -9,7 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -145,6 +145,7 @@ struct Place {
     told: Arc<Told>,
     host: Arc<Quiet>,
     inbox: Inbox,
+    clock: Arc<SystemClock>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<()>,
 }
@@ -181,13 +182,14 @@ fn place(leads: bool) -> Place {
     };
     let engine = Engine::new(parts, settings);
     let told = Arc::new(Told(watch::Sender::new(leads.then_some(Term(1)))));
+    let own = Arc::clone(&clock);
     let clock: Arc<dyn Clock> = clock;
     let (inbox, outlet) = inbox(&[name()], Arc::clone(&clock));
     let stop = CancellationToken::new();
     let timer = Arc::new(TokioTimer);
     let applying = run(Arc::clone(&engine), Arc::clone(&told), clock, timer, outlet, stop.clone());
     let running = tokio::spawn(applying);
-    Place { engine, stacks, told, host, inbox, stop, running }
+    Place { engine, stacks, told, host, inbox, clock: own, stop, running }
 }
 
 impl Place {
@@ -310,6 +312,27 @@ async fn who_falls_silent_may_have_known_of_a_leg_that_only_a_list_shows() {
     place.engine.store().beat(&Beat { pod, applied, life: Life::Left }).await.unwrap();
     place.engine.beat().await.unwrap();
     place.until("the list after its death", |place| place.lists() == 2).await;
+}
+
+/// A process that stood still has reports before it that others have had for long. What it says to have
+/// applied is what they leave out when they come to lead, so it says nothing of its last moments.
+#[tokio::test]
+async fn what_is_told_to_be_applied_is_a_turn_old() {
+    let place = place(true);
+    let began = Instant::now();
+    let mut told = BTreeSet::new();
+    while told.len() < 3 {
+        assert!(began.elapsed() < LONG, "nothing is told: {told:?}");
+        place.inbox.report(&name(), leg_of_nobody(told.len()));
+        place.engine.beat().await.unwrap();
+        let applied = place.engine.was_applied(&name());
+        if let Some(applied) = applied.filter(|applied| *applied > StoreTime::default()) {
+            let young = applied.after(Duration::from_millis(950));
+            assert!(young <= place.clock.now(), "told at once: {applied:?}");
+            told.insert(applied);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A restart is told once, and no list shows it.

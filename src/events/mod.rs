@@ -26,6 +26,7 @@ pub use self::inbox::{Inbox, Outlet, inbox};
 use self::ring::Ring;
 use crate::clock::{Clock, Timer};
 use crate::core::ids::{StackId, Term};
+use crate::core::time::StoreTime;
 use crate::engine::Engine;
 use crate::engine::happened::Heard;
 use crate::leadership::Leadership;
@@ -38,7 +39,7 @@ const AT_ONCE: usize = 256;
 /// How long until a store that was away is asked again.
 const STORE_AGAIN: Duration = Duration::from_millis(100);
 
-/// How often it is noted that nothing waits.
+/// How often it is noted how far this process is.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long until a list that could not be had is asked for again; doubled each time.
@@ -63,6 +64,7 @@ pub async fn run<S: Store, K: Stacks, L: Leadership>(
             stack,
             gap,
             ring: Ring::default(),
+            turns: Default::default(),
         };
         applying.run(reports)
     });
@@ -82,6 +84,8 @@ struct Applying<S, K, L> {
     stack: StackId,
     gap: Arc<Gap>,
     ring: Ring,
+    /// When it was noted last how far this process is, and the time before.
+    turns: [StoreTime; 2],
 }
 
 impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
@@ -129,9 +133,9 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                     let silent = engine.silences();
                     wanted = epoch.is_some() && epoch != now_in || silences != silent;
                     (epoch, silences) = (now_in, silent);
-                    let now = self.clock.now();
+                    self.turns = [self.clock.now(), self.turns[0]];
                     if term.is_some() && reports.is_empty() {
-                        engine.has_applied(&stack, now);
+                        self.has_applied(self.turns[0]);
                     }
                 }
                 count = reports.recv_many(&mut came, AT_ONCE) => {
@@ -182,9 +186,17 @@ impl<S: Store, K: Stacks, L: Leadership> Applying<S, K, L> {
                 self.timer.sleep(STORE_AGAIN).await;
             }
             if let Some(last) = some.last() {
-                self.engine.has_applied(&self.stack, last.at);
+                self.has_applied(last.at);
             }
         }
+    }
+
+    /// Everything up to then was applied, as far as it came in. A process that stood still finds reports
+    /// that came in meanwhile only later, and others have known them for long: so nothing is told that is
+    /// younger than the turn before the last.
+    fn has_applied(&self, until: StoreTime) {
+        let [_, before] = self.turns;
+        self.engine.has_applied(&self.stack, until.min(before));
     }
 }
 

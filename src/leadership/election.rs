@@ -61,6 +61,16 @@ impl Timing {
         self.lease * 2
     }
 
+    /// Whoever began so lately has not heard all that its predecessor may have left.
+    fn young(self) -> Duration {
+        self.lease * 4
+    }
+
+    /// So much longer the young ones wait than all others.
+    fn deference(self) -> Duration {
+        self.lease / 8
+    }
+
     /// How long those who see a Lease given back let others go first.
     fn courtesy(self) -> Duration {
         self.jitter / 4
@@ -357,15 +367,15 @@ impl Election {
         }
     }
 
-    /// When a Lease of others may be taken.
+    /// When a Lease of others may be taken. After a leader's death whoever has heard the stacks for long
+    /// goes first, since it knows what was not applied any more.
     fn free_at(&self, seen: &Seen) -> Duration {
-        match seen.lease.as_ref().filter(|_| seen.has_holder()) {
-            Some(lease) => {
-                let lasts = lease.lasts.clamp(self.timing.lease, LONGEST.max(self.timing.lease));
-                seen.at + lasts + self.timing.jitter
-            }
-            None => seen.at + self.timing.courtesy(),
-        }
+        let Some(lease) = seen.lease.as_ref().filter(|_| seen.has_holder()) else {
+            return seen.at + self.timing.courtesy();
+        };
+        let lasts = lease.lasts.clamp(self.timing.lease, LONGEST.max(self.timing.lease));
+        let at = seen.at + lasts + self.timing.jitter;
+        if at < self.timing.young() { at + self.timing.deference() } else { at }
     }
 
     /// The API server has answered what [`Self::ask`] told.
@@ -501,6 +511,9 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(4);
     const JITTER: Duration = Duration::from_millis(100);
 
+    /// When a Lease that was seen at first, and not again, may be taken by one that has only begun.
+    const FREE: Duration = Duration::from_millis(1 + 4_000 + 100 + 500);
+
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
     }
@@ -549,7 +562,7 @@ mod tests {
     #[test]
     fn one_that_is_not_renewed_is_read_again_and_then_taken() {
         let mut election = follower();
-        let free = ms(1) + LEASE + JITTER;
+        let free = FREE;
         assert_eq!(election.ask(free - ms(1)), None);
         assert_eq!(election.next(ms(2)), Some(free));
         assert_eq!(election.ask(free), Some(Ask::Read));
@@ -562,14 +575,23 @@ mod tests {
 
     #[test]
     fn times_that_are_written_in_a_lease_are_not_believed_for_more_than_a_minute() {
-        for (lasts, waits) in [(0, 4), (30, 30), (86_400, 60)] {
+        for (lasts, waits) in [(0, 4_500), (30, 30_000), (86_400, 60_000)] {
             let mut election = election();
             election.ask(ms(0));
             let lasts = Duration::from_secs(lasts);
             let theirs = Lease { lasts, ..lease(Some("other"), 1) };
             election.answered(ms(0), Answer::Read(Some(theirs)));
-            assert_eq!(election.next(ms(0)), Some(Duration::from_secs(waits) + JITTER));
+            assert_eq!(election.next(ms(0)), Some(ms(waits) + JITTER));
         }
+    }
+
+    #[test]
+    fn after_a_death_whoever_has_heard_for_long_goes_first() {
+        let mut old = follower();
+        old.seen(ms(60_000), Some(lease(Some("other"), 2)));
+        assert_eq!(old.next(ms(60_000)), Some(ms(60_000) + LEASE + JITTER));
+        let young = follower();
+        assert_eq!(young.next(ms(1)), Some(ms(1) + LEASE + JITTER + LEASE / 8));
     }
 
     #[test]
@@ -757,7 +779,7 @@ mod tests {
     #[test]
     fn a_write_that_nobody_answered_for_counts_once_it_is_seen() {
         let mut election = follower();
-        let free = ms(1) + LEASE + JITTER;
+        let free = FREE;
         election.ask(free);
         election.answered(free, Answer::Read(Some(lease(Some("other"), 1))));
         assert!(matches!(election.ask(free), Some(Ask::Write(_))));
@@ -797,7 +819,7 @@ mod tests {
     #[test]
     fn who_leaves_in_the_middle_of_taking_it_gives_it_back() {
         let mut election = follower();
-        let free = ms(1) + LEASE + JITTER;
+        let free = FREE;
         election.ask(free);
         election.answered(free, Answer::Read(Some(lease(Some("other"), 1))));
         assert!(matches!(election.ask(free), Some(Ask::Write(_))));
