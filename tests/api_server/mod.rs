@@ -10,7 +10,6 @@
     dead_code,
     unused_imports,
     missing_docs,
-    unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

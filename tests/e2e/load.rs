@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use callplane::core::ids::Install;
 use callplane::store::Limits;
 use callplane::store::redis::{Address, RedisBus, Settings};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::client::{Client, Common, Figures, Phase, Standing, settle};
 use super::history::{self, Fault, History, Time, What};
@@ -28,6 +31,11 @@ use super::told::{self, Reader};
 /// Before anything begins, proxies are as old as this: they tell their age in whole seconds.
 const YOUNG: Duration = Duration::from_millis(2500);
 
+/// How often is looked whether the machine has time, and what is too long for a look, in ms: a process
+/// waits half a second for Redis.
+const TICK: Duration = Duration::from_millis(50);
+const STALLED: u64 = 300;
+
 /// Between two things that one client does.
 const PAUSE: Duration = Duration::from_millis(900);
 
@@ -39,7 +47,7 @@ pub struct Load {
     running: Vec<JoinHandle<()>>,
     reading: JoinHandle<()>,
     stop_reading: oneshot::Sender<()>,
-    watching: JoinHandle<()>,
+    watching: [JoinHandle<()>; 2],
     bus: RedisBus,
 }
 
@@ -65,7 +73,10 @@ impl Load {
             clients.map(|client| (client.standing(), tokio::spawn(client.run()))).unzip();
         let (stop_reading, stopped) = oneshot::channel();
         let reading = tokio::spawn(Reader::new(store).follow(Arc::clone(&recorder), stopped));
-        let watching = tokio::spawn(watch_phones(Arc::clone(&site.stacks), Arc::clone(&recorder)));
+        let watching = [
+            tokio::spawn(watch_phones(Arc::clone(&site.stacks), Arc::clone(&recorder))),
+            tokio::spawn(watch_machine(site.redis, Arc::clone(&recorder))),
+        ];
         Self { recorder, common, phase, standings, running, reading, stop_reading, watching, bus }
     }
 
@@ -89,7 +100,7 @@ impl Load {
         drop(self.stop_reading);
         self.reading.await.unwrap();
         drop(self.bus);
-        self.watching.abort();
+        self.watching.iter().for_each(JoinHandle::abort);
         for stack in site.stacks.iter() {
             stack.note_seen(&self.recorder).await;
             for call in stack.calls_of_phones().await {
@@ -116,6 +127,8 @@ pub struct Judged {
     figures: String,
     broken: Vec<String>,
     settled: Time,
+    /// How often the machine had no time.
+    stalls: usize,
 }
 
 impl Judged {
@@ -143,7 +156,12 @@ impl Judged {
             of(50),
             of(100),
         );
-        Self { commands, unknown, checked, figures, broken, settled }
+        let stalls = history
+            .events
+            .iter()
+            .filter(|event| matches!(&event.what, What::Fault { kind: Fault::Store, .. }));
+        let stalls = stalls.count();
+        Self { commands, unknown, checked, figures, broken, settled, stalls }
     }
 
     pub fn assert_kept(&self) {
@@ -158,8 +176,31 @@ impl fmt::Display for Judged {
         writeln!(f, "{} commands ended, of them unknown {:?}", self.commands, self.unknown)?;
         writeln!(f, "{} entries were due; all settled after {} ms", self.checked, self.settled)?;
         writeln!(f, "{}", self.figures)?;
+        writeln!(f, "the machine had no time for anybody {} times", self.stalls)?;
         write!(f, "{} broken promises", self.broken.len())
     }
+}
+
+/// Notes when the machine had no time for anybody, or Redis none to answer: no process can be sure of
+/// anything then.
+async fn watch_machine(redis: SocketAddr, recorder: Arc<Recorder>) {
+    loop {
+        let before = recorder.now();
+        let answered = timeout(Duration::from_secs(2), ping(redis)).await;
+        sleep(TICK).await;
+        let until = recorder.now();
+        if until > before + STALLED || !matches!(answered, Ok(Ok(()))) {
+            recorder.note_at(before, What::Fault { kind: Fault::Store, until });
+        }
+    }
+}
+
+/// Asks Redis over a connection of its own.
+async fn ping(redis: SocketAddr) -> std::io::Result<()> {
+    let mut line = TcpStream::connect(redis).await?;
+    line.write_all(b"PING\r\n").await?;
+    let mut answer = [0; 7];
+    line.read_exact(&mut answer).await.map(drop)
 }
 
 /// Commands that ended with nobody knowing how, by the code of their error.

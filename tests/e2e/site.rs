@@ -163,9 +163,12 @@ fn values(stacks: &[Stack]) -> Value {
             })
         })
         .collect();
+    // What else this machine does has to leave them time; and seven of them have to fit.
+    let resources = json!({"requests": {"cpu": "200m"}});
     json!({
         "replicas": PODS,
-        "redis": {"embedded": {"enabled": true}},
+        "resources": resources,
+        "redis": {"embedded": {"enabled": true, "resources": resources}},
         "test": {"caller": of_phone(0), "callee": of_phone(1)},
         "config": {
             "install": "e2e",
