@@ -122,8 +122,8 @@ mod tests {
     }
 
     fn record(trace: Option<&str>, n: usize) -> Record {
-        let lines = include_str!("../../tests/records/format-1.jsonl").lines();
-        let record = serde_json::from_str::<Record>(lines.skip(n).next().unwrap()).unwrap();
+        let mut lines = include_str!("../../tests/records/format-1.jsonl").lines();
+        let record = serde_json::from_str::<Record>(lines.nth(n).unwrap()).unwrap();
         Record { trace: trace.map(Arc::from), ..record }
     }
 
