@@ -140,7 +140,7 @@ async fn one_tree_tells_of_a_command_whichever_process_works_on_it() {
         span.says("callplane.event") == Some("referral")
             && span.says("callplane.event.state") == Some("ok")
     };
-    assert!(of_stack.iter().any(|span| answered(&span)), "{of_stack:#?}");
+    assert!(of_stack.iter().any(answered), "{of_stack:#?}");
 
     for span in &spans {
         let within = span.start >= request.start && span.end >= span.start;
@@ -213,7 +213,7 @@ async fn each_request_for_a_command_has_a_span_that_says_how_it_was_answered() {
     assert_eq!((&of_hold.trace, &of_hold.parent), (&hold.trace, &hold.id));
     assert_eq!((repeat.trace.as_str(), repeat.parent.as_str()), (TRACE, CLIENT));
     assert_eq!(repeat.says("callplane.command.repeated"), Some("true"));
-    assert_eq!(repeat.links, [of_hold.id.clone()]);
+    assert_eq!(repeat.links, std::slice::from_ref(&of_hold.id));
 
     let unholds = named(&spans, "CallUnhold");
     let [refused, posted] = unholds.as_slice() else { panic!("{unholds:#?}") };
