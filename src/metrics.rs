@@ -597,9 +597,9 @@ impl LeaseMetrics {
         self.seconds.with_label_values(&[verb]).observe(took.as_secs_f64());
     }
 
-    /// Whether the store's word alone makes it lead.
+    /// The store's word alone makes it lead from now on, or does so no more; of each Lease by itself.
     pub fn unconfirmed(&self, unconfirmed: bool) {
-        self.unconfirmed.set(i64::from(unconfirmed));
+        self.unconfirmed.add(if unconfirmed { 1 } else { -1 });
     }
 }
 

@@ -299,6 +299,10 @@ fn a_semantic_problem_has_the_place_of_the_key_that_was_written() {
             "f.yml:2:11: admin.listen: uses the same port as `listen.address`",
         ),
         ("listen: {path: /}\n", "f.yml:1:16: listen.path: `/` is where the console is"),
+        (
+            "redis: {address: 'amy:secret@redis:6379'}\n",
+            "f.yml:1:18: redis.address: `***@redis:6379` is not an address",
+        ),
         ("traces: {sample: 1.5}\n", "f.yml:1:18: traces.sample: `1.5` is not a share"),
         ("traces: {otlp: 'tempo:4317'}\n", "f.yml:1:16: traces.otlp: `tempo:4317` is not a"),
         (

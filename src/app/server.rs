@@ -197,6 +197,7 @@ impl Server {
         ));
 
         let Some(feed) = listen(&backing, &readiness).await else {
+            let _ = tokio::time::timeout(ENDING, leadership.resign()).await;
             stop_rest.cancel();
             tasks.close();
             // The stacks are told that they need not tell us anything.

@@ -58,7 +58,7 @@ pub struct Unheard;
 pub trait Meter: Send + Sync + 'static {
     /// The API server was asked `verb`; `result` is the kind of its answer.
     fn asked(&self, verb: &'static str, result: &'static str, took: Duration);
-    /// Whether this process leads by the store's word alone.
+    /// This process leads by the store's word alone from now on, or no more. Told when it changes.
     fn unconfirmed(&self, unconfirmed: bool);
 }
 

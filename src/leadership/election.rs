@@ -15,6 +15,10 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How often a leader asks the store for the newest term.
 const CHECK: Duration = Duration::from_secs(1);
 
+/// Whoever can't ask the store for this long is of no use as a leader, and others may be: it gives the
+/// Lease back. As long as a failover of the store takes, and shorter than others keep what they heard.
+const USELESS: Duration = Duration::from_secs(8);
+
 /// After a store that was away.
 const STORE_AGAIN: Duration = Duration::from_millis(250);
 
@@ -52,13 +56,6 @@ impl Timing {
     /// An answer that took longer tells of an API server that is in trouble.
     fn slow(self) -> Duration {
         self.lease / 4
-    }
-
-    /// Whoever can't ask the store for this long is of no use as a leader, and others may be: it gives
-    /// the Lease back. As long as a failover of the store takes, and shorter than others keep what they
-    /// heard.
-    fn useless(self) -> Duration {
-        self.lease * 2
     }
 
     /// Whoever began so lately has not heard all that its predecessor may have left.
@@ -334,8 +331,8 @@ impl Election {
         let over = seen.lease.as_ref().map(|lease| lease.version.clone());
         let transitions = seen.lease.as_ref().map_or(0, |lease| lease.transitions);
         let is_ours = self.is_mine(seen.lease.as_ref());
-        self.yielding = self.hold != Hold::Not
-            && self.away.is_some_and(|since| now >= since + self.timing.useless());
+        self.yielding =
+            self.hold != Hold::Not && self.away.is_some_and(|since| now >= since + USELESS);
         Some(match self.hold {
             Hold::Held { .. } if self.leaving || self.yielding => {
                 Ask::Write(Draft { holder: None, transitions, taken: false, over })
@@ -385,8 +382,8 @@ impl Election {
         match answer {
             Answer::Read(lease) => {
                 let troubled = std::mem::take(&mut self.blind) || took > self.timing.slow();
-                self.ask_at =
-                    if self.is_mine(lease.as_ref()) { now + self.timing.renew() } else { now };
+                let is_kept = self.is_mine(lease.as_ref()) && !self.leaving;
+                self.ask_at = if is_kept { now + self.timing.renew() } else { now };
                 self.seen(now, lease);
                 self.has_read(asked, now, troubled);
             }

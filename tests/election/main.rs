@@ -237,6 +237,21 @@ fn a_leader_that_is_cut_off_is_followed_and_knows_it() {
     );
 }
 
+/// A leader that alone does not reach Redis applies nothing, however well it renews its Lease.
+#[test]
+fn a_leader_that_alone_does_not_reach_redis_is_followed() {
+    let name = "a_leader_that_alone_does_not_reach_redis_is_followed";
+    with_a_field(name, Times::Measured, async |field| {
+        let (leader, term) = field.leader().expect("somebody leads");
+        let at = Instant::now();
+        field.pods[leader].to_redis.set(Way::Stalled);
+        let next = field.leader_since(at).await;
+        within("cut off from Redis", Duration::from_secs(12), at, next);
+        assert!(next.pod != leader && next.leads > Some(term), "{next:?}");
+        field.pods[leader].to_redis.set(Way::Open);
+    });
+}
+
 #[test]
 fn an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads() {
     let name = "an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads";

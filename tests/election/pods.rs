@@ -46,6 +46,8 @@ pub struct Pod {
     config: PathBuf,
     /// To the API server.
     pub link: Link,
+    /// To Redis.
+    pub to_redis: Link,
     running: Option<(Child, SocketAddr)>,
 }
 
@@ -77,7 +79,8 @@ impl Field {
     async fn add(&mut self, number: usize) {
         let link = Link::to(self.server.port()).await;
         let config = self.folder.path().join(format!("pod{number}.yml"));
-        let (redis, mi) = (self.redis.port(), self.proxy.mi);
+        let to_redis = Link::to(self.redis.port()).await;
+        let (redis, mi) = (to_redis.port, self.proxy.mi);
         let (api, account) = (link.port, self.account.display());
         let text = format!(
             "install: election\n\
@@ -90,7 +93,7 @@ impl Field {
              stacks: [{{name: sim, mi: \"udp:{mi}\"}}]\n"
         );
         std::fs::write(&config, text).unwrap();
-        self.pods.push(Pod { number, config, link, running: None });
+        self.pods.push(Pod { number, config, link, to_redis, running: None });
         self.run(number).await;
     }
 

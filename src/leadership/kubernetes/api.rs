@@ -1,6 +1,6 @@
 //! One Lease at an API server: asked, and watched.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ use crate::leadership::election::{Answer, Ask, Draft};
 /// How long an answer is waited for. An API server in trouble may take ten seconds, and what it does
 /// then counts.
 const PATIENCE: Duration = Duration::from_secs(12);
+
+/// How long the answer to a first question is waited for: connections that lead nowhere any more are not
+/// told from a slow API server by anything else.
+const FIRST: Duration = Duration::from_secs(3);
 
 /// Whoever holds the Lease writes it each second: a watch that shows nothing for this long may be cut
 /// off without a word, and is begun again.
@@ -48,6 +52,8 @@ pub(super) struct LeaseApi {
     pub client: Mutex<Client>,
     /// How often in a row it has refused.
     pub refused: AtomicU32,
+    /// It did not answer the last question in time.
+    pub late: AtomicBool,
     /// As it was seen last, with all that others have written in it.
     pub known: Mutex<Option<Object>>,
 }
@@ -123,7 +129,9 @@ impl LeaseApi {
         asked: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Kind> {
         let began = Instant::now();
-        let answer = match timeout(PATIENCE, asked).await {
+        // A write that is answered late counts; so does what is read when the API server is slow.
+        let patient = verb == "put" || self.late.load(Ordering::Relaxed);
+        let answer = match timeout(if patient { PATIENCE } else { FIRST }, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let kind = Kind::of(&error);
@@ -134,6 +142,7 @@ impl LeaseApi {
         };
         let kind = answer.as_ref().err().copied().unwrap_or(Kind::Ok);
         self.meter.asked(verb, kind.as_str(), began.elapsed());
+        self.late.store(kind == Kind::Late, Ordering::Relaxed);
         self.judge(verb, kind);
         answer
     }
@@ -141,8 +150,8 @@ impl LeaseApi {
     fn judge(&self, verb: &'static str, kind: Kind) {
         match kind {
             Kind::Ok | Kind::Absent | Kind::Lost => self.refused.store(0, Ordering::Relaxed),
-            Kind::Throttled | Kind::Broken | Kind::Late => {}
-            Kind::Unreachable => self.begin_anew(),
+            Kind::Throttled | Kind::Broken => {}
+            Kind::Unreachable | Kind::Late => self.begin_anew(),
             Kind::Unauthorized => {
                 self.begin_anew();
                 self.refuses(verb, kind);
@@ -316,6 +325,7 @@ mod tests {
             meter: Arc::new(Uncounted),
             client,
             refused: AtomicU32::new(0),
+            late: AtomicBool::new(false),
             known: Mutex::default(),
         }
     }
