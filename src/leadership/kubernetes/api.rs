@@ -1,6 +1,6 @@
 //! One Lease at an API server: asked, and watched.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,10 +20,6 @@ use crate::leadership::election::{Answer, Ask, Draft};
 /// How long an answer is waited for. An API server in trouble may take ten seconds, and what it does
 /// then counts.
 const PATIENCE: Duration = Duration::from_secs(12);
-
-/// How long the answer to a first question is waited for: connections that lead nowhere any more are not
-/// told from a slow API server by anything else.
-const FIRST: Duration = Duration::from_secs(3);
 
 /// Whoever holds the Lease writes it each second: a watch that shows nothing for this long may be cut
 /// off without a word, and is begun again.
@@ -52,8 +48,6 @@ pub(super) struct LeaseApi {
     pub client: Mutex<Client>,
     /// How often in a row it has refused.
     pub refused: AtomicU32,
-    /// It did not answer the last question in time.
-    pub late: AtomicBool,
     /// As it was seen last, with all that others have written in it.
     pub known: Mutex<Option<Object>>,
 }
@@ -129,9 +123,7 @@ impl LeaseApi {
         asked: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Kind> {
         let began = Instant::now();
-        // A write that is answered late counts; so does what is read when the API server is slow.
-        let patient = verb == "put" || self.late.load(Ordering::Relaxed);
-        let answer = match timeout(if patient { PATIENCE } else { FIRST }, asked).await {
+        let answer = match timeout(PATIENCE, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let kind = Kind::of(&error);
@@ -142,7 +134,6 @@ impl LeaseApi {
         };
         let kind = answer.as_ref().err().copied().unwrap_or(Kind::Ok);
         self.meter.asked(verb, kind.as_str(), began.elapsed());
-        self.late.store(kind == Kind::Late, Ordering::Relaxed);
         self.judge(verb, kind);
         answer
     }
@@ -325,7 +316,6 @@ mod tests {
             meter: Arc::new(Uncounted),
             client,
             refused: AtomicU32::new(0),
-            late: AtomicBool::new(false),
             known: Mutex::default(),
         }
     }

@@ -9,7 +9,7 @@ mod look;
 mod object;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -89,7 +89,6 @@ impl KubernetesLeadership {
                 meter: Arc::clone(&meter),
                 client: Mutex::new(client.clone()),
                 refused: AtomicU32::new(0),
-                late: AtomicBool::new(false),
                 known: Mutex::default(),
             });
             let (sender, sights) = channel(SIGHTS);
