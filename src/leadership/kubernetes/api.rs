@@ -28,8 +28,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long one watch lasts, in seconds, as the API server is told.
 const WATCH: u32 = 290;
 
-/// So many refusals in a row are said to whoever has to put them right.
-const REFUSED: u32 = 5;
+/// So many failures in a row are said to whoever has to put them right.
+const FAILED: u32 = 5;
 
 /// Until a watch that failed is begun again; doubled each time.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -43,8 +43,8 @@ pub(super) struct LeaseApi {
     pub lasts: Duration,
     pub meter: Arc<dyn Meter>,
     pub client: Mutex<Client>,
-    /// How often in a row it has refused.
-    pub refused: AtomicU32,
+    /// How often in a row there was no answer, or a refusal.
+    pub failed: AtomicU32,
     /// As it was seen last, with all that others have written in it.
     pub known: Mutex<Option<Object>>,
 }
@@ -80,6 +80,20 @@ impl Kind {
         }
     }
 
+    /// What an operator has to put right, if it goes on.
+    fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::Ok | Self::Absent | Self::Lost => None,
+            Self::Unauthorized | Self::Forbidden | Self::Refused => {
+                Some("refuses: may this service account get, create, update and watch the Lease?")
+            }
+            Self::Throttled | Self::Broken | Self::Unreachable | Self::Late => Some(
+                "does not answer: nobody new can lead until it does (NetworkPolicy, firewall, \
+                 `kubernetes.server`)",
+            ),
+        }
+    }
+
     fn of(error: &Error) -> Self {
         match error {
             Error::Api(status) => match status.code {
@@ -95,6 +109,15 @@ impl Kind {
             _ => Self::Unreachable,
         }
     }
+}
+
+/// What is at the bottom of it: those above say only that something was.
+fn cause(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
 }
 
 impl LeaseApi {
@@ -114,46 +137,38 @@ impl LeaseApi {
         asked: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Kind> {
         let began = Instant::now();
-        let answer = match timeout(PATIENCE, asked).await {
-            Ok(Ok(answer)) => Ok(answer),
+        let (answer, kind, why) = match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => (Ok(answer), Kind::Ok, String::new()),
             Ok(Err(error)) => {
                 let kind = Kind::of(&error);
                 tracing::debug!(verb, kind = kind.as_str(), %error, "the API server");
-                Err(kind)
+                (Err(kind), kind, cause(&error))
             }
-            Err(_) => Err(Kind::Late),
+            Err(_) => (Err(Kind::Late), Kind::Late, format!("no answer within {PATIENCE:?}")),
         };
-        let kind = answer.as_ref().err().copied().unwrap_or(Kind::Ok);
         self.meter.asked(verb, kind.as_str(), began.elapsed());
-        self.judge(verb, kind);
+        self.judge(verb, kind, &why);
         answer
     }
 
-    fn judge(&self, verb: &'static str, kind: Kind) {
-        match kind {
-            Kind::Ok | Kind::Absent | Kind::Lost => self.refused.store(0, Ordering::Relaxed),
-            Kind::Throttled | Kind::Broken | Kind::Late => {}
+    fn judge(&self, verb: &'static str, kind: Kind, why: &str) {
+        let Some(advice) = kind.advice() else {
+            self.failed.store(0, Ordering::Relaxed);
+            return;
+        };
+        if matches!(kind, Kind::Unauthorized | Kind::Unreachable) {
             // The token may have run out, and the certificates may be others by now.
-            Kind::Unauthorized | Kind::Unreachable => match self.access.client(&self.namespace) {
+            match self.access.client(&self.namespace) {
                 Ok(client) => {
                     *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
                 }
                 Err(error) => tracing::warn!(%error, "the API server"),
-            },
-            // One that has only just started does not know the roles yet.
-            Kind::Forbidden | Kind::Refused
-                if self.refused.fetch_add(1, Ordering::Relaxed) + 1 == REFUSED =>
-            {
-                let (lease, namespace) = (&self.name, &self.namespace);
-                tracing::warn!(
-                    verb,
-                    lease,
-                    namespace,
-                    kind = kind.as_str(),
-                    "the API server refuses: may this service account get, create, update and watch the Lease?"
-                );
             }
-            Kind::Forbidden | Kind::Refused => {}
+        }
+        // One that has only just started does not know the roles yet.
+        if self.failed.fetch_add(1, Ordering::Relaxed) + 1 == FAILED {
+            let (lease, namespace, kind) = (&self.name, &self.namespace, kind.as_str());
+            tracing::warn!(verb, lease, namespace, kind, why, "the API server {advice}");
         }
     }
 
@@ -244,5 +259,21 @@ impl Leases for LeaseApi {
             Ask::Read => self.read().await,
             Ask::Write(draft) => self.write(&draft).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_is_told_with_its_cause_and_what_is_usual_is_not() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = Error::ReadEvents(std::io::Error::other(refused));
+        assert_eq!(cause(&error), "connection refused");
+        let advice = Kind::of(&error).advice().unwrap();
+        assert!(advice.contains("does not answer"), "{advice}");
+        assert!(Kind::Forbidden.advice().unwrap().contains("refuses"));
+        assert_eq!([Kind::Ok, Kind::Absent, Kind::Lost].map(Kind::advice), [None; 3]);
     }
 }

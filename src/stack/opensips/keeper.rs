@@ -66,7 +66,11 @@ pub async fn keep<M: Mi, L: Mi>(
                 Err(Away::Unreachable | Away::Incomplete) => {
                     // Once: a stack that is away for hours must not fill the log.
                     if !std::mem::replace(&mut warned, true) {
-                        tracing::warn!(stack = %stack.id(), "the stack does not answer; commands are refused until it does");
+                        tracing::warn!(
+                            stack = %stack.id(),
+                            mi = stack.settings().mi,
+                            "the stack does not answer; commands are refused until it does"
+                        );
                     }
                 }
                 // It was not asked.
