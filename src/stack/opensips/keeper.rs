@@ -151,7 +151,7 @@ impl<M: Mi, L: Mi> Keeping<'_, M, L> {
                 Ok(boot) if boot == connected.uptime.boot => {}
                 Ok(_) => return Ok(()),
                 Err(Away::Unreachable | Away::Incomplete) => {
-                    tracing::warn!(stack = %id, "the stack does not answer");
+                    tracing::warn!(stack = %id, mi = stack.settings().mi, "the stack does not answer");
                     wait_for(stack, events.check).await;
                     // It may have forgotten us, and we have missed what happened meanwhile.
                     tracing::info!(stack = %id, "the stack answers again");
