@@ -143,12 +143,16 @@ fn open(name: &str) -> Result<File, TelemetryError> {
 /// collector tell of each of their frames. Who wants that names them: `debug,h2=debug`.
 const CARRIERS: &str = "h2=info,hyper_util=info,tonic=info,tower=info";
 
+/// This library calls each request that the API server does not answer an error. Our own lines tell it
+/// as what it is: the leader leads on.
+const ALARMED: &str = "kube_client::client::builder=off";
+
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     let filter = filter.as_str();
     if filter.split(',').any(|part| matches!(part, "debug" | "trace")) {
         return EnvFilter::new(format!("{CARRIERS},{filter}"));
     }
-    EnvFilter::new(filter)
+    EnvFilter::new(format!("{ALARMED},{filter}"))
 }
 
 /// Keeps back what [`redact`] can't hide: at trace level the WebSocket library shows whole messages,
@@ -354,6 +358,20 @@ mod tests {
                 tracing::debug!(target: "h2::codec::framed_write", "send a frame");
             });
             assert_eq!(text.contains("send a frame"), told, "{filter}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_api_server_that_is_away_is_no_error_unless_that_is_wanted() {
+        let wanted = "info,kube_client::client::builder=error";
+        for (filter, told) in [("info", false), ("warn", false), ("debug", true), (wanted, true)] {
+            let text = logged(LogFormat::Text, true, |levels| {
+                assert!(levels.set(filter.parse().unwrap()));
+                tracing::error!(target: "kube_client::client::builder", "failed with error");
+                tracing::warn!("ours");
+            });
+            assert_eq!(text.contains("failed with error"), told, "{filter}: {text}");
+            assert!(text.contains("ours"), "{filter}: {text}");
         }
     }
 

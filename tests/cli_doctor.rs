@@ -137,7 +137,7 @@ async fn a_stack_and_a_redis_that_are_away_are_told_once_with_advice() {
         &page,
         &[
             "problems: 2\n",
-            "1. redis: it does not answer\n     -> is it there",
+            "1. redis: 127.0.0.1:1 can't be reached: Connection refused (os error 111)\n     -> is it there",
             "2. stack dead at udp:127.0.0.1:",
             "log: WARN redis: no connection error=127.0.0.1:1 can't be reached: Connection refused",
             "no server answers",

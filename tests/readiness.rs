@@ -58,8 +58,10 @@ async fn a_stack_that_comes_and_goes_does_not_make_a_server_unready() {
     let at = proxy.stop().await;
     shows(
         &site,
-        &["[-]stack sim management interface failed: does not answer: commands are refused with \
-           stack_unreachable (does not make it unready)"],
+        &[&format!(
+            "[-]stack sim management interface failed: udp:{at} does not answer: commands are refused \
+             with stack_unreachable (does not make it unready)"
+        )],
     )
     .await;
     let proxy = Proxy::start(Script::Reference, at).await;

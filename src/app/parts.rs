@@ -41,14 +41,14 @@ pub fn of_stacks(
 ) {
     for stack in &config.stacks {
         let lasts = stack.subscription;
-        let name = StackId::new(stack.name.as_str());
+        let (name, mi) = (StackId::new(stack.name.as_str()), stack.mi.to_string());
         let (metrics, stacks) = (metrics.clone(), Arc::clone(stacks));
         let leadership = Arc::clone(leadership);
         parts.look_with(move || {
             let answers = stacks.get(&name).map_or(Answers::NotYet, |stack| stack.answers());
             let age = metrics.subscription_age(name.as_str());
             vec![
-                interface(&name, answers),
+                interface(&name, &mi, answers),
                 events(&name, age, lasts, metrics.events_arrive(name.as_str())),
                 leader(&name, &leadership.leader(&name)),
             ]
@@ -56,14 +56,15 @@ pub fn of_stacks(
     }
 }
 
-fn interface(stack: &StackId, answers: Answers) -> Part {
+fn interface(stack: &StackId, mi: &str, answers: Answers) -> Part {
     let name = format!("stack {stack} management interface");
     match answers {
         Answers::Yes => Part::well(name, "answers"),
-        Answers::NotYet => Part::ill(name, "has never answered"),
-        Answers::NoMore => {
-            Part::ill(name, "does not answer: commands are refused with stack_unreachable")
-        }
+        Answers::NotYet => Part::ill(name, format!("{mi} has never answered")),
+        Answers::NoMore => Part::ill(
+            name,
+            format!("{mi} does not answer: commands are refused with stack_unreachable"),
+        ),
     }
 }
 

@@ -24,8 +24,8 @@ use crate::store::redis::{About, RedisStore};
 pub enum Finding {
     /// A stack.
     Stack(StackFinding),
-    /// The Redis; nothing of one that does not answer.
-    Redis(Option<About>, Vec<String>),
+    /// The Redis, or why it does not answer.
+    Redis(Result<About, String>, Vec<String>),
 }
 
 /// What was found of one stack.
@@ -49,7 +49,7 @@ impl Finding {
     pub fn is_good(&self) -> bool {
         match self {
             Self::Stack(found) => found.management.is_ok() && matches!(found.events, Some(Ok(_))),
-            Self::Redis(about, _) => about.is_some(),
+            Self::Redis(about, _) => about.is_ok(),
         }
     }
 }
@@ -61,11 +61,11 @@ impl fmt::Display for Finding {
                 write!(f, "{found}")?;
                 &found.warnings
             }
-            Self::Redis(None, warnings) => {
-                write!(f, "redis: it does not answer")?;
+            Self::Redis(Err(why), warnings) => {
+                write!(f, "redis: {why}")?;
                 warnings
             }
-            Self::Redis(Some(about), warnings) => {
+            Self::Redis(Ok(about), warnings) => {
                 write!(f, "redis: {about}")?;
                 warnings
             }
@@ -116,7 +116,7 @@ impl Finding {
     #[must_use]
     pub fn summary(&self) -> Option<String> {
         match self {
-            Self::Redis(about, _) => about.as_ref().map(About::to_string),
+            Self::Redis(about, _) => about.as_ref().ok().map(About::to_string),
             Self::Stack(found) => {
                 let answered = found.management.as_ref().ok()?;
                 let arrived = match found.events {
@@ -132,9 +132,9 @@ impl Finding {
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {
         let (what, advice) = match self {
-            Self::Redis(Some(_), _) => return None,
-            Self::Redis(None, _) => (
-                "it does not answer".to_owned(),
+            Self::Redis(Ok(_), _) => return None,
+            Self::Redis(Err(why), _) => (
+                why.clone(),
                 "is it there (redis-cli -h HOST -p PORT ping), does a firewall or NetworkPolicy let us \
                  out to it, are user, password file and TLS files those it wants?",
             ),
@@ -214,8 +214,9 @@ pub async fn probe_redis(config: &Config) -> Result<Option<Finding>, StartError>
     let Some(redis) = settings::redis(&config.redis) else { return Ok(None) };
     let store = RedisStore::start(redis, config.install.clone(), settings::store(config))
         .map_err(NoBacking::Redis)?;
-    let about = store.about().await.ok();
-    let concerns = about.as_ref().map(|about| about.concerns(config.redis.replicas));
+    let silent = |_| store.trouble().unwrap_or_else(|| "it does not answer".to_owned());
+    let about = store.about().await.map_err(silent);
+    let concerns = about.as_ref().ok().map(|about| about.concerns(config.redis.replicas));
     Ok(Some(Finding::Redis(about, concerns.unwrap_or_default())))
 }
 

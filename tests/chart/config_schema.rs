@@ -19,13 +19,18 @@ const CHOICES: [(&str, &[&str]); 6] = [
 const DURATION: &str = "^([0-9]+(ms|s|m|h)|0)$";
 const SIZE: &str = "^[0-9]+ ?(B|KiB|MiB|GiB)?$";
 const ADDRESS: &str = "^.+:[0-9]{1,5}$";
+/// Not with HTTP or TCP before it: `mi` is spoken over UDP.
+const DATAGRAMS: &str = r"^(udp:)?([^:\[\]]+|\[[^\]]+\]):[0-9]{1,5}$";
+/// One of the words, or a list like `info,callplane::stack=debug`.
+const LEVEL: &str = "^(off|error|warn|info|debug|trace|.*[=,].*)$";
 const SOCKET: &str = "^((udp|tcp):)?.+:[0-9]{1,5}$";
 
 /// The keys whose default is nothing or a bare word, and what their values look like.
-const PATTERNS: [(&str, &str); 9] = [
+const PATTERNS: [(&str, &str); 10] = [
     ("install", "^[a-z0-9]{1,8}$"),
     ("redis.address", ADDRESS),
-    ("stacks.mi", SOCKET),
+    ("log.level", LEVEL),
+    ("stacks.mi", DATAGRAMS),
     ("stacks.mi_http", "^http://.+"),
     ("stacks.events", SOCKET),
     ("stacks.advertise", SOCKET),
@@ -59,7 +64,7 @@ fn value(key: &str, default: &str) -> Value {
         (_, "") if default.parse::<f64>().is_ok() => json!({"type": "number", "minimum": 0}),
         // A whole number without a unit is only right for nothing at all, or for bytes.
         (_, "ms" | "s" | "m" | "h") if begins_with_digit => {
-            json!({"type": ["string", "integer"], "pattern": DURATION, "minimum": 0, "maximum": 0})
+            json!({"oneOf": [{"type": "string", "pattern": DURATION}, {"const": 0}]})
         }
         (_, "KiB" | "MiB" | "GiB") => {
             json!({"type": ["string", "integer"], "pattern": SIZE, "minimum": 0})
@@ -132,12 +137,12 @@ fn no_key_of_the_configuration_is_missing_in_its_schema() {
 
 #[test]
 fn values_of_config_are_judged_by_their_defaults() {
-    assert_eq!(value("drain.delay", "0s")["pattern"], DURATION);
+    assert_eq!(value("drain.delay", "0s")["oneOf"][0]["pattern"], DURATION);
     assert_eq!(value("limits.sessions", "100000")["type"], "integer");
     assert_eq!(value("traces.sample", "1.0")["type"], "number");
     assert_eq!(value("admin.listen", "127.0.0.1:9090")["pattern"], ADDRESS);
     assert_eq!(value("limits.max_message", "64KiB")["pattern"], SIZE);
-    assert_eq!(value("log.level", "info"), json!({"type": "string"}));
+    assert_eq!(value("log.level", "info")["pattern"], LEVEL);
     assert_eq!(value("redis.username", ""), json!({"type": ["string", "null"]}));
     assert_eq!(value("leadership", "")["enum"][3], Value::Null);
 }

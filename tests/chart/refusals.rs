@@ -3,13 +3,17 @@
 use crate::helm::{self, SMALL};
 
 /// Settings, and what the message has to contain.
-const REFUSED: [(&[&str], &[&str]); 38] = [
+const REFUSED: [(&[&str], &[&str]); 42] = [
     (&["replicaCount=3"], &["replicaCount"]),
     (&["image.tagg=x"], &["/image", "tagg"]),
     (&["config.lisen.address=x"], &["/config", "lisen"]),
     (&["config.listen.adress=0.0.0.0:1"], &["/config/listen", "adress"]),
     (&["config.stacks[0].mi_htttp=x"], &["/config/stacks/0", "mi_htttp"]),
     (&["config.limits.max_message=64KB"], &["/config/limits/max_message"]),
+    (&["config.drain.timeout=20"], &["/config/drain/timeout", "got number, want string"]),
+    (&["config.drain.timeout=soon"], &["/config/drain/timeout", "soon"]),
+    (&["config.log.level=loud"], &["/config/log/level", "info"]),
+    (&["config.stacks[0].mi=tcp:10.0.0.5:8080"], &["/config/stacks/0/mi", "udp"]),
     (&["config.log.format=xml"], &["/config/log/format", "text"]),
     (&["config.install=Main"], &["/config/install"]),
     (&["config.listen.insecure_open=maybe"], &["/config/listen/insecure_open"]),

@@ -122,7 +122,7 @@ impl<'n> Site<'n> {
 
     /// What the chart itself tries: readiness, and a call through the Service.
     pub fn test(&self) {
-        self.node.helm(&["-n", NAMESPACE, "test", RELEASE, "--timeout", "1m"]);
+        self.node.helm(&["-n", NAMESPACE, "test", RELEASE, "--logs", "--timeout", "1m"]);
     }
 
     /// Takes the release away.

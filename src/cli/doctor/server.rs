@@ -112,7 +112,9 @@ fn advice(part: &str) -> &'static str {
             "the stack answers here and not the server: it tries again every few seconds, its log says more"
         }
         _ if part.ends_with(" events") => {
-            "its log says whether the stack refuses the subscription or did not answer"
+            "subscribed: the stack can't send to this process: NetworkPolicy, firewall, translation of \
+             addresses, stacks[].advertise (its log names the socket). Never subscribed: its log says \
+             whether the stack refuses or did not answer"
         }
         _ if part.ends_with(" leader") => {
             "somebody leads within seconds as soon as the store, or the API server, answers"

@@ -28,8 +28,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long one watch lasts, in seconds, as the API server is told.
 const WATCH: u32 = 290;
 
-/// So many refusals in a row are said to whoever has to put them right.
-const REFUSED: u32 = 5;
+/// So many failures in a row are said to whoever has to put them right.
+const FAILED: u32 = 5;
 
 /// A watch that ended sooner than this did not last.
 const SHORT: Duration = Duration::from_secs(1);
@@ -46,8 +46,8 @@ pub(super) struct LeaseApi {
     pub lasts: Duration,
     pub meter: Arc<dyn Meter>,
     pub client: Mutex<Client>,
-    /// How often in a row it has refused.
-    pub refused: AtomicU32,
+    /// How often in a row there was no answer, or a refusal.
+    pub failed: AtomicU32,
     /// As it was seen last, with all that others have written in it.
     pub known: Mutex<Option<Object>>,
 }
@@ -83,6 +83,20 @@ impl Kind {
         }
     }
 
+    /// What an operator has to put right, if it goes on.
+    fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::Ok | Self::Absent | Self::Lost => None,
+            Self::Unauthorized | Self::Forbidden | Self::Refused => {
+                Some("refuses: may this service account get, create, update and watch the Lease?")
+            }
+            Self::Throttled | Self::Broken | Self::Unreachable | Self::Late => Some(
+                "does not answer: nobody new can lead until it does (NetworkPolicy, firewall, \
+                 `kubernetes.server`)",
+            ),
+        }
+    }
+
     fn of(error: &Error) -> Self {
         match error {
             Error::Api(status) => match status.code {
@@ -98,6 +112,15 @@ impl Kind {
             _ => Self::Unreachable,
         }
     }
+}
+
+/// What is at the bottom of it: those above say only that something was.
+fn cause(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
 }
 
 impl LeaseApi {
@@ -123,31 +146,32 @@ impl LeaseApi {
         asked: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Kind> {
         let began = Instant::now();
-        let answer = match timeout(PATIENCE, asked).await {
-            Ok(Ok(answer)) => Ok(answer),
+        let (answer, kind, why) = match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => (Ok(answer), Kind::Ok, String::new()),
             Ok(Err(error)) => {
                 let kind = Kind::of(&error);
                 tracing::debug!(verb, kind = kind.as_str(), %error, "the API server");
-                Err(kind)
+                (Err(kind), kind, cause(&error))
             }
-            Err(_) => Err(Kind::Late),
+            Err(_) => (Err(Kind::Late), Kind::Late, format!("no answer within {PATIENCE:?}")),
         };
-        let kind = answer.as_ref().err().copied().unwrap_or(Kind::Ok);
         self.meter.asked(verb, kind.as_str(), began.elapsed());
-        self.judge(verb, kind);
+        self.judge(verb, kind, &why);
         answer
     }
 
-    fn judge(&self, verb: &'static str, kind: Kind) {
-        match kind {
-            Kind::Ok | Kind::Absent | Kind::Lost => self.refused.store(0, Ordering::Relaxed),
-            Kind::Throttled | Kind::Broken => {}
-            Kind::Unreachable | Kind::Late => self.begin_anew(),
-            Kind::Unauthorized => {
-                self.begin_anew();
-                self.refuses(verb, kind);
-            }
-            Kind::Forbidden | Kind::Refused => self.refuses(verb, kind),
+    fn judge(&self, verb: &'static str, kind: Kind, why: &str) {
+        let Some(advice) = kind.advice() else {
+            self.failed.store(0, Ordering::Relaxed);
+            return;
+        };
+        if matches!(kind, Kind::Unauthorized | Kind::Unreachable | Kind::Late) {
+            self.begin_anew();
+        }
+        // One that has only just started does not know the roles yet.
+        if self.failed.fetch_add(1, Ordering::Relaxed) + 1 == FAILED {
+            let (lease, namespace, kind) = (&self.name, &self.namespace, kind.as_str());
+            tracing::warn!(verb, lease, namespace, kind, why, "the API server {advice}");
         }
     }
 
@@ -159,22 +183,6 @@ impl LeaseApi {
             }
             Err(error) => tracing::warn!(%error, "the API server"),
         }
-    }
-
-    /// Said once: one that has only just started does not know the roles yet.
-    fn refuses(&self, verb: &'static str, kind: Kind) {
-        if self.refused.fetch_add(1, Ordering::Relaxed) + 1 != REFUSED {
-            return;
-        }
-        let (lease, namespace) = (&self.name, &self.namespace);
-        tracing::warn!(
-            verb,
-            lease,
-            namespace,
-            kind = kind.as_str(),
-            "the API server refuses: does it know this service account's token, and may the account get, create, \
-             update and watch the Lease?"
-        );
     }
 
     async fn read(&self) -> Answer {
@@ -315,7 +323,7 @@ mod tests {
             lasts: Duration::from_secs(4),
             meter: Arc::new(Uncounted),
             client,
-            refused: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
             known: Mutex::default(),
         }
     }
@@ -349,6 +357,7 @@ mod tests {
         assert!(began.elapsed() >= AGAIN * 3, "three watches within {:?}", began.elapsed());
         assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
+
     #[tokio::test]
     async fn a_token_that_is_not_known_is_said_once() {
         let (at, asked) = server(StatusCode::UNAUTHORIZED, "no").await;
@@ -358,11 +367,11 @@ mod tests {
         let to = log.clone();
         let writer = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
         let kept = tracing::subscriber::set_default(writer);
-        for _ in 0..2 * REFUSED {
+        for _ in 0..2 * FAILED {
             assert_eq!(api.ask(Ask::Read).await, Answer::Failed);
         }
         drop(kept);
-        assert_eq!(asked.load(Ordering::Relaxed), 2 * REFUSED);
+        assert_eq!(asked.load(Ordering::Relaxed), 2 * FAILED);
         let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert_eq!(said.matches("the API server refuses").count(), 1, "{said}");
         assert!(said.contains("unauthorized"), "{said}");
@@ -402,5 +411,16 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told_with_its_cause_and_what_is_usual_is_not() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = Error::ReadEvents(std::io::Error::other(refused));
+        assert_eq!(cause(&error), "connection refused");
+        let advice = Kind::of(&error).advice().unwrap();
+        assert!(advice.contains("does not answer"), "{advice}");
+        assert!(Kind::Forbidden.advice().unwrap().contains("refuses"));
+        assert_eq!([Kind::Ok, Kind::Absent, Kind::Lost].map(Kind::advice), [None; 3]);
     }
 }

@@ -88,7 +88,7 @@ impl KubernetesLeadership {
                 lasts: settings.lasts,
                 meter: Arc::clone(&meter),
                 client: Mutex::new(client.clone()),
-                refused: AtomicU32::new(0),
+                failed: AtomicU32::new(0),
                 known: Mutex::default(),
             });
             let (sender, sights) = channel(SIGHTS);

@@ -66,7 +66,11 @@ pub async fn keep<M: Mi, L: Mi>(
                 Err(Away::Unreachable | Away::Incomplete) => {
                     // Once: a stack that is away for hours must not fill the log.
                     if !std::mem::replace(&mut warned, true) {
-                        tracing::warn!(stack = %stack.id(), "the stack does not answer; commands are refused until it does");
+                        tracing::warn!(
+                            stack = %stack.id(),
+                            mi = stack.settings().mi,
+                            "the stack does not answer; commands are refused until it does"
+                        );
                     }
                 }
                 // It was not asked.
@@ -147,7 +151,7 @@ impl<M: Mi, L: Mi> Keeping<'_, M, L> {
                 Ok(boot) if boot == connected.uptime.boot => {}
                 Ok(_) => return Ok(()),
                 Err(Away::Unreachable | Away::Incomplete) => {
-                    tracing::warn!(stack = %id, "the stack does not answer");
+                    tracing::warn!(stack = %id, mi = stack.settings().mi, "the stack does not answer");
                     wait_for(stack, events.check).await;
                     // It may have forgotten us, and we have missed what happened meanwhile.
                     tracing::info!(stack = %id, "the stack answers again");

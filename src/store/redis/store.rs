@@ -119,6 +119,12 @@ impl RedisStore {
         Ok(About::of(&info))
     }
 
+    /// Why there is no connection, as far as one was tried.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.reach.trouble()
+    }
+
     pub(super) fn reach(&self) -> &Arc<Reach> {
         &self.reach
     }

@@ -47,6 +47,8 @@ pub(in crate::store::redis) struct Reach {
     master: watch::Receiver<Whereabouts>,
     /// Trouble that was told since somebody was connected last.
     told: Mutex<HashSet<Discriminant<NoConnection>>>,
+    /// The last of it.
+    last: Mutex<Option<String>>,
     /// When a refusal is to be told of.
     refused: Seldom,
     /// Where nobody has to be asked, it never changes.
@@ -84,6 +86,7 @@ impl Reach {
             settings,
             master,
             told: Mutex::default(),
+            last: Mutex::default(),
             refused: Seldom::every(REFUSED_AGAIN),
             _fixed: fixed,
             _sentinels: sentinels,
@@ -97,12 +100,18 @@ impl Reach {
 
     /// Tells the operator why there is no connection: each kind of trouble once.
     fn complain(&self, error: &NoConnection) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(error.kind()) {
             tracing::warn!(%error, "redis: no connection");
         } else {
             tracing::debug!(%error, "redis: no connection");
         }
+    }
+
+    /// Why nobody was connected when that was tried last.
+    pub(in crate::store::redis) fn trouble(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells the operator that the server does not do what it is asked, now and then.
@@ -117,5 +126,6 @@ impl Reach {
     /// Somebody is connected: what goes wrong from now on is news.
     fn connected(&self) {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
