@@ -359,22 +359,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_is_not_known_is_said_once() {
-        let (at, asked) = server(StatusCode::UNAUTHORIZED, "no").await;
-        let folder = tempfile::tempdir().unwrap();
-        let api = lease_at(at, folder.path());
-        let log = Log::default();
-        let to = log.clone();
-        let writer = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
-        let kept = tracing::subscriber::set_default(writer);
-        for _ in 0..2 * FAILED {
-            assert_eq!(api.ask(Ask::Read).await, Answer::Failed);
+    async fn what_goes_on_is_said_once_with_its_kind() {
+        for (status, words, kind) in [
+            (StatusCode::UNAUTHORIZED, "the API server refuses", "unauthorized"),
+            (StatusCode::INTERNAL_SERVER_ERROR, "the API server does not answer", "server_error"),
+        ] {
+            let (at, asked) = server(status, "no").await;
+            let folder = tempfile::tempdir().unwrap();
+            let api = lease_at(at, folder.path());
+            let log = Log::default();
+            let to = log.clone();
+            let writer = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
+            let kept = tracing::subscriber::set_default(writer);
+            for _ in 0..2 * FAILED {
+                assert_eq!(api.ask(Ask::Read).await, Answer::Failed);
+            }
+            drop(kept);
+            assert_eq!(asked.load(Ordering::Relaxed), 2 * FAILED);
+            let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(said.matches(words).count(), 1, "{said}");
+            assert!(said.contains(kind), "{said}");
         }
-        drop(kept);
-        assert_eq!(asked.load(Ordering::Relaxed), 2 * FAILED);
-        let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(said.matches("the API server refuses").count(), 1, "{said}");
-        assert!(said.contains("unauthorized"), "{said}");
     }
 
     #[tokio::test]
