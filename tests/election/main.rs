@@ -356,6 +356,12 @@ fn standbys_watch_and_do_not_poll() {
         };
         let mut before = Vec::new();
         for pod in 0..PODS {
+            // Each has looked how it stands, and watches.
+            for verb in ["verb=\"get\"", "verb=\"watch\""] {
+                let name = "callplane_leader_lease_requests_total";
+                let begun = async || field.metric(pod, name, &[verb]).await >= 1.0;
+                site::until("it watches", begun).await;
+            }
             before.push(asked(field, pod).await);
         }
         let while_watched = Duration::from_secs(10);
