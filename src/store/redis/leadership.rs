@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::script::Script;
 use super::store::RedisStore;
-use super::wire::{self, Parts, away, milliseconds, one};
+use super::wire::{self, away, milliseconds, one};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::leadership::{Leader, Leadership, Leads};
@@ -178,12 +178,7 @@ impl Contender {
                 one(lease)
             })
             .await?;
-        let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
-        let mut read = || -> Result<(Epoch, u64), wire::Unintelligible> {
-            let _word: String = parts.next()?;
-            Ok((wire::epoch(&parts.next::<String>()?)?, parts.next()?))
-        };
-        let (epoch, mine) = read().map_err(|error| away(&error))?;
+        let (epoch, mine) = wire::in_epoch(answer).map_err(|error| away(&error))?;
         Ok((mine == 1).then_some(epoch))
     }
 }

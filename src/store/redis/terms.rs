@@ -2,7 +2,7 @@
 
 use super::script::Script;
 use super::store::RedisStore;
-use super::wire::{self, Parts, away, one};
+use super::wire::{self, away, one};
 use crate::core::ids::{Epoch, StackId, TenantId, Term};
 use crate::core::partition::Partition;
 use crate::leadership::contest::{Terms, Unheard};
@@ -28,12 +28,7 @@ impl Terms for RedisStore {
                 one(newest)
             })
             .await?;
-        let mut parts = Parts::of(answer).map_err(|error| away(&error))?;
-        let mut read = || -> Result<(Epoch, u64), wire::Unintelligible> {
-            let _word: String = parts.next()?;
-            Ok((wire::epoch(&parts.next::<String>()?)?, parts.next()?))
-        };
-        let (epoch, newest) = read().map_err(|error| away(&error))?;
+        let (epoch, newest) = wire::in_epoch(answer).map_err(|error| away(&error))?;
         Ok((epoch, (newest > 0).then_some(Term(newest))))
     }
 }

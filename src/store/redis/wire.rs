@@ -276,6 +276,13 @@ pub(super) fn epoch(text: &str) -> Result<Epoch, Unintelligible> {
     Epoch::parse(text).map_err(|_| Unintelligible::Key(text.to_owned()))
 }
 
+/// An answer of a word, the epoch and a number.
+pub(super) fn in_epoch(answer: Value) -> Result<(Epoch, u64), Unintelligible> {
+    let mut parts = Parts::of(answer)?;
+    let _word: String = parts.next()?;
+    Ok((epoch(&parts.next::<String>()?)?, parts.next()?))
+}
+
 /// A tenant by its name in a head.
 pub(super) fn tenant(name: &str) -> Result<TenantId, Unintelligible> {
     Ok(serde_json::from_value(serde_json::Value::from(name))?)
