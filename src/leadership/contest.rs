@@ -179,10 +179,11 @@ impl<L: Leases, T: Terms> Contest<L, T> {
     /// Tells everybody what has changed.
     fn tell(&self, election: &Election, at: Duration, drawn: Option<&Drawn>, told: &mut Told) {
         let leads = election.leads(at);
+        let other = self.other(election);
         for stack in &self.stacks {
             let term = drawn.filter(|_| leads).and_then(|drawn| drawn.terms.get(stack));
             self.leads.set(stack, term.copied());
-            self.leads.seen(stack, self.other(election));
+            self.leads.seen(stack, other.clone());
         }
         let now = Told { leads, unconfirmed: election.is_unconfirmed(at) };
         if now.unconfirmed != told.unconfirmed {
