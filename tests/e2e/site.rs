@@ -132,8 +132,7 @@ impl<'n> Site<'n> {
 }
 
 fn helm(node: &Node, what: &str, sets: &[&str]) {
-    let (chart, values) = (of_repository("charts/callplane"), state("values.json"));
-    let (chart, values) = (chart.display().to_string(), values.display().to_string());
+    let (chart, values) = (chart(), state("values.json").display().to_string());
     let mut arguments = vec!["-n", NAMESPACE, what, RELEASE, &chart, "-f", &values];
     for set in sets {
         arguments.extend(["--set", set]);
@@ -142,12 +141,18 @@ fn helm(node: &Node, what: &str, sets: &[&str]) {
     node.helm(&arguments);
 }
 
+/// Where the chart is.
+pub fn chart() -> String {
+    of_repository("charts/callplane").display().to_string()
+}
+
 /// A phone of the first stack, which answers when it is called.
 fn of_phone(at: usize) -> String {
     format!("sip:{}@{}", phone(0, at), domain(0))
 }
 
-fn values(stacks: &[Stack]) -> Value {
+/// What an installation for these stacks says.
+pub fn values(stacks: &[Stack]) -> Value {
     let stacks: Vec<Value> = stacks
         .iter()
         .map(|stack| {

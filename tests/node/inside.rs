@@ -29,6 +29,9 @@ pub fn run(test: &str) {
     unshare.env(STATE, &state).env(GROUP, &group).env("TMPDIR", &state);
     let status = unshare.status().unwrap();
     remove_groups(&group);
+    for container in containers(&state) {
+        remove_groups(&format!("k8s.io/{container}"));
+    }
     assert!(status.success(), "{test} failed, see above");
 }
 
@@ -46,6 +49,15 @@ pub fn group() -> String {
 /// Whether this runs inside.
 pub fn is_inside() -> bool {
     std::env::var_os(STATE).is_some()
+}
+
+/// The containers that were there when all ended. containerd makes a group of each, beside the one that
+/// kubelet was told.
+fn containers(state: &Path) -> Vec<String> {
+    let cri = state.join("containerd/io.containerd.grpc.v1.cri");
+    let kinds = ["containers", "sandboxes"].map(|kind| std::fs::read_dir(cri.join(kind)));
+    let entries = kinds.into_iter().flatten().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// They are no part of any namespace.
