@@ -1,8 +1,8 @@
 //! The routes of both listeners, and how they are served.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{Parts, Readiness, Ready};
@@ -56,8 +56,8 @@ pub fn control(state: AdminState) -> Router {
         .with_state(state)
 }
 
-/// Most connections at a time; one more is closed at once. Whoever opens many must not take the
-/// descriptors of the whole process.
+/// Most connections at a time; one more takes the place of the oldest. Whoever opens many must take
+/// neither the descriptors of the whole process nor the places of probes, which are answered at once.
 const CONNECTIONS: usize = 64;
 
 /// How long a connection may take for its one request, and for reading the answer.
@@ -70,19 +70,20 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// connection is for one request.
 pub async fn run(listener: TcpListener, routes: Router, shutdown: impl Future<Output = ()>) {
     let mut shutdown = pin!(shutdown);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut oldest_first = VecDeque::with_capacity(CONNECTIONS);
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut shutdown => break,
         };
-        match (accepted, Arc::clone(&places).try_acquire_owned()) {
-            (Ok((stream, _)), Ok(place)) => {
-                tasks.spawn(serve(stream, routes.clone(), place));
+        match accepted {
+            Ok((stream, _)) => {
+                let task = tasks.spawn(serve(stream, routes.clone()));
+                make_place(&mut oldest_first);
+                oldest_first.push_back(task.abort_handle());
             }
-            (Ok(_), Err(_)) => tracing::debug!("an operations connection too many was closed"),
-            (Err(error), _) => {
+            Err(error) => {
                 tracing::debug!(%error, "an operations connection was not accepted");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
@@ -93,7 +94,18 @@ pub async fn run(listener: TcpListener, routes: Router, shutdown: impl Future<Ou
     tasks.wait().await;
 }
 
-async fn serve(stream: TcpStream, routes: Router, _place: OwnedSemaphorePermit) {
+/// For one more connection.
+fn make_place(oldest_first: &mut VecDeque<AbortHandle>) {
+    oldest_first.retain(|connection| !connection.is_finished());
+    if oldest_first.len() >= CONNECTIONS
+        && let Some(oldest) = oldest_first.pop_front()
+    {
+        tracing::debug!("the oldest of too many operations connections was closed");
+        oldest.abort();
+    }
+}
+
+async fn serve(stream: TcpStream, routes: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
@@ -236,29 +248,27 @@ mod tests {
         send("GET", url, None, "").await
     }
 
-    /// Whoever opens many must not take the descriptors of the process.
+    /// Whoever opens many and says nothing takes neither the descriptors of the process nor the places
+    /// of probes.
     #[tokio::test]
-    async fn connections_are_few_and_short() {
+    async fn connections_are_few_and_a_probe_finds_a_place() {
         let server = server().await;
         let address = server.operations.strip_prefix("http://").unwrap().to_owned();
-        let mut idle = Vec::new();
+        let mut idle = VecDeque::new();
         for _ in 0..CONNECTIONS {
-            idle.push(TcpStream::connect(&address).await.unwrap());
+            idle.push_back(TcpStream::connect(&address).await.unwrap());
         }
-        let mut buffer = [0; 1];
-        let mut one_more = TcpStream::connect(&address).await.unwrap();
-        let closed = tokio::time::timeout(REQUEST / 2, one_more.read(&mut buffer)).await;
-        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
-        // A request is answered once, and its place is free again.
-        let mut first = idle.pop().unwrap();
-        first.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        tokio::time::timeout(REQUEST / 2, first.read_to_string(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(get(format!("{}/livez", server.operations)).await.0, 200);
+        let mut oldest = idle.pop_front().unwrap();
+        let closed = tokio::time::timeout(REQUEST / 2, oldest.read(&mut [0; 1])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+        // The others keep theirs.
+        let mut next = idle.pop_front().unwrap();
+        next.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(REQUEST / 2, next.read_to_string(&mut answer));
+        read.await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     #[tokio::test]
