@@ -143,9 +143,9 @@ fn open(name: &str) -> Result<File, TelemetryError> {
 /// collector tell of each of their frames. Who wants that names them: `debug,h2=debug`.
 const CARRIERS: &str = "h2=info,hyper_util=info,tonic=info,tower=info";
 
-/// This library calls each request that the API server does not answer an error. Our own lines tell it
-/// as what it is: the leader leads on.
-const ALARMED: &str = "kube_client::client::builder=off";
+/// This library calls each request that the API server does not answer an error, and shows the whole of
+/// each answer that it can't read. Our own lines tell it once, as what it is: the leader leads on.
+const ALARMED: &str = "kube_client::client=off,kube_client::client::tls=warn";
 
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     let filter = filter.as_str();
@@ -363,15 +363,21 @@ mod tests {
 
     #[test]
     fn an_api_server_that_is_away_is_no_error_unless_that_is_wanted() {
-        let wanted = "info,kube_client::client::builder=error";
+        let wanted = "info,kube_client::client=warn";
         for (filter, told) in [("info", false), ("warn", false), ("debug", true), (wanted, true)] {
             let text = logged(LogFormat::Text, true, |levels| {
                 assert!(levels.set(filter.parse().unwrap()));
                 tracing::error!(target: "kube_client::client::builder", "failed with error");
+                tracing::warn!(target: "kube_client::client", "<html>");
+                tracing::warn!(target: "kube_client::client::tls", "failed to reload CA bundle");
                 tracing::warn!("ours");
             });
-            assert_eq!(text.contains("failed with error"), told, "{filter}: {text}");
-            assert!(text.contains("ours"), "{filter}: {text}");
+            for theirs in ["failed with error", "<html>"] {
+                assert_eq!(text.contains(theirs), told, "{filter}: {text}");
+            }
+            for told in ["CA bundle", "ours"] {
+                assert!(text.contains(told), "{filter}: {text}");
+            }
         }
     }
 
