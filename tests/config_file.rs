@@ -317,6 +317,36 @@ fn a_semantic_problem_has_the_place_of_the_key_that_was_written() {
 }
 
 #[test]
+fn no_problem_quotes_what_stands_before_an_at_sign() {
+    let places = [
+        "redis: {address: 'PASSWORD@redis:6379'}",
+        "redis: {address: 'redis://amy:PASSWORD@redis:6379'}",
+        "redis: {sentinels: ['a:1', 'amy:PASSWORD@redis:6379']}",
+        "redis: {database: 'PASSWORD@redis'}",
+        "redis: {'amy:PASSWORD@redis:6379': 1}",
+        "stacks: [{mi: 'udp:amy:PASSWORD@redis:8080'}]",
+        "stacks: [{mi_http: 'http://amy:PASS@WORD@redis/mi'}]",
+        "stacks: [{mi_http: 'https://amy:PASSWORD@redis/mi'}]",
+        "stacks: [{next_hop: 'sip:amy:PASSWORD@redis?Subject=1'}]",
+        "traces: {otlp: 'http://amy:PASSWORD@redis:4317'}",
+        "listen: {origins: ['https://amy:PASSWORD@redis']}",
+        "ws_server: {host: 'amy:PASSWORD@redis'}",
+        "mi: {url: 'amy:PASSWORD@redis:8080'}",
+    ];
+    for text in places {
+        let refused = config::parse(text, Some("f.yml"), []).unwrap_err().to_string();
+        assert!(refused.contains("***@redis") && !refused.contains("PASS"), "{text}\n{refused}");
+    }
+    for (name, value) in [
+        ("CALLPLANE_TRACES__OTLP", "https://amy:PASSWORD@redis/v1"),
+        ("CALLPLANE_REDIS__SENTINELS", "a:1,amy:PASSWORD@redis:6379"),
+    ] {
+        let refused = from_environment(&[(name, value)]).unwrap_err().to_string();
+        assert!(refused.contains("***@redis") && !refused.contains("PASS"), "{refused}");
+    }
+}
+
+#[test]
 fn risky_settings_warn_and_pass() {
     for (text, key) in [
         ("commands: {hold: call_hold}", "commands.hold"),

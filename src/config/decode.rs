@@ -4,10 +4,11 @@
 //! defaults. The macro makes the struct, its `Default`, its decoder, its writer and the list of its
 //! keys, so none of them can drift from the others.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::problem::{KeyPath, Origin, Problem};
+use super::problem::{KeyPath, Origin, Problem, shown};
 use super::tree::{Node, Value};
 use super::written::Setting;
 
@@ -135,7 +136,13 @@ pub(super) use scalars;
 /// Reads any [`Scalar`].
 pub(super) fn scalar<T: Scalar>(node: &Node, path: &KeyPath, report: &mut Report) -> Option<T> {
     let read = match &node.value {
-        Value::Text(text) => T::from_text(text.trim()),
+        Value::Text(text) => {
+            let text = text.trim();
+            T::from_text(text).map_err(|problem| match shown(text) {
+                Cow::Owned(shown) => problem.replace(text, &shown),
+                Cow::Borrowed(_) => problem,
+            })
+        }
         Value::Integer(n) => T::from_text(&n.to_string()),
         Value::Float(n) => T::from_text(&n.to_string()),
         Value::Bool(b) => T::from_text(if *b { "true" } else { "false" }),
@@ -330,7 +337,7 @@ impl<'a> Section<'a> {
         }
         let mut seen: Vec<&str> = Vec::new();
         for entry in node.entries() {
-            let name = path.key(&entry.key);
+            let name = path.key(&shown(&entry.key));
             if !known.contains(&entry.key.as_str()) {
                 report.problem(&entry.origin, name.as_str(), unknown(&entry.key, known));
             } else if seen.contains(&entry.key.as_str()) {

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and where.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Where a value was written.
@@ -42,6 +43,14 @@ impl fmt::Display for Problem {
         } else {
             write!(f, "{}: {}", self.key, self.text)
         }
+    }
+}
+
+/// A text as problems quote it, which go to logs and tickets: what stands before an `@` may be a password.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    match text.rsplit_once('@') {
+        Some((_, host)) => Cow::Owned(format!("***@{host}")),
+        None => Cow::Borrowed(text),
     }
 }
 

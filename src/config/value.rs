@@ -135,19 +135,10 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// What is said of a text that is wrong. What stands before an `@` may be a password, and problems go to
-/// logs.
-fn shown(text: &str) -> String {
-    match text.rsplit_once('@') {
-        Some((_, host)) => format!("`***@{host}`"),
-        None => format!("`{text}`"),
-    }
-}
-
 impl Scalar for HostPort {
     fn from_text(text: &str) -> Result<Self, String> {
         let wanted =
-            || format!("{} is not an address; write host:port, like `127.0.0.1:5059`", shown(text));
+            || format!("`{text}` is not an address; write host:port, like `127.0.0.1:5059`");
         let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
         let port = port.parse().map_err(|_| wanted())?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
