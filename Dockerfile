@@ -4,6 +4,10 @@
 #   docker buildx build --platform linux/amd64,linux/arm64 .         both, compiled here, not emulated
 #
 # Dependencies are a layer of their own, which stays as long as Cargo.toml and Cargo.lock do.
+#
+# To build on one base for ever, put its digest behind the tag, `rust:1.95.0-slim-bookworm@sha256:...`;
+# `docker buildx imagetools inspect rust:1.95.0-slim-bookworm` tells it. Nothing of it is in the image but
+# what is linked and the certificates.
 
 FROM --platform=$BUILDPLATFORM rust:1.95.0-slim-bookworm AS build
 WORKDIR /src

@@ -3,7 +3,7 @@
 use crate::helm::{self, SMALL};
 
 /// Settings, and what the message has to contain.
-const REFUSED: [(&[&str], &[&str]); 42] = [
+const REFUSED: [(&[&str], &[&str]); 43] = [
     (&["replicaCount=3"], &["replicaCount"]),
     (&["image.tagg=x"], &["/image", "tagg"]),
     (&["config.lisen.address=x"], &["/config", "lisen"]),
@@ -53,6 +53,10 @@ const REFUSED: [(&[&str], &[&str]); 42] = [
     (
         &["events.reach=perPodService", "events.perPodService.type=NodePort"],
         &["events.advertise", "NodePort"],
+    ),
+    (
+        &["networkPolicy.enabled=true", "events.reach=hostNetwork", "simulatedStack.enabled=true"],
+        &["networkPolicy.enabled", "hostNetwork"],
     ),
     (&["events.advertise=udp:x$(POD_INDEX):5065"], &["events.advertise", "POD_INDEX"]),
 ];

@@ -55,6 +55,9 @@
 {{- if and .Values.redis.embedded.enabled .Values.redis.tls.existingSecret -}}
 {{- include "callplane.refuse" "redis.tls.existingSecret: the Redis of redis.embedded speaks no TLS" -}}
 {{- end -}}
+{{- if and .Values.networkPolicy.enabled (eq .Values.events.reach "hostNetwork") (or .Values.redis.embedded.enabled .Values.simulatedStack.enabled) -}}
+{{- include "callplane.refuse" "networkPolicy.enabled: pods in the nodes' network (events.reach=hostNetwork) have no addresses of their own, so redis.embedded and simulatedStack could not let them in" -}}
+{{- end -}}
 {{- range $key, $address := dict "config.listen.address" $config.listen.address "config.admin.listen" $config.admin.listen -}}
 {{- if regexMatch "^(127\\.|\\[::1\\]|localhost:)" $address -}}
 {{- include "callplane.refuse" (printf "%s: `%s` can't be reached from outside the pod; leave it out, or write an address like 0.0.0.0" $key $address) -}}

@@ -156,7 +156,7 @@
 
 {{/* Whether there may be more than one pod: `true` or nothing. */}}
 {{- define "callplane.many" -}}
-{{- if or (gt (include "callplane.most" . | int) 1) }}true{{ end -}}
+{{- if gt (include "callplane.most" . | int) 1 }}true{{ end -}}
 {{- end -}}
 
 {{/* The most pods there may be. */}}
