@@ -183,6 +183,14 @@ async fn passwords_stay_in_their_files() {
     let (code, page) = ticket.page(&[]).await;
     assert_eq!(code, 1, "{page}");
     contains_all(&page, &["redis.password_file: ", "is the Secret mounted there"]);
+    // What is no file may have no end, or no beginning.
+    std::os::unix::fs::symlink("/dev/null", &secret).unwrap();
+    let (code, page) = ticket.page(&[]).await;
+    assert_eq!(code, 1, "{page}");
+    contains_all(
+        &page,
+        &["password is no file", "redis: the file of the password, ", "it is no file"],
+    );
 }
 
 /// What an API server refuses is told in its own words.

@@ -102,6 +102,8 @@ fn a_mistake_elsewhere_in_the_file_does_not_make_a_server_look_dead() {
     beside.write(&at.to_string(), "limits: {sessions: none}\nstack: []");
     assert_eq!(beside.run(&["check-config"]).0, 2);
     assert_eq!(beside.healthcheck(), told(at, (0, "alive"), (0, "ready")));
+    beside.write(&at.to_string(), "admins: {}\ndraining: {}");
+    assert_eq!(beside.healthcheck(), told(at, (0, "alive"), (0, "ready")));
     beside.write("nonsense", "limits: {sessions: none}");
     let (code, line) = beside.run(&["healthcheck"]);
     assert_eq!(code, 1);
@@ -162,6 +164,39 @@ fn who_waits_for_a_drain_does_not_wait_for_ever() {
     let (code, text) = beside.run(&["drain", "--wait"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(": still there after 3 s\n"), "{text}");
+}
+
+#[test]
+fn a_server_without_a_file_says_so_when_it_is_asked_to_look_at_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let log_file = log.display().to_string();
+    let variables = [&ANY_PORTS[..], &[("CALLPLANE_LOG__FILE", &log_file)]].concat();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .arg("serve")
+        .envs(variables)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = |what: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            if said.contains(what) {
+                return true;
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let serves = until("callplane serves");
+    let hung_up = Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status();
+    let told = until("SIGHUP: there is no configuration file to look at");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(serves && hung_up.unwrap().success() && told, "{serves} {told}");
 }
 
 /// Who edits the file is told that it does not count yet; only the log level does.

@@ -41,6 +41,17 @@ pub enum Silent {
     Slow(Duration),
 }
 
+impl Silent {
+    /// Whether nobody listens there any more. Other failures, such as too many open files, are our own.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Away(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Self::AnyPort | Self::Broken(_) | Self::Slow(_) => false,
+        }
+    }
+}
+
 /// One request.
 ///
 /// # Errors
@@ -118,6 +129,16 @@ mod tests {
         ] {
             assert_eq!(hosts(&admin(listen)), asked, "{listen}");
         }
+    }
+
+    #[test]
+    fn only_who_refuses_is_gone() {
+        let away = |kind: io::ErrorKind| Silent::Away(kind.into()).is_gone();
+        assert!(away(io::ErrorKind::ConnectionRefused));
+        assert!(!away(io::ErrorKind::AddrNotAvailable) && !away(io::ErrorKind::TimedOut));
+        // Descriptors are used up.
+        assert!(!Silent::Away(io::Error::from_raw_os_error(24)).is_gone());
+        assert!(!Silent::AnyPort.is_gone() && !Silent::Slow(Duration::ZERO).is_gone());
     }
 
     #[tokio::test]

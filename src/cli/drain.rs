@@ -62,17 +62,19 @@ fn longest(drain: &Drain) -> Duration {
     drain.delay + drain.timeout + BEYOND
 }
 
-/// A server that is gone accepts no more.
+/// A server that is gone accepts no more, and nobody else does.
 async fn until_gone(at: &HostPort, within: Duration) -> Exit {
     let began = Instant::now();
     say(&format!("{at}: draining, which takes {} s at most", within.as_secs()));
     loop {
-        // One that is too busy to accept is still there.
-        if let Ok(Err(_)) = tokio::time::timeout(WITHIN, connect(at)).await {
-            break;
-        }
+        let last = match tokio::time::timeout(WITHIN, connect(at)).await {
+            Ok(Err(silent)) if silent.is_gone() => break,
+            Ok(Err(silent)) => format!(" (or it can't be asked: {silent})"),
+            // One that is too busy to accept is still there.
+            Ok(Ok(_)) | Err(_) => String::new(),
+        };
         if began.elapsed() > within {
-            return failed(format!("{at}: still there after {} s", within.as_secs()));
+            return failed(format!("{at}: still there after {} s{last}", within.as_secs()));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -47,6 +47,14 @@ impl Signals {
     }
 }
 
+/// Says at each SIGHUP that there is nothing to look at, where there is no file.
+pub async fn say_that_there_is_no_file(look: Arc<Notify>) {
+    loop {
+        look.notified().await;
+        tracing::info!("SIGHUP: there is no configuration file to look at");
+    }
+}
+
 /// Notifies at each SIGHUP, which ends the process no more.
 ///
 /// # Errors

@@ -46,8 +46,9 @@ pub async fn serve(
         control = %server.control_address(),
         "callplane serves"
     );
-    if let Some(file) = file {
-        server.watch(file, config, look);
+    match file {
+        Some(file) => server.watch(file, config, look),
+        None => drop(tokio::spawn(signals::say_that_there_is_no_file(look))),
     }
     // Commands that were cut off are no stop in order.
     Ok(if server.run().await { Exit::Success } else { Exit::Failed })

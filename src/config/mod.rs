@@ -156,7 +156,8 @@ pub fn reach(
     let Reading { config, mut report, .. } =
         read_all(&text, environment).map_err(|problem| wrong(vec![problem]))?;
     report.problems.retain(|problem| {
-        ["admin", "drain"].iter().any(|section| problem.key.starts_with(section))
+        let section = problem.key.split(['.', '[']).next();
+        section.is_some_and(|section| ["admin", "drain"].contains(&section))
     });
     if report.problems.is_empty() {
         Ok((config.admin, config.drain))

@@ -1,6 +1,6 @@
 //! The way to the collector: OTLP over gRPC.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -118,13 +118,21 @@ fn trusting(trust: &Trust) -> Result<ClientTlsConfig, BadCollector> {
         Trust::System => return Ok(ClientTlsConfig::new().with_native_roots()),
         Trust::File(file) => file,
     };
-    let pem =
-        std::fs::read(file).map_err(|why| BadCollector::Unread { file: file.clone(), why })?;
+    let pem = contents(file).map_err(|why| BadCollector::Unread { file: file.clone(), why })?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     if certificates.is_ok_and(|all| !all.is_empty()) {
         Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
     } else {
         Err(BadCollector::NoPem(file.clone()))
+    }
+}
+
+/// A pipe or a device may have no end.
+fn contents(file: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(file)?.is_file() {
+        std::fs::read(file)
+    } else {
+        Err(std::io::Error::other("it is no file"))
     }
 }
 
@@ -182,6 +190,7 @@ mod tests {
         assert!(exporter(&settings(Some(Trust::File(file("good", &good)))), &sender()).is_ok());
         for (file, why) in [
             (folder.path().join("gone"), "No such file"),
+            (PathBuf::from("/dev/null"), "it is no file"),
             (file("text", "hush"), "no certificate in PEM form"),
             (file("cut", &good[..good.len() / 2]), "or a broken one"),
         ] {

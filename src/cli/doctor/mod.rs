@@ -3,12 +3,14 @@
 //! It changes nothing, and may run beside a server, in the server's own container: the trial of a
 //! stack's events uses a free port, never the server's.
 
+mod groups;
 mod platform;
 mod report;
 mod samples;
 mod server;
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -130,12 +132,24 @@ fn files(config: &Config, report: &mut Report) {
             continue;
         }
         let advice = "is the Secret mounted there, and may this user read it?";
-        match std::fs::read(&text) {
-            Ok(bytes) if bytes.is_empty() => report.bad(key, format!("{text} is empty"), advice),
-            Ok(bytes) => report.good(key, format!("{text} can be read, {} bytes", bytes.len())),
-            Err(error) => report.bad(key, format!("{text}: {error}"), advice),
+        match readable(Path::new(&text)) {
+            Ok(0) => report.bad(key, format!("{text} is empty"), advice),
+            Ok(bytes) => report.good(key, format!("{text} can be read, {bytes} bytes")),
+            Err(error) => report.bad(key, format!("{text} {error}"), advice),
         }
     }
+}
+
+/// How long a file is that can be read. A pipe or a device is none: it may have no end.
+fn readable(path: &Path) -> Result<u64, String> {
+    let failed = |error: std::io::Error| format!("can't be read: {error}");
+    let about = std::fs::metadata(path).map_err(failed)?;
+    if !about.is_file() {
+        return Err("is no file".to_owned());
+    }
+    let mut first = [0];
+    std::fs::File::open(path).and_then(|mut file| file.read(&mut first)).map_err(failed)?;
+    Ok(about.len())
 }
 
 async fn redis(config: &Config, kept: &Kept, known: &mut BTreeSet<String>, report: &mut Report) {

@@ -1,7 +1,8 @@
 //! What the machine, or the container, gives the process.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::groups::Group;
 use super::report::Report;
 use crate::config::{Config, Transport};
 
@@ -34,16 +35,12 @@ impl Platform {
 
     fn processors(&self, report: &mut Report) {
         let count = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-        let limit = self
-            .of_group("cpu.max")
-            .as_deref()
-            .and_then(quota)
+        let group = self.group();
+        let limit = group
+            .processors()
             .map_or_else(|| "no limit".to_owned(), |processors| format!("limit {processors:.2}"));
-        let throttled = self.of_group("cpu.stat").and_then(|text| {
-            let (periods, held) = (field(&text, "nr_periods")?, field(&text, "nr_throttled")?);
-            (periods > 0 && held > 0)
-                .then(|| format!(", held back in {}% of its time slices", held * 100 / periods))
-        });
+        let throttled =
+            group.held_back().map(|share| format!(", held back in {share}% of its time slices"));
         let text = format!("{count}, {limit}{}", throttled.unwrap_or_default());
         report.note("processors", text);
     }
@@ -54,13 +51,13 @@ impl Platform {
             line.trim().trim_end_matches(" kB").parse::<u64>().ok()
         });
         let all = all.map_or_else(|| "unknown".to_owned(), |kib| mib(kib * 1024));
-        let number = |name: &str| self.of_group(name).and_then(|text| text.parse::<u64>().ok());
-        let limit = number("memory.max")
+        let group = self.group();
+        let limit = group
+            .most_memory()
             .map_or_else(|| "no limit".to_owned(), |max| format!("limit {}", mib(max)));
-        let used = number("memory.current").map(|now| format!(", {} used", mib(now)));
+        let used = group.memory().map(|now| format!(", {} used", mib(now)));
         let text = format!("{all}, {limit}{}", used.unwrap_or_default());
-        let killed = self.of_group("memory.events").and_then(|text| field(&text, "oom_kill"));
-        match killed.unwrap_or_default() {
+        match group.killed() {
             0 => report.note("memory", text),
             times => report.bad(
                 "memory",
@@ -113,31 +110,9 @@ impl Platform {
         std::fs::read_to_string(self.root.join(path)).ok().map(|text| text.trim().to_owned())
     }
 
-    /// A file of the process's own control group (version 2). In a container the group is the root.
-    fn of_group(&self, name: &str) -> Option<String> {
-        let groups = self.read("proc/self/cgroup")?;
-        let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let mut folder = Some(Path::new(path));
-        while let Some(at) = folder {
-            let found = self.read(&format!("sys/fs/cgroup/{}/{name}", at.display()));
-            if let Some(text) = found.filter(|text| text != "max" && !text.starts_with("max ")) {
-                return Some(text);
-            }
-            folder = at.parent();
-        }
-        None
+    fn group(&self) -> Group<'_> {
+        Group::of(&self.root)
     }
-}
-
-/// `150000 100000`: 1.5 processors.
-fn quota(text: &str) -> Option<f64> {
-    let (quota, period) = text.split_once(' ')?;
-    Some(quota.parse::<f64>().ok()? / period.trim().parse::<f64>().ok()?)
-}
-
-fn field(text: &str, name: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    rest.trim().parse().ok()
 }
 
 fn mib(bytes: u64) -> String {
@@ -196,6 +171,38 @@ mod tests {
             assert!(page.contains(text), "{text}:\n{page}");
         }
         assert!(!page.contains("warnings"), "{page}");
+    }
+
+    /// As a container has it: the groups of the node are named, and its own is the root.
+    #[test]
+    fn a_node_with_control_groups_of_version_1_is_told_too() {
+        let all = "9223372036854771712\n";
+        let own = [
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "268435456\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "31457280\n"),
+            ("sys/fs/cgroup/memory/memory.oom_control", "under_oom 0\noom_kill 3\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/cpu/cpu.stat", "nr_periods 10\nnr_throttled 1\nthrottled_time 9\n"),
+            ("proc/meminfo", "MemTotal:       24576000 kB\n"),
+        ];
+        let groups = "9:memory:/kubepods/pod/abc\n4:cpu,cpuacct:/kubepods/pod/abc\n1:name=systemd:/x\n0::/y\n";
+        let inside = [&own[..], &[("proc/self/cgroup", groups)]].concat();
+        let page = told(&inside, "").page();
+        for text in [
+            "limit 0.50, held back in 10% of its time slices",
+            "24000 MiB, limit 256 MiB, 30 MiB used; 3 processes were killed",
+        ] {
+            assert!(page.contains(text), "{text}:\n{page}");
+        }
+        let nothing = [
+            ("proc/self/cgroup", "9:memory:/a\n4:cpu,cpuacct:/a\n"),
+            ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", all),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", all),
+            ("sys/fs/cgroup/cpu/a/cpu.cfs_quota_us", "-1\n"),
+            ("sys/fs/cgroup/cpu/a/cpu.cfs_period_us", "100000\n"),
+        ];
+        assert_eq!(told(&nothing, "").page().matches("no limit").count(), 2);
     }
 
     #[test]

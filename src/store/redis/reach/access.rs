@@ -64,6 +64,9 @@ pub enum Unusable {
     /// It can't be read.
     #[error("{0}")]
     Unread(io::ErrorKind),
+    /// It is a pipe or a device, whose end may never come.
+    #[error("it is no file")]
+    NoFile,
     /// There is nothing in it.
     #[error("it is empty")]
     Empty,
@@ -97,7 +100,11 @@ fn bad(purpose: Purpose, path: &Path, why: Unusable) -> BadFile {
 }
 
 fn contents(purpose: Purpose, path: &Path) -> Result<Vec<u8>, BadFile> {
-    std::fs::read(path).map_err(|error| bad(purpose, path, Unusable::Unread(error.kind())))
+    let unread = |error: io::Error| bad(purpose, path, Unusable::Unread(error.kind()));
+    if !std::fs::metadata(path).map_err(unread)?.is_file() {
+        return Err(bad(purpose, path, Unusable::NoFile));
+    }
+    std::fs::read(path).map_err(unread)
 }
 
 fn password(path: &Path) -> Result<String, BadFile> {
@@ -192,6 +199,8 @@ mod tests {
         assert_eq!(read(b"\xff"), Err(Unusable::NoText));
         let gone = password(&folder.path().join("gone")).map_err(|bad| bad.why);
         assert_eq!(gone, Err(Unusable::Unread(io::ErrorKind::NotFound)));
+        let device = password(Path::new("/dev/null")).map_err(|bad| bad.why);
+        assert_eq!(device, Err(Unusable::NoFile));
     }
 
     #[test]
