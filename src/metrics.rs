@@ -539,6 +539,7 @@ struct StackFamilies {
     lost: IntCounterVec,
     event_seconds: HistogramVec,
     subscription_age: GaugeVec,
+    subscription_life: GaugeVec,
     event_buffer: IntGaugeVec,
     trial_latency: GaugeVec,
     arrival_age: GaugeVec,
@@ -564,6 +565,7 @@ impl StackFamilies {
             lost: at.int_counter_vec("callplane_event_lost_events_total", "Events of the stack that the commands were not told of, since too many waited; a list was looked at instead, which shows calls only.", &["stack"]),
             event_seconds: at.histogram_vec("callplane_event_apply_seconds", "How long an event that changed a command took from coming in until the store had that, by stack.", &["stack"], MI_SECONDS),
             subscription_age: at.gauge_vec("callplane_event_subscription_age_seconds", "Since the stack last confirmed the event subscription; missing before the first time.", &["stack"]),
+            subscription_life: at.gauge_vec("callplane_event_subscription_life_seconds", "How long an event subscription lasts that is not confirmed again.", &["stack"]),
             event_buffer: at.int_gauge_vec("callplane_event_buffer_bytes", "The receive buffer that the kernel gave the event socket.", &["stack"]),
             trial_latency: at.gauge_vec("callplane_event_probe_latency_seconds", "How long the last trial event took that this process raised, from asking for it to its coming in.", &["stack"]),
             arrival_age: at.gauge_vec("callplane_event_probe_age_seconds", "Since an event of the stack, a trial event or another, was last seen to have come in; missing before the first one.", &["stack"]),
@@ -696,6 +698,12 @@ impl StackMetrics {
     pub fn subscription_confirmed(&self) {
         let gauge = self.families.subscription_age.with_label_values(&[&self.name]);
         self.ages.renew("subscription", &self.name, gauge);
+    }
+
+    /// A subscription that is not confirmed lasts so long.
+    pub fn subscription_lasts(&self, life: Duration) {
+        let gauge = self.families.subscription_life.with_label_values(&[&self.name]);
+        gauge.set(life.as_secs_f64());
     }
 
     /// A trial event came in, so long after it was raised.

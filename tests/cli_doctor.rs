@@ -87,7 +87,7 @@ async fn a_server_that_is_well_gets_a_clean_page_and_keeps_its_port() {
     let events = free_port();
     let ticket = Ticket::with(&format!(
         "{}stacks:\n  - {{name: main, mi: 'udp:{}', events: 'udp:127.0.0.1:{events}', \
-         next_hop: 'sip:walter@proxy.example', receive_buffer: 64KiB}}\n",
+         next_hop: 'sip:walter@proxy.example', subscription: 45s, receive_buffer: 64KiB}}\n",
         ports(),
         proxy.mi
     ));
@@ -118,6 +118,7 @@ async fn a_server_that_is_well_gets_a_clean_page_and_keeps_its_port() {
     assert_eq!((code, json["problems"].as_array().map(Vec::len)), (0, Some(0)), "{json}");
     // The server still hears what the stack tells it.
     assert!(metric("callplane_stack_health_state{stack=\"main\"} 1").await);
+    assert!(metric("callplane_event_subscription_life_seconds{stack=\"main\"} 45\n").await);
     let ready = http(operations, "GET", "/readyz?verbose", None).await;
     assert!(ready.1.contains("[+]stack main events ok"), "{ready:?}");
     drop(server);

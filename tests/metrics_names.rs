@@ -56,6 +56,7 @@ fn used() -> Metrics {
     stack.event("E_CALL_TRANSFER", "reported");
     stack.lost(1);
     stack.subscription_confirmed();
+    stack.subscription_lasts(std::time::Duration::from_secs(60));
     stack.event_buffer(212_992);
     stack.trial_took(second);
     stack.trial_missed();

@@ -231,10 +231,12 @@ async fn open_by(
 ) -> Result<RealOpenSips, StackError> {
     let settings = settings_of(config, stack);
     let id = settings.id.clone();
+    let counts = metrics.stack(id.as_str());
+    counts.subscription_lasts(stack.subscription);
     let surroundings = Surroundings {
         clock: Arc::clone(clock),
         timer: Arc::new(TokioTimer),
-        meter: Arc::new(StackMeter(metrics.stack(id.as_str()))),
+        meter: Arc::new(StackMeter(counts)),
     };
     let opened = opensips::open_by(settings, surroundings, look_up).await;
     opened.map_err(|why| StackError::Open { stack: id, why })

@@ -77,6 +77,11 @@ fn every_panel_is_explained_and_has_a_unit() {
             let values: Vec<_> = thresholds.iter().map(|step| step["value"].as_f64()).collect();
             assert_eq!(values[0], None, "{title}: the first threshold begins at the bottom");
             assert!(values.is_sorted(), "{title}: {values:?}");
+            let style = defaults["custom"]["thresholdsStyle"]["mode"].as_str().unwrap_or("off");
+            assert!(
+                kind != "timeseries" || (values.len() > 1) == (style != "off"),
+                "{title}: thresholds that nobody sees, or none to be seen"
+            );
         }
     }
 }
