@@ -34,7 +34,7 @@ fn file(name: &str, wanted: impl Fn(&str) -> bool) -> String {
     for document in text.split("---\n").filter(|document| !document.trim().is_empty()) {
         let kind = document.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap();
         let name = document.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap();
-        if !wanted(&format!("{kind}/{name}")) {
+        if !wanted(&format!("{kind}/{}", name.trim_matches('"'))) {
             continue;
         }
         said.push_str("---\n");

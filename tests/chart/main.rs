@@ -31,4 +31,5 @@ mod refusals;
 mod release;
 mod rendered;
 mod taken;
+mod texts;
 mod values;

@@ -3,7 +3,7 @@
 use crate::helm::{self, SMALL};
 
 /// Settings, and what the message has to contain.
-const REFUSED: [(&[&str], &[&str]); 43] = [
+const REFUSED: [(&[&str], &[&str]); 44] = [
     (&["replicaCount=3"], &["replicaCount"]),
     (&["image.tagg=x"], &["/image", "tagg"]),
     (&["config.lisen.address=x"], &["/config", "lisen"]),
@@ -29,6 +29,10 @@ const REFUSED: [(&[&str], &[&str]); 43] = [
     (&["extraEnv[0].nam=x"], &["/extraEnv/0", "nam"]),
     (&["image.digest=sha256:123"], &["/image/digest"]),
     (&["extraEnv[0].name=CALLPLANE_DRAIN__TIMEOUT"], &["extraEnv", "CALLPLANE_DRAIN__TIMEOUT"]),
+    (
+        &["extraEnv[0].name=CALLPLANE_STACKS__0__EVENTS"],
+        &["extraEnv", "CALLPLANE_STACKS__0__EVENTS"],
+    ),
     (&["extraEnv[0].name=POD_NAME"], &["extraEnv", "POD_NAME"]),
     (&["redis.embedded.enabled=true"], &["redis.embedded.enabled", "config.redis"]),
     (&["config.redis.sentinels={a:26379}"], &["config.redis.address", "sentinels"]),

@@ -69,7 +69,7 @@
 {{- end -}}
 {{- end -}}
 {{- range .Values.extraEnv -}}
-{{- if regexMatch "^CALLPLANE_(DRAIN|ADMIN|LISTEN)__|^CALLPLANE_(CONFIG|LEADERSHIP)$|^CALLPLANE_REDIS__(ADDRESS|SENTINELS)$|^CALLPLANE_KUBERNETES__" .name -}}
+{{- if regexMatch "^CALLPLANE_(DRAIN|ADMIN|LISTEN)__|^CALLPLANE_STACKS__[0-9]+__EVENTS$|^CALLPLANE_(CONFIG|LEADERSHIP)$|^CALLPLANE_REDIS__(ADDRESS|SENTINELS)$|^CALLPLANE_KUBERNETES__" .name -}}
 {{- include "callplane.refuse" (printf "extraEnv: `%s` would change what the chart relies on; set it under `config`" .name) -}}
 {{- end -}}
 {{- if regexMatch "^(POD_NAME|POD_NAMESPACE|POD_IP|HOST_IP|POD_INDEX)$" .name -}}

@@ -1,17 +1,17 @@
 {{/* The names of the objects, and the labels by which they are found. */}}
 
 {{- define "callplane.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 48 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 48 | trimAll "-" -}}
 {{- end -}}
 
-{{/* Short enough for what is hung on: `-simulated-stack`, the number of a pod. */}}
+{{/* Short enough for what is hung on: `-simulated-stack`, the number of a pod. A release's name may have dots, a Service's not. */}}
 {{- define "callplane.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 46 | trimAll "-" -}}
 {{- else if contains (include "callplane.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 46 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 46 | trimAll "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "callplane.name" .) | trunc 46 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "callplane.name" .) | replace "." "-" | trunc 46 | trimAll "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -25,8 +25,8 @@
 
 {{/* By these pods are selected: never changed by an upgrade. Takes `root` and `component`. */}}
 {{- define "callplane.selector" -}}
-app.kubernetes.io/name: {{ include "callplane.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "callplane.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 

@@ -26,11 +26,11 @@
       fieldPath: metadata.labels['apps.kubernetes.io/pod-index']
 {{- end }}
 - name: CALLPLANE_CONFIG
-  value: {{ include "callplane.folder" . }}/callplane.yml
+  value: "{{ include "callplane.folder" . }}/callplane.yml"
 {{- range $n, $stack := $config.stacks }}
 {{- $where := include "callplane.advertise" (dict "root" $ "stack" $stack) }}
 {{- if and $where (not $stack.advertise) }}
-- name: CALLPLANE_STACKS__{{ $n }}__ADVERTISE
+- name: "CALLPLANE_STACKS__{{ $n }}__ADVERTISE"
   value: {{ $where | quote }}
 {{- end }}
 {{- end }}
@@ -67,7 +67,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "callplane.serviceAccount" . }}
+  serviceAccountName: {{ include "callplane.serviceAccount" . | quote }}
   automountServiceAccountToken: {{ not (empty (include "callplane.byLease" .)) }}
   # Variables for Services would only look like configuration.
   enableServiceLinks: false
@@ -83,10 +83,10 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
@@ -107,7 +107,7 @@ spec:
   topologySpreadConstraints:
     {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
     - maxSkew: 1
-      topologyKey: {{ . }}
+      topologyKey: {{ . | quote }}
       whenUnsatisfiable: ScheduleAnyway
       labelSelector:
         matchLabels:
@@ -119,7 +119,7 @@ spec:
   {{- end }}
   containers:
     - name: callplane
-      image: {{ include "callplane.image" (dict "image" .Values.image "tag" .Chart.AppVersion) }}
+      image: {{ include "callplane.image" (dict "image" .Values.image "tag" .Chart.AppVersion) | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [/callplane]
       args: [serve]
@@ -131,7 +131,7 @@ spec:
         - name: operations
           containerPort: {{ include "callplane.port" $config.admin.listen }}
         {{- range $n, $stack := $config.stacks }}
-        - name: events-{{ $n }}
+        - name: "events-{{ $n }}"
           containerPort: {{ include "callplane.port" $stack.events }}
           protocol: {{ hasPrefix "tcp:" $stack.events | ternary "TCP" "UDP" }}
         {{- end }}
@@ -172,31 +172,31 @@ spec:
   volumes:
     - name: config
       configMap:
-        name: {{ include "callplane.fullname" . }}
+        name: {{ include "callplane.fullname" . | quote }}
     {{- with .Values.redis }}
     {{- if .existingSecret }}
     - name: redis
       secret:
-        secretName: {{ .existingSecret }}
+        secretName: {{ .existingSecret | quote }}
         defaultMode: 288 # 0440
         items:
-          - key: {{ .passwordKey }}
-            path: {{ .passwordKey }}
+          - key: {{ .passwordKey | quote }}
+            path: {{ .passwordKey | quote }}
           {{- with .sentinelPasswordKey }}
-          - key: {{ . }}
-            path: {{ . }}
+          - key: {{ . | quote }}
+            path: {{ . | quote }}
           {{- end }}
     {{- end }}
     {{- with .tls }}
     {{- if .existingSecret }}
     - name: redis-tls
       secret:
-        secretName: {{ .existingSecret }}
+        secretName: {{ .existingSecret | quote }}
         defaultMode: 288 # 0440
         items:
           {{- range compact (list .caKey .certKey .keyKey) }}
-          - key: {{ . }}
-            path: {{ . }}
+          - key: {{ . | quote }}
+            path: {{ . | quote }}
           {{- end }}
     {{- end }}
     {{- end }}
