@@ -593,10 +593,12 @@ impl LeaseMetrics {
         }
     }
 
-    /// The API server answered, or did not.
-    pub fn asked(&self, verb: Label, result: Label, took: Duration) {
+    /// The API server answered, or did not; or what had answered broke off.
+    pub fn asked(&self, verb: Label, result: Label, took: Option<Duration>) {
         self.requests.with_label_values(&[verb, result]).inc();
-        self.seconds.with_label_values(&[verb]).observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.seconds.with_label_values(&[verb]).observe(took.as_secs_f64());
+        }
     }
 
     /// The store's word alone makes it lead from now on, or does so no more; of each Lease by itself.

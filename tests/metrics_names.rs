@@ -40,7 +40,7 @@ fn used() -> Metrics {
     metrics.store.kept(1, 2);
     metrics.store.beat(3);
     metrics.store.epoch();
-    metrics.lease.asked("get", "ok", second);
+    metrics.lease.asked("get", "ok", Some(second));
     metrics.lease.unconfirmed(true);
     metrics.traces.exported(3);
     metrics.traces.dropped("full", 1);

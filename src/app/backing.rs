@@ -259,6 +259,14 @@ impl Leadership for AnyLeadership {
         }
     }
 
+    fn trouble(&self, stack: &StackId) -> Option<String> {
+        match self {
+            Self::Standalone(leadership) => leadership.trouble(stack),
+            Self::Redis(leadership) => leadership.trouble(stack),
+            Self::Kubernetes(leadership) => leadership.trouble(stack),
+        }
+    }
+
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
         match self {
             Self::Standalone(leadership) => leadership.changed(stack, from).await,

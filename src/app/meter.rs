@@ -57,7 +57,7 @@ impl Meter for StackMeter {
 pub struct LeaseMeter(pub LeaseMetrics);
 
 impl contest::Meter for LeaseMeter {
-    fn asked(&self, verb: &'static str, result: &'static str, took: Duration) {
+    fn asked(&self, verb: &'static str, result: &'static str, took: Option<Duration>) {
         self.0.asked(verb, result, took);
     }
 

@@ -50,7 +50,7 @@ pub fn of_stacks(
             vec![
                 interface(&name, &mi, answers),
                 events(&name, age, lasts, metrics.events_arrive(name.as_str())),
-                leader(&name, &leadership.leader(&name)),
+                leader(&name, &leadership.leader(&name), leadership.trouble(&name)),
             ]
         });
     }
@@ -84,13 +84,22 @@ fn events(stack: &StackId, age: Option<Duration>, lasts: Duration, arrive: Optio
     }
 }
 
-fn leader(stack: &StackId, leader: &Leader) -> Part {
+fn leader(stack: &StackId, leader: &Leader, trouble: Option<String>) -> Part {
     let name = format!("stack {stack} leader");
+    let why = trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default();
     match leader {
         Leader::This(term) => Part::well(name, format!("this process, in term {}", term.0)),
+        Leader::Unconfirmed(term) => Part::ill(
+            name,
+            format!(
+                "this process, in term {}, by the word of Redis alone: the API server does not renew \
+                 the Lease{why}",
+                term.0
+            ),
+        ),
         Leader::Another(Some(holder)) => Part::well(name, format!("another process, {holder}")),
         Leader::Another(None) => Part::well(name, "another process"),
-        Leader::Unknown => Part::ill(name, "nobody is known to lead"),
+        Leader::Unknown => Part::ill(name, format!("nobody is known to lead{why}")),
     }
 }
 
@@ -117,9 +126,20 @@ mod tests {
         let name = StackId::new("main");
         let known =
             [Leader::This(Term(3)), Leader::Another(None), Leader::Another(Some("b".into()))];
-        assert!(known.iter().all(|known| leader(&name, known).is_well));
-        let nobody = leader(&name, &Leader::Unknown);
+        assert!(known.iter().all(|known| leader(&name, known, None).is_well));
+        let nobody = leader(&name, &Leader::Unknown, None);
         assert!(!nobody.is_well && !nobody.is_needed, "{nobody:?}");
+    }
+
+    #[test]
+    fn what_keeps_the_lease_from_being_written_stands_where_one_looks_for_the_leader() {
+        let name = StackId::new("main");
+        let told = |known| leader(&name, &known, Some("put, refused: no namespace".to_owned()));
+        let (nobody, alone) = (told(Leader::Unknown), told(Leader::Unconfirmed(Term(3))));
+        assert_eq!(nobody.text, "nobody is known to lead (put, refused: no namespace)");
+        assert!(!alone.is_well && !alone.is_needed, "{alone:?}");
+        let [who, why] = ["this process, in term 3", "no namespace"];
+        assert!(alone.text.contains(who) && alone.text.contains(why), "{alone:?}");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Leader;
 use super::election::{Answer, Ask, Election, Lease, Said, Timing, Word};
-use super::leads::Leads;
+use super::leads::{Known, Leads};
 use crate::clock::{Clock, Timer};
 use crate::core::ids::{Epoch, StackId, Term};
 
@@ -57,7 +57,8 @@ pub struct Unheard;
 /// Is told what is to be counted.
 pub trait Meter: Send + Sync + 'static {
     /// The API server was asked `verb`; `result` is the kind of its answer.
-    fn asked(&self, verb: &'static str, result: &'static str, took: Duration);
+    /// What had answered before, and broke off now, has no time.
+    fn asked(&self, verb: &'static str, result: &'static str, took: Option<Duration>);
     /// This process leads by the store's word alone from now on, or no more. Told when it changes.
     fn unconfirmed(&self, unconfirmed: bool);
 }
@@ -178,14 +179,13 @@ impl<L: Leases, T: Terms> Contest<L, T> {
 
     /// Tells everybody what has changed.
     fn tell(&self, election: &Election, at: Duration, drawn: Option<&Drawn>, told: &mut Told) {
-        let leads = election.leads(at);
-        let other = self.other(election);
+        let now = Told { leads: election.leads(at), unconfirmed: election.is_unconfirmed(at) };
+        let known = Known { other: self.other(election), unconfirmed: now.unconfirmed };
         for stack in &self.stacks {
-            let term = drawn.filter(|_| leads).and_then(|drawn| drawn.terms.get(stack));
+            let term = drawn.filter(|_| now.leads).and_then(|drawn| drawn.terms.get(stack));
             self.leads.set(stack, term.copied());
-            self.leads.seen(stack, other.clone());
+            self.leads.seen(stack, known.clone());
         }
-        let now = Told { leads, unconfirmed: election.is_unconfirmed(at) };
         if now.unconfirmed != told.unconfirmed {
             self.meter.unconfirmed(now.unconfirmed);
             if now.unconfirmed {

@@ -84,12 +84,11 @@ pub struct Version {
 }
 
 impl Version {
-    /// Whether it is certainly older. Revisions of one object are numbers that grow; what is none is
-    /// never older.
+    /// Whether it is certainly older. Revisions are numbers that grow over all objects of a kind, so
+    /// that one of a former life is older, too; what is no number is never older.
     pub(super) fn is_before(&self, other: &Version) -> bool {
         let number = |version: &Version| version.revision.parse::<u128>().ok();
-        self.uid == other.uid
-            && matches!((number(self), number(other)), (Some(one), Some(two)) if one < two)
+        matches!((number(self), number(other)), (Some(one), Some(two)) if one < two)
     }
 }
 
@@ -406,9 +405,11 @@ impl Election {
         }
     }
 
-    /// How long until the next try after one that failed. A holder goes on as it does otherwise.
+    /// How long until the next try after one that failed. A holder goes on as it does otherwise; one
+    /// that leaves is waited for.
     fn pause(&self) -> Duration {
         match self.hold {
+            Hold::Held { .. } if self.leaving => self.timing.renew() / 4,
             Hold::Held { .. } => self.timing.renew(),
             Hold::Not => {
                 let doubled = 1 << self.failures.saturating_sub(1).min(3);
@@ -520,6 +521,11 @@ mod tests {
         Lease { holder: holder.map(str::to_owned), lasts: LEASE, transitions: 0, version }
     }
 
+    fn of_another_life(lease: Lease) -> Lease {
+        let version = Version { uid: "another".to_owned(), ..lease.version };
+        Lease { version, ..lease }
+    }
+
     fn election() -> Election {
         Election::new("me", Timing { lease: LEASE, jitter: JITTER })
     }
@@ -605,8 +611,12 @@ mod tests {
         election.answered_renewal(1_100, 5);
         election.seen(ms(1_200), Some(lease(Some("me"), 4)));
         election.seen(ms(1_200), Some(lease(Some("other"), 3)));
+        // Nor what it was before it was deleted and written again.
+        election.seen(ms(1_200), Some(of_another_life(lease(Some("other"), 4))));
         assert!(election.leads(ms(1_300)));
         assert_eq!(election.lease().unwrap().version.revision, "5");
+        election.seen(ms(1_200), Some(of_another_life(lease(Some("other"), 6))));
+        assert!(!election.leads(ms(1_300)));
     }
 
     impl Election {
@@ -811,6 +821,21 @@ mod tests {
         election.answered(ms(33), Answer::Written(lease(None, 2)));
         assert!(election.has_left());
         assert_eq!((election.ask(ms(9_000)), election.next(ms(9_000))), (None, None));
+    }
+
+    #[test]
+    fn who_leaves_and_is_not_heard_tries_again_soon() {
+        let mut election = leader();
+        election.leave();
+        assert!(election.ask(ms(30)).is_some());
+        election.answered(ms(31), Answer::Failed);
+        assert_eq!(election.next(ms(31)), Some(ms(281)));
+        assert!(election.ask(ms(281)).is_some());
+        election.answered(ms(282), Answer::Lost);
+        assert_eq!(election.next(ms(282)), Some(ms(532)), "not without a pause");
+        assert_eq!(election.ask(ms(532)), Some(Ask::Read));
+        election.answered(ms(533), Answer::Read(Some(lease(Some("me"), 1))));
+        assert!(matches!(election.ask(ms(533)), Some(Ask::Write(Draft { holder: None, .. }))));
     }
 
     #[test]

@@ -12,8 +12,16 @@ use crate::core::ids::{StackId, Term};
 #[derive(Debug)]
 pub struct Leads {
     terms: BTreeMap<StackId, watch::Sender<Option<Term>>>,
-    /// Who leads where this process does not, as it was seen last.
-    others: Mutex<BTreeMap<StackId, Leader>>,
+    known: Mutex<BTreeMap<StackId, Known>>,
+}
+
+/// What was seen last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Who leads, should this process not.
+    pub other: Leader,
+    /// This process leads by the store's word alone.
+    pub unconfirmed: bool,
 }
 
 impl Leads {
@@ -21,7 +29,7 @@ impl Leads {
     #[must_use]
     pub fn of(stacks: &[StackId]) -> Self {
         let terms = stacks.iter().map(|stack| (stack.clone(), watch::Sender::new(None)));
-        Self { terms: terms.collect(), others: Mutex::default() }
+        Self { terms: terms.collect(), known: Mutex::default() }
     }
 
     /// At which stacks.
@@ -36,9 +44,9 @@ impl Leads {
         }
     }
 
-    /// So it was seen who leads there, should this process not lead.
-    pub fn seen(&self, stack: &StackId, other: Leader) {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner).insert(stack.clone(), other);
+    /// So it was seen who leads there.
+    pub fn seen(&self, stack: &StackId, seen: Known) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(stack.clone(), seen);
     }
 }
 
@@ -48,9 +56,13 @@ impl Leadership for Leads {
     }
 
     fn leader(&self, stack: &StackId) -> Leader {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = || others.get(stack).cloned().unwrap_or(Leader::Unknown);
-        self.term(stack).map_or_else(other, Leader::This)
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.term(stack), known.get(stack)) {
+            (Some(term), Some(Known { unconfirmed: true, .. })) => Leader::Unconfirmed(term),
+            (Some(term), _) => Leader::This(term),
+            (None, Some(known)) => known.other.clone(),
+            (None, None) => Leader::Unknown,
+        }
     }
 
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {

@@ -10,7 +10,7 @@ mod leads;
 
 use std::future::Future;
 
-pub use self::leads::Leads;
+pub use self::leads::{Known, Leads};
 
 use crate::core::ids::{StackId, Term};
 
@@ -31,6 +31,11 @@ pub trait Leadership: Send + Sync + 'static {
         self.term(stack).map_or(Leader::Unknown, Leader::This)
     }
 
+    /// What has long kept this process from asking whoever elects, in that one's own words. For people.
+    fn trouble(&self, _stack: &StackId) -> Option<String> {
+        None
+    }
+
     /// Waits until [`Leadership::term`] is another one than `from`, and tells it. What changed
     /// before it was asked counts, so that nothing is missed between two waits.
     fn changed(
@@ -45,6 +50,8 @@ pub trait Leadership: Send + Sync + 'static {
 pub enum Leader {
     /// This process, in this term.
     This(Term),
+    /// This process, by the store's word alone: whoever elects says nothing.
+    Unconfirmed(Term),
     /// Another process; its name, where the election tells it.
     Another(Option<String>),
     /// Nobody that this process knows of.

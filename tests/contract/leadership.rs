@@ -171,7 +171,7 @@ fn are_here(test: &str) -> bool {
 struct Uncounted;
 
 impl Meter for Uncounted {
-    fn asked(&self, _verb: &'static str, _result: &'static str, _took: Duration) {}
+    fn asked(&self, _verb: &'static str, _result: &'static str, _took: Option<Duration>) {}
 
     fn unconfirmed(&self, _unconfirmed: bool) {}
 }

@@ -197,7 +197,7 @@ impl Terms for Client {
 pub struct Uncounted;
 
 impl Meter for Uncounted {
-    fn asked(&self, _verb: &'static str, _result: &'static str, _took: Duration) {}
+    fn asked(&self, _verb: &'static str, _result: &'static str, _took: Option<Duration>) {}
 
     fn unconfirmed(&self, _unconfirmed: bool) {}
 }

@@ -3,13 +3,28 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use kube::{Client, Config};
+use tower::{BoxError, ServiceExt as _};
 
 /// Where the account of a pod is found.
 pub const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// How long a connection may take.
+/// How long a connection may take, with TLS.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// A connection is dead when what was sent over it has not even reached the other machine for this long:
+/// a slow API server's machine says that much at once. Short enough for a holder to renew in time over
+/// another one.
+#[cfg(target_os = "linux")]
+const DEAD: Duration = Duration::from_millis(1_500);
+
+/// A connection over which nothing comes is tried after this, and so often.
+const TRIED: Duration = Duration::from_secs(5);
+const TRIED_AGAIN: Duration = Duration::from_secs(1);
 
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,25 +90,47 @@ impl Access {
     }
 
     /// A client with what the files hold now. Its token is read again each minute; the certificates
-    /// are not.
+    /// are not. A connection that was not used for `idle` is used no more: it may lead nowhere by now.
     ///
     /// # Errors
     /// [`NoAccess`].
-    pub fn client(&self, namespace: &str) -> Result<Client, NoAccess> {
+    pub fn client(&self, namespace: &str, idle: Duration) -> Result<Client, NoAccess> {
         let address = self.server.parse().map_err(|_| NoAccess::Address(self.server.clone()))?;
         let (token, ca) = (self.account.join("token"), self.account.join("ca.crt"));
         read(&token)?;
         read(&ca)?;
-        let unusable = |why: String| NoAccess::Unusable { account: self.account.clone(), why };
         let mut config = Config::new(address);
-        namespace.clone_into(&mut config.default_namespace);
         config.root_cert_file = Some(ca);
         config.auth_info.token_file = Some(token.to_string_lossy().into_owned());
-        config.connect_timeout = Some(CONNECT);
-        // The election has its own rules for when to ask again.
-        config.default_retry = false;
-        Client::try_from(config).map_err(|why| unusable(why.to_string()))
+        client(&config, namespace, idle).map_err(|why| {
+            let why = why.to_string();
+            NoAccess::Unusable { account: self.account.clone(), why }
+        })
     }
+}
+
+/// kube's own does not say how connections are kept. Nothing is asked again by itself: the election has
+/// its own rules for that.
+fn client(config: &Config, namespace: &str, idle: Duration) -> Result<Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(TRIED));
+    tcp.set_keepalive_interval(Some(TRIED_AGAIN));
+    #[cfg(target_os = "linux")]
+    tcp.set_tcp_user_timeout(Some(DEAD));
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(Some(CONNECT));
+    let http: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(idle)
+        .build(connector);
+    let http = http.map_err(BoxError::from);
+    let builder = ClientBuilder::new(http, namespace);
+    Ok(match config.auth_layer()? {
+        Some(auth) => builder.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
+        None => builder.with_layer(&config.base_uri_layer()).build(),
+    })
 }
 
 fn read(path: &Path) -> Result<String, NoAccess> {

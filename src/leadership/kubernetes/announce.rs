@@ -1,6 +1,6 @@
 //! Tells operators in Kubernetes' own Events who leads: `kubectl get events` shows takeovers.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -59,8 +59,7 @@ async fn tell(api: &LeaseApi, pod: &str, term: Term) {
         type_: Some("Normal".to_owned()),
         ..Event::default()
     };
-    let client = api.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let events: Api<Event> = Api::namespaced(client, &api.namespace);
+    let events: Api<Event> = Api::namespaced(api.client(), &api.namespace);
     let how = PostParams::default();
     match timeout(PATIENCE, events.create(&how, &event)).await {
         Ok(Ok(_)) => {}

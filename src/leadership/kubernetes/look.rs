@@ -35,7 +35,7 @@ pub type Look = (String, Result<Option<Seen>, String>);
 /// [`NoAccess`] when the API server can't be asked at all.
 pub async fn look(settings: &Settings, stacks: &[StackId]) -> Result<Vec<Look>, NoAccess> {
     let (access, namespace) = settings.way()?;
-    let client = access.client(&namespace)?;
+    let client = access.client(&namespace, PATIENCE)?;
     let mut looks = Vec::new();
     for (name, _) in settings.leases(stacks) {
         let api: Api<Object> = Api::namespaced(client.clone(), &namespace);

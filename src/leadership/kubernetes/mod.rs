@@ -7,16 +7,17 @@ mod announce;
 mod api;
 mod look;
 mod object;
+mod trouble;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::channel;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use self::access::{ACCOUNT, Access, NoAccess};
 use self::api::LeaseApi;
@@ -59,9 +60,11 @@ pub struct Settings {
 /// Contends for a Lease whose holder leads every stack, or for one of each stack.
 pub struct KubernetesLeadership {
     leads: Arc<Leads>,
+    /// Each Lease, and whom its holder leads.
+    leases: Vec<(Arc<LeaseApi>, Vec<StackId>)>,
     stop: CancellationToken,
-    contests: Mutex<Vec<JoinHandle<()>>>,
-    others: Vec<JoinHandle<()>>,
+    contests: TaskTracker,
+    tasks: Vec<AbortHandle>,
     lasts: Duration,
 }
 
@@ -77,27 +80,24 @@ impl KubernetesLeadership {
         meter: Arc<dyn Meter>,
     ) -> Result<Self, NoAccess> {
         let (access, namespace) = settings.way()?;
-        let client = access.client(&namespace)?;
         let (leads, stop) = (Arc::new(Leads::of(stacks)), CancellationToken::new());
-        let (mut contests, mut others) = (Vec::new(), Vec::new());
+        let (contests, mut tasks) = (TaskTracker::new(), Vec::new());
+        let mut leases = Vec::new();
         for (lease, stacks) in settings.leases(stacks) {
-            let api = Arc::new(LeaseApi {
-                access: access.clone(),
-                namespace: namespace.clone(),
-                name: lease,
-                lasts: settings.lasts,
-                meter: Arc::clone(&meter),
-                client: Mutex::new(client.clone()),
-                failed: AtomicU32::new(0),
-                known: Mutex::default(),
-            });
+            let (access, namespace) = (access.clone(), namespace.clone());
+            let api = LeaseApi::new(access, namespace, lease, settings.lasts, Arc::clone(&meter))?;
+            leases.push((Arc::new(api), stacks));
+        }
+        for (api, stacks) in &leases {
+            let (api, stacks) = (Arc::clone(api), stacks.clone());
             let (sender, sights) = channel(SIGHTS);
-            others.push(tokio::spawn(announce::takeovers(
+            let takeovers = announce::takeovers(
                 Arc::clone(&api),
                 Arc::clone(&leads),
                 stacks.clone(),
                 settings.pod.clone(),
-            )));
+            );
+            tasks.push(tokio::spawn(takeovers).abort_handle());
             let contest = Contest {
                 me: format!("{}_{}", settings.pod, settings.process),
                 timing: Timing { lease: settings.lasts, jitter: settings.jitter },
@@ -111,26 +111,20 @@ impl KubernetesLeadership {
                 timer: Arc::new(TokioTimer),
                 stop: stop.clone(),
             };
-            contests.push(tokio::spawn(contest.run()));
-            others.push(tokio::spawn(async move { api.watch(sender).await }));
+            tasks.push(contests.spawn(contest.run()).abort_handle());
+            tasks.push(tokio::spawn(async move { api.watch(sender).await }).abort_handle());
         }
-        let (contests, lasts) = (Mutex::new(contests), settings.lasts);
-        Ok(Self { leads, stop, contests, others, lasts })
+        contests.close();
+        Ok(Self { leads, leases, stop, contests, tasks, lasts: settings.lasts })
     }
 
     /// Gives every Lease back, so that another process has it at once, and contends no more. Ends when
     /// the API server has said that it is so, or when they have run out.
     pub async fn resign(&self) {
         self.stop.cancel();
-        let contests = std::mem::take(&mut *self.contests());
-        let left = futures_util::future::join_all(contests);
-        if timeout(self.lasts, left).await.is_err() {
+        if timeout(self.lasts, self.contests.wait()).await.is_err() {
             tracing::info!("the Lease could not be given back, it runs out by itself");
         }
-    }
-
-    fn contests(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.contests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,7 +154,7 @@ impl Settings {
 
 impl Drop for KubernetesLeadership {
     fn drop(&mut self) {
-        self.others.iter().chain(self.contests().iter()).for_each(JoinHandle::abort);
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -173,7 +167,72 @@ impl Leadership for KubernetesLeadership {
         self.leads.leader(stack)
     }
 
+    fn trouble(&self, stack: &StackId) -> Option<String> {
+        let of = self.leases.iter().find(|(_, stacks)| stacks.contains(stack));
+        of.and_then(|(api, _)| api.trouble())
+    }
+
     async fn changed(&self, stack: &StackId, from: Option<Term>) -> Option<Term> {
         self.leads.changed(stack, from).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contest::Unheard;
+    use super::*;
+    use crate::core::ids::Epoch;
+
+    /// Nobody draws terms, and nobody counts.
+    struct Nobody;
+
+    impl Terms for Nobody {
+        async fn draw(&self, _stack: &StackId) -> Result<Term, Unheard> {
+            Err(Unheard)
+        }
+
+        async fn newest(&self, _stack: &StackId) -> Result<(Epoch, Option<Term>), Unheard> {
+            Err(Unheard)
+        }
+    }
+
+    impl Meter for Nobody {
+        fn asked(&self, _verb: &'static str, _result: &'static str, _took: Option<Duration>) {}
+        fn unconfirmed(&self, _unconfirmed: bool) {}
+    }
+
+    #[tokio::test]
+    async fn nothing_contends_on_for_a_leadership_that_could_not_be_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = rcgen::generate_simple_self_signed(["server".to_owned()]).unwrap().cert.pem();
+        std::fs::write(folder.path().join("ca.crt"), ca).unwrap();
+        std::fs::write(folder.path().join("token"), "token").unwrap();
+        // It takes connections, and says nothing.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Settings {
+            server: Some(format!("http://{}", silent.local_addr().unwrap())),
+            account: folder.path().to_owned(),
+            namespace: Some("here".to_owned()),
+            lease: "lease".to_owned(),
+            per_stack: false,
+            lasts: Duration::from_millis(200),
+            pod: "pod".to_owned(),
+            process: "process".to_owned(),
+            jitter: JITTER,
+        };
+        let terms = Arc::new(Nobody);
+        let kept = Arc::downgrade(&terms);
+        let stacks = [StackId::new("main")];
+        let leadership =
+            KubernetesLeadership::start(&settings, terms, &stacks, Arc::new(Nobody)).unwrap();
+        silent.accept().await.unwrap();
+        timeout(Duration::from_secs(5), leadership.resign()).await.expect("it waits on");
+        drop(leadership);
+        let ended = async {
+            while kept.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), ended).await.expect("it contends on");
     }
 }

@@ -14,7 +14,7 @@ use super::store::RedisStore;
 use super::wire::{self, away, milliseconds, one};
 use crate::core::ids::{Epoch, PodId, StackId, TenantId, Term};
 use crate::core::partition::Partition;
-use crate::leadership::{Leader, Leadership, Leads};
+use crate::leadership::{Known, Leader, Leadership, Leads};
 use crate::store::{Away, Store as _};
 
 /// How long a lease holds.
@@ -121,7 +121,7 @@ impl Contender {
                 Ok(Ok(None)) => Leader::Another(None),
                 Ok(Ok(Some(_)) | Err(Away)) | Err(_) => Leader::Unknown,
             };
-            self.leads.seen(&self.stack, other);
+            self.leads.seen(&self.stack, Known { other, unconfirmed: false });
             let kept = match answer {
                 Ok(Ok(Some(epoch))) => self.lead(epoch, asked).await,
                 Ok(Ok(None)) => {
