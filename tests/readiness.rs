@@ -10,8 +10,12 @@
 mod redis_server;
 mod site;
 
-use callplane::config::Config;
+use callplane::admin::Readiness;
+use callplane::app::Server;
+use callplane::client::console::Hints;
+use callplane::config::{Config, LogFilter};
 use callplane::stack::simulated::Script;
+use callplane::telemetry::LogLevels;
 use redis_server::{RedisServer, is_here};
 use site::{Proxy, Site, any_port, config_for, configured, http, until};
 
@@ -75,6 +79,40 @@ fn shared(redis: u16, proxy: &Proxy) -> Config {
         "redis: {{address: \"127.0.0.1:{redis}\"}}\nstacks: [{{name: sim, mi: \"udp:{}\"}}]\n",
         proxy.mi
     ))
+}
+
+/// It would be waited for by those that serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_come_to_serve_does_not_contend() {
+    if !is_here("a_server_that_does_not_come_to_serve_does_not_contend") {
+        return;
+    }
+    let redis = tokio::task::spawn_blocking(RedisServer::start).await.unwrap();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::start(Script::Reference, any_port()).await;
+    let (mi, port, events) = (proxy.mi, redis.port(), taken.local_addr().unwrap());
+    let api = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    api.set_nonblocking(true).unwrap();
+    let account = tempfile::tempdir().unwrap();
+    let ca = rcgen::generate_simple_self_signed(["server".to_owned()]).unwrap().cert.pem();
+    for (name, text) in [("ca.crt", &*ca), ("token", "token"), ("namespace", "here")] {
+        std::fs::write(account.path().join(name), text).unwrap();
+    }
+    let config = configured(&format!(
+        "redis: {{address: \"127.0.0.1:{port}\"}}\n\
+         leadership: kubernetes\n\
+         kubernetes: {{server: \"{}\", account: \"{}\"}}\n\
+         stacks: [{{name: sim, mi: \"udp:{mi}\", events: \"udp:{events}\"}}]\n",
+        api.local_addr().unwrap(),
+        account.path().display()
+    ));
+    let (hints, levels) = (Hints::default(), LogLevels::detached(LogFilter::info()));
+    let started = Server::start(&config, &hints, levels, Readiness::starting()).await;
+    let Err(error) = started else { panic!("it started") };
+    assert!(error.to_string().contains("cannot listen for events"), "{error}");
+    let asked = api.accept().map_err(|error| error.kind());
+    assert_eq!(asked.err(), Some(std::io::ErrorKind::WouldBlock), "it contended");
+    proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

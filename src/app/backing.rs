@@ -22,14 +22,12 @@ use crate::store::{
 /// while it is away serves as soon as it is back.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Store, bus, clock and leadership, which belong together.
+/// Store, bus and clock, which belong together, and who elects with them.
 pub struct Backing {
     /// Where commands live.
     pub store: Arc<AnyStore>,
     /// The store's time.
     pub clock: Arc<dyn Clock>,
-    /// Who owns the stacks' events.
-    pub leadership: Arc<AnyLeadership>,
     bus: AnyBus,
 }
 
@@ -72,13 +70,7 @@ impl Backing {
     ///
     /// # Errors
     /// [`NoBacking`] when a file that is named for it can't be used.
-    pub async fn of(
-        config: &Config,
-        limits: Limits,
-        pod: &PodId,
-        stacks: &[StackId],
-        meter: Arc<dyn Meter>,
-    ) -> Result<Self, NoBacking> {
+    pub async fn of(config: &Config, limits: Limits) -> Result<Self, NoBacking> {
         let Some(redis) = settings::redis(&config.redis) else { return Ok(Self::alone(limits)) };
         let store = Arc::new(RedisStore::start(redis, config.install.clone(), limits)?);
         let mut told = false;
@@ -98,23 +90,39 @@ impl Backing {
                 tracing::warn!(release = about.version, "redis: {concern}");
             }
         }
-        let leadership = match config.leadership {
+        Ok(Self {
+            clock: store.clock(),
+            store: Arc::new(AnyStore::Redis(store)),
+            bus: AnyBus::Redis(bus),
+        })
+    }
+
+    /// Contends from now on for the events of these stacks.
+    ///
+    /// # Errors
+    /// [`NoBacking`] when whoever elects can't be asked at all.
+    pub fn contend(
+        &self,
+        config: &Config,
+        pod: &PodId,
+        stacks: &[StackId],
+        meter: Arc<dyn Meter>,
+    ) -> Result<AnyLeadership, NoBacking> {
+        let store = match &*self.store {
+            AnyStore::Memory(_) => return Ok(AnyLeadership::Standalone(Standalone)),
+            AnyStore::Redis(store) => store,
+        };
+        Ok(match config.leadership {
             Some(config::Leadership::Kubernetes) => {
                 let [chance, ..] = SystemNonces::new().nonce().0.to_be_bytes();
                 let settings = settings::kubernetes(&config.kubernetes, pod, chance);
-                let terms = Arc::clone(&store);
+                let terms = Arc::clone(store);
                 let leadership = KubernetesLeadership::start(&settings, terms, stacks, meter)?;
                 AnyLeadership::Kubernetes(leadership)
             }
             Some(config::Leadership::Redis | config::Leadership::Standalone) | None => {
-                AnyLeadership::Redis(RedisLeadership::start(&store, pod, stacks))
+                AnyLeadership::Redis(RedisLeadership::start(store, pod, stacks))
             }
-        };
-        Ok(Self {
-            clock: store.clock(),
-            leadership: Arc::new(leadership),
-            store: Arc::new(AnyStore::Redis(store)),
-            bus: AnyBus::Redis(bus),
         })
     }
 
@@ -123,12 +131,7 @@ impl Backing {
         let bus = Arc::new(MemoryBus::default());
         let epoch = Epoch::derive(SystemNonces::new().nonce());
         let store = MemoryStore::new(Arc::clone(&clock), Arc::clone(&bus), epoch, limits);
-        Self {
-            store: Arc::new(AnyStore::Memory(Arc::new(store))),
-            clock,
-            leadership: Arc::new(AnyLeadership::Standalone(Standalone)),
-            bus: AnyBus::Memory(bus),
-        }
+        Self { store: Arc::new(AnyStore::Memory(Arc::new(store))), clock, bus: AnyBus::Memory(bus) }
     }
 
     /// Has committed entries told to this listener.

@@ -108,14 +108,34 @@ impl Server {
         levels: LogLevels,
         readiness: Readiness,
     ) -> Result<Self, StartError> {
+        let tasks = TaskTracker::new();
+        let stop_rest = CancellationToken::new();
+        let started = Self::begin(config, hints, levels, readiness, &tasks, &stop_rest).await;
+        if started.is_err() {
+            stop_rest.cancel();
+            tasks.close();
+            // The stacks are told that they need not tell us anything.
+            let _ = tokio::time::timeout(ENDING, tasks.wait()).await;
+        }
+        started
+    }
+
+    /// Whoever contends for the stacks' events serves: that begins where nothing can fail any more.
+    async fn begin(
+        config: &Config,
+        hints: &Hints,
+        levels: LogLevels,
+        readiness: Readiness,
+        tasks: &TaskTracker,
+        stop_rest: &CancellationToken,
+    ) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let Listen { address, shared, .. } = &config.listen;
         let listener = bind("clients (listen.address)", address, *shared).await?;
         let operations = bind("operations (admin.listen)", &config.admin.listen, false).await?;
         let control = bind("control (admin.control)", &config.admin.control, false).await?;
 
-        let tasks = TaskTracker::new();
-        let (stop_clients, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let stop_clients = CancellationToken::new();
         let client_address = address_of(&listener, &config.listen.address)?;
         let admin_address = address_of(&operations, &config.admin.listen)?;
         let control_address = address_of(&control, &config.admin.control)?;
@@ -149,21 +169,18 @@ impl Server {
         };
         let names: Vec<StackId> =
             config.stacks.iter().map(|stack| StackId::new(stack.name.as_str())).collect();
-        let meter = Arc::new(LeaseMeter(metrics.lease.clone()));
-        let backing = Backing::of(config, settings::store(config), &pod, &names, meter);
         let backing = tokio::select! {
-            backing = backing => backing?,
+            backing = Backing::of(config, settings::store(config)) => backing?,
             () = readiness.drained() => return Err(StartError::Stopped),
         };
-        let Backing { store, clock, leadership, .. } = &backing;
+        let Backing { store, clock, .. } = &backing;
         let (inbox, outlet) = events::inbox(&names, Arc::clone(clock));
         let inbox = Arc::new(inbox);
-        read_off(&metrics, Arc::clone(store), Arc::clone(&inbox), names);
+        read_off(&metrics, Arc::clone(store), Arc::clone(&inbox), names.clone());
         let reports: Arc<dyn Reports> = inbox;
         let connecting =
-            ConfiguredStacks::connect(config, &metrics, clock, reports, &tasks, &stop_rest);
+            ConfiguredStacks::connect(config, &metrics, clock, reports, tasks, stop_rest);
         let stacks = Arc::new(connecting.await?);
-        parts::of_stacks(&parts_told, &metrics, config, &stacks, leadership);
         let host = TokioHost::new(tasks.clone());
         let dyn_nonces: Arc<dyn Nonces> = Arc::clone(&nonces) as _;
         let traces = exporter.map(|(exporter, sample)| {
@@ -181,29 +198,22 @@ impl Server {
             host: Arc::clone(&host) as _,
             observer: Arc::new(Watching::new(&metrics, running, traces.clone())),
         };
-        let engine = Engine::new(parts, settings::engine(config, pod));
+        let engine = Engine::new(parts, settings::engine(config, pod.clone()));
         tasks.spawn(host.drive(Arc::clone(&engine), Arc::clone(clock), stop_rest.clone()));
+        let feed = listen(&backing, &readiness).await.ok_or(StartError::Stopped)?;
+        let meter = Arc::new(LeaseMeter(metrics.lease.clone()));
+        let leadership = Arc::new(backing.contend(config, &pod, &names, meter)?);
+        parts::of_stacks(&parts_told, &metrics, config, &stacks, &leadership);
+        let counted =
+            CountedLeadership::new(Arc::clone(&leadership), metrics.clone(), stacks.names());
         tasks.spawn(events::run(
             Arc::clone(&engine),
-            Arc::new(CountedLeadership::new(
-                Arc::clone(leadership),
-                metrics.clone(),
-                stacks.names(),
-            )),
+            Arc::new(counted),
             Arc::clone(clock),
             Arc::new(TokioTimer),
             outlet,
             stop_rest.clone(),
         ));
-
-        let Some(feed) = listen(&backing, &readiness).await else {
-            let _ = tokio::time::timeout(ENDING, leadership.resign()).await;
-            stop_rest.cancel();
-            tasks.close();
-            // The stacks are told that they need not tell us anything.
-            let _ = tokio::time::timeout(ENDING, tasks.wait()).await;
-            return Err(StartError::Stopped);
-        };
         let draw: client::Nonces = Arc::new(move || nonces.nonce());
         let desk = Desk::new(Arc::clone(&engine)).watched(metrics.commands.clone(), traces);
         let allowed = settings::client(config);
@@ -222,7 +232,7 @@ impl Server {
             if config.listen.console { console::router_with(hints) } else { axum::Router::new() };
         tasks.spawn(client::serve(Arc::clone(&client), listener, pages));
         readiness.listening();
-        let (store, leadership) = (Arc::clone(store), Arc::clone(leadership));
+        let store = Arc::clone(store);
         Ok(Self {
             client_address,
             admin_address,
@@ -239,8 +249,8 @@ impl Server {
             levels,
             drain: config.drain.clone(),
             stop_clients,
-            stop_rest,
-            tasks,
+            stop_rest: stop_rest.clone(),
+            tasks: tasks.clone(),
         })
     }
 

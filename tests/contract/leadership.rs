@@ -247,6 +247,33 @@ async fn who_resigns_is_followed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_death_whoever_has_heard_the_stacks_for_long_leads() {
+    if !is_here("leadership::after_a_death_whoever_has_heard_the_stacks_for_long_leads") {
+        return;
+    }
+    let (server, install) = installation::<Plain>().await;
+    let [stack, _] = stacks();
+    let start = async |number: u32| {
+        let (store, _bus) = connect(server.settings(), install.clone(), Limits::default()).await;
+        RedisLeadership::start(&store, &PodId::new(&format!("pod-{number}")), &[stack.clone()])
+    };
+    let dies = start(0).await;
+    assert!(timeout(DEADLINE, dies.changed(&stack, None)).await.expect("it is alone").is_some());
+    let old = start(1).await;
+    // Nothing but time makes one old.
+    tokio::time::sleep(Duration::from_millis(12_500)).await;
+    let mut all = vec![old];
+    for number in 2..10 {
+        all.push(start(number).await);
+    }
+    drop(dies);
+    let leads = all.iter().map(|one| one.changed(&stack, None).boxed());
+    let leads = futures_util::future::select_all(leads);
+    let (_, number, _) = timeout(DEADLINE, leads).await.expect("nobody leads");
+    assert_eq!(number, 0, "one that has only begun leads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_can_not_reach_redis_gives_up_before_its_lease_ends() {
     if !is_here("leadership::a_leader_that_can_not_reach_redis_gives_up_before_its_lease_ends") {
         return;

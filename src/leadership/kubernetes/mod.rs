@@ -225,7 +225,8 @@ mod tests {
         let stacks = [StackId::new("main")];
         let leadership =
             KubernetesLeadership::start(&settings, terms, &stacks, Arc::new(Nobody)).unwrap();
-        silent.accept().await.unwrap();
+        // The contest's, and the watch's.
+        let _connections = [silent.accept().await.unwrap(), silent.accept().await.unwrap()];
         timeout(Duration::from_secs(5), leadership.resign()).await.expect("it waits on");
         drop(leadership);
         let ended = async {

@@ -29,6 +29,12 @@ const RENEW: Duration = Duration::from_millis(700);
 /// How often the others try.
 const TRY: Duration = Duration::from_millis(250);
 
+/// Whoever began so lately has not heard all that its predecessor may have left.
+const YOUNG: Duration = Duration::from_secs(12);
+
+/// For so long the young ones leave a lease that nobody has to all others.
+const DEFERENCE: Duration = Duration::from_millis(400);
+
 /// Contends for a lease of each stack.
 pub struct RedisLeadership {
     store: Arc<RedisStore>,
@@ -49,6 +55,8 @@ impl RedisLeadership {
                 stack: stack.clone(),
                 leads: Arc::clone(&leads),
                 held: None,
+                began: Instant::now(),
+                free: None,
             };
             tokio::spawn(contender.run())
         });
@@ -101,6 +109,17 @@ struct Contender {
     stack: StackId,
     leads: Arc<Leads>,
     held: Option<Held>,
+    began: Instant,
+    /// Since when nobody has it, as far as was seen.
+    free: Option<Instant>,
+}
+
+/// Who has a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    This,
+    Another,
+    Nobody,
 }
 
 /// A lease that is held.
@@ -117,17 +136,24 @@ impl Contender {
             let asked = Instant::now();
             let until = self.held.as_ref().map_or(asked + LEASE, |held| held.renewed + TRUSTED);
             let answer = timeout_at(until, self.lease()).await;
-            let other = match &answer {
-                Ok(Ok(None)) => Leader::Another(None),
-                Ok(Ok(Some(_)) | Err(Away)) | Err(_) => Leader::Unknown,
+            let holder = answer.as_ref().ok().and_then(|answer| answer.as_ref().ok());
+            let holder = holder.map(|(_, holder)| *holder);
+            let other = match holder {
+                Some(Holder::Another) => Leader::Another(None),
+                Some(Holder::This | Holder::Nobody) | None => Leader::Unknown,
+            };
+            self.free = match holder {
+                Some(Holder::Nobody) => Some(self.free.unwrap_or(asked)),
+                Some(Holder::This | Holder::Another) | None => None,
             };
             self.leads.seen(&self.stack, Known { other, unconfirmed: false });
             let kept = match answer {
-                Ok(Ok(Some(epoch))) => self.lead(epoch, asked).await,
-                Ok(Ok(None)) => {
+                Ok(Ok((epoch, Holder::This))) => self.lead(epoch, asked).await,
+                Ok(Ok((_, Holder::Another))) => {
                     self.step_down("another process has the lease");
                     false
                 }
+                Ok(Ok((_, Holder::Nobody))) => false,
                 Ok(Err(Away)) | Err(_) => false,
             };
             if self.held.as_ref().is_some_and(|held| held.renewed.elapsed() >= TRUSTED) {
@@ -166,8 +192,16 @@ impl Contender {
         }
     }
 
-    /// Takes the lease or keeps it; `None`: somebody else has it.
-    async fn lease(&self) -> Result<Option<Epoch>, Away> {
+    /// Whether it may take a lease that nobody has. After a leader's death whoever has heard the stacks
+    /// for long goes first, since it knows what was not applied any more.
+    fn may_take(&self) -> bool {
+        self.held.is_some()
+            || self.began.elapsed() >= YOUNG
+            || self.free.is_some_and(|since| since.elapsed() >= DEFERENCE)
+    }
+
+    /// Takes the lease or keeps it.
+    async fn lease(&self) -> Result<(Epoch, Holder), Away> {
         let keys = [self.store.keys().lease(&self.stack), self.store.keys().epoch()];
         let (_, answer) = self
             .store
@@ -175,10 +209,16 @@ impl Contender {
                 let mut lease = Script::Lease.over(live);
                 lease.arg(keys.len()).arg(&keys).arg(&*live.run_id);
                 lease.arg(self.pod.as_str()).arg(milliseconds(LEASE));
+                lease.arg(u8::from(self.may_take()));
                 one(lease)
             })
             .await?;
-        let (epoch, mine) = wire::in_epoch(answer).map_err(|error| away(&error))?;
-        Ok((mine == 1).then_some(epoch))
+        let (epoch, holder) = wire::in_epoch(answer).map_err(|error| away(&error))?;
+        let holder = match holder {
+            1 => Holder::This,
+            2 => Holder::Nobody,
+            _ => Holder::Another,
+        };
+        Ok((epoch, holder))
     }
 }

@@ -4,4 +4,6 @@
 -- ARGV 1 process
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+-- Nobody's for a moment: so those who look know that its holder has not died.
+redis.call('SET', KEYS[1], '', 'PX', 500)
+return 1
