@@ -118,6 +118,38 @@ fn a_killed_leader_is_followed_within_five_seconds() {
     );
 }
 
+/// As when one machine had the leader and the API server's end of everybody's connections.
+#[test]
+fn a_leader_that_dies_with_everybody_s_connections_is_followed_as_soon() {
+    let name = "a_leader_that_dies_with_everybody_s_connections_is_followed_as_soon";
+    with_a_field(name, Times::Measured, async |field| {
+        let (leader, term) = field.leader().expect("somebody leads");
+        let at = Instant::now();
+        for pod in &field.pods {
+            pod.link.set(Way::Gone);
+        }
+        field.kill(leader);
+        let next = field.leader_since(at).await;
+        within("killed with all connections", Duration::from_secs(6), at, next);
+        assert!(next.pod != leader && next.leads > Some(term), "{next:?}");
+    });
+}
+
+/// The API server's end of the leader's connections is gone without a word; another one answers.
+#[test]
+fn a_leader_whose_connections_lead_nowhere_any_more_leads_on() {
+    let name = "a_leader_whose_connections_lead_nowhere_any_more_leads_on";
+    with_a_field(name, Times::Measured, async |field| {
+        let before = field.leader().expect("somebody leads");
+        let at = Instant::now();
+        field.pods[before.0].link.set(Way::Gone);
+        tokio::time::sleep(LEASE * 3).await;
+        assert!(field.said_since(at).is_empty(), "{:?}", field.said_since(at));
+        let alone = field.metric(before.0, "callplane_leader_unconfirmed_state", &[]).await;
+        assert!(alone < f64::EPSILON, "it is not renewed again");
+    });
+}
+
 #[test]
 fn a_leader_that_is_told_to_stop_hands_over_within_half_a_second() {
     let name = "a_leader_that_is_told_to_stop_hands_over_within_half_a_second";
