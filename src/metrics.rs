@@ -589,7 +589,7 @@ impl LeaseMetrics {
         LeaseMetrics {
             requests: at.int_counter_vec("callplane_leader_lease_requests_total", "Requests to the API server about the Lease, by verb and result.", &["verb", "result"]),
             seconds: at.histogram_vec("callplane_leader_lease_request_seconds", "How long the API server took to answer, by verb.", &["verb"], MI_SECONDS),
-            unconfirmed: at.int_gauge("callplane_leader_unconfirmed_state", "1 if this process leads although the API server does not renew its Lease, else 0."),
+            unconfirmed: at.int_gauge("callplane_leader_unconfirmed_state", "1 if this process leads although the API server does not renew its Lease, else 0; with kubernetes.per_stack of how many it is so."),
         }
     }
 

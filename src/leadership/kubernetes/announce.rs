@@ -17,7 +17,8 @@ use crate::leadership::{Leadership as _, Leads};
 /// It is only news: nobody waits longer for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells each takeover of a Lease, by its first stack: whoever has it leads them all. Never ends.
+/// Tells each takeover of a Lease, by its first stack: whoever has it leads them all. A term that follows
+/// upon one of our own, since the store has forgotten it, is none. Never ends.
 pub(super) async fn takeovers(
     api: Arc<LeaseApi>,
     leads: Arc<Leads>,
