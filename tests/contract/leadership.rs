@@ -255,7 +255,11 @@ async fn after_a_death_whoever_has_heard_the_stacks_for_long_leads() {
     let [stack, _] = stacks();
     let start = async |number: u32| {
         let (store, _bus) = connect(server.settings(), install.clone(), Limits::default()).await;
-        RedisLeadership::start(&store, &PodId::new(&format!("pod-{number}")), &[stack.clone()])
+        RedisLeadership::start(
+            &store,
+            &PodId::new(&format!("pod-{number}")),
+            std::slice::from_ref(&stack),
+        )
     };
     let dies = start(0).await;
     assert!(timeout(DEADLINE, dies.changed(&stack, None)).await.expect("it is alone").is_some());
