@@ -297,7 +297,7 @@ fn an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads() {
         let said = field.said_since(at);
         let leader = field.leader().expect("somebody leads");
         // It may be that another came through first: then that one leads, and there is one.
-        println!("slow: {} changes", said.iter().filter(|said| said.leads.is_some()).count());
+        println!("slow, after {before:?}: {said:?} since {at:?}");
         assert!(leader == before || leader.1 > before.1, "{said:?}");
         for pod in &field.pods {
             pod.link.set(Way::Open);
