@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Ready;
+use crate::telemetry::in_line;
 
 /// How one part stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,7 @@ impl Part {
 
     fn line(&self) -> String {
         let Part { name, text, is_well, is_needed } = self;
+        let text = in_line(text);
         match (is_well, is_needed) {
             (true, _) => format!("[+]{name} ok: {text}"),
             (false, true) => format!("[-]{name} failed: {text}"),
@@ -125,6 +127,13 @@ mod tests {
         ] {
             assert_eq!(parts.page(ready), format!("{own}{rest}readyz check {verdict}\n"));
         }
+    }
+
+    /// Whoever may write the Lease chooses its holder.
+    #[test]
+    fn nobody_forges_a_line() {
+        let line = Part::well("leader", "another process, foe\n[+]store ok: all is well").line();
+        assert_eq!(line, "[+]leader ok: another process, foe\u{fffd}[+]store ok: all is well");
     }
 
     #[test]

@@ -145,7 +145,8 @@ pub fn client(config: &Config) -> client::Settings {
         outbound_bytes: limits.outbound_bytes.bytes(),
         ping_every: limits.ping_interval,
         idle_timeout: limits.idle_timeout,
-        drain_spread: config.drain.timeout.mul_f32(0.2),
+        // A quarter is for closing, and the last one to be told takes its time, too.
+        drain_spread: config.drain.timeout.mul_f32(0.125),
         origins: Origins { named, authenticated: false },
     }
 }

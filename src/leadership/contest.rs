@@ -153,15 +153,6 @@ impl<L: Leases, T: Terms> Contest<L, T> {
         }
     }
 
-    /// Who has the Lease, if that is another process.
-    fn other(&self, election: &Election) -> Leader {
-        let holder = election.lease().and_then(|lease| lease.holder.clone());
-        match holder.filter(|holder| *holder != self.me) {
-            Some(holder) => Leader::Another(Some(holder)),
-            None => Leader::Unknown,
-        }
-    }
-
     /// Asks the store; of terms that are drawn also tells which.
     fn word(&self, word: Word, drawn: Option<Drawn>) -> BoxFuture<'static, (Said, Option<Drawn>)> {
         let (terms, stacks) = (Arc::clone(&self.terms), self.stacks.clone());
@@ -180,7 +171,9 @@ impl<L: Leases, T: Terms> Contest<L, T> {
     /// Tells everybody what has changed.
     fn tell(&self, election: &Election, at: Duration, drawn: Option<&Drawn>, told: &mut Told) {
         let now = Told { leads: election.leads(at), unconfirmed: election.is_unconfirmed(at) };
-        let known = Known { other: self.other(election), unconfirmed: now.unconfirmed };
+        let other = election.other(at).map(str::to_owned);
+        let other = other.map_or(Leader::Unknown, |holder| Leader::Another(Some(holder)));
+        let known = Known { other, unconfirmed: now.unconfirmed };
         for stack in &self.stacks {
             let term = drawn.filter(|_| now.leads).and_then(|drawn| drawn.terms.get(stack));
             self.leads.set(stack, term.copied());

@@ -265,6 +265,14 @@ impl Election {
         self.seen.as_ref().and_then(|seen| seen.lease.as_ref())
     }
 
+    /// Who else has it, as far as is known: one that was not seen to renew it in time may be dead.
+    #[must_use]
+    pub fn other(&self, now: Duration) -> Option<&str> {
+        let seen = self.seen.as_ref()?;
+        let holder = seen.lease.as_ref()?.holder.as_deref()?;
+        (holder != self.me && now < self.free_at(seen)).then_some(holder)
+    }
+
     /// Gives the Lease back, and contends no more.
     pub fn leave(&mut self) {
         self.leaving = true;
@@ -821,6 +829,17 @@ mod tests {
         election.answered(ms(33), Answer::Written(lease(None, 2)));
         assert!(election.has_left());
         assert_eq!((election.ask(ms(9_000)), election.next(ms(9_000))), (None, None));
+    }
+
+    #[test]
+    fn who_else_has_it_is_known_as_long_as_it_is_renewed_in_time() {
+        let mut election = follower();
+        assert_eq!(election.other(ms(4_000)), Some("other"));
+        election.seen(ms(4_000), Some(lease(Some("other"), 2)));
+        assert_eq!(election.other(ms(8_000)), Some("other"));
+        let free = election.next(ms(8_000)).unwrap();
+        assert_eq!(election.other(free), None, "it may be dead");
+        assert_eq!(leader().other(ms(30)), None, "nobody else");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http_body_util::Limited;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -25,6 +26,9 @@ const DEAD: Duration = Duration::from_millis(1_500);
 /// A connection over which nothing comes is tried after this, and so often.
 const TRIED: Duration = Duration::from_secs(5);
 const TRIED_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest answer, in bytes: the longest is a watch, of one Lease that is written each second.
+pub(super) const LONGEST: usize = 8 << 20;
 
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +130,7 @@ fn client(config: &Config, namespace: &str, idle: Duration) -> Result<Client, ku
         .pool_idle_timeout(idle)
         .build(connector);
     let http = http.map_err(BoxError::from);
+    let http = http.map_response(|answer| answer.map(|body| Limited::new(body, LONGEST)));
     let builder = ClientBuilder::new(http, namespace);
     Ok(match config.auth_layer()? {
         Some(auth) => builder.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),

@@ -95,18 +95,22 @@ impl LeaseApi {
 
     /// A watch may be late: what is older than what is known would cost the labels that others have
     /// written.
-    fn remember(&self, object: Object) {
-        let mut known = open(&self.known);
+    fn watched(&self, object: Object) {
         let version = object::seen(&object).version;
-        let before = known.as_ref().map(|known| object::seen(known).version);
-        if before.as_ref().is_some_and(|before| version.is_before(before)) {
-            return;
+        let known = open(&self.known).as_ref().map(|known| object::seen(known).version);
+        if !known.is_some_and(|known| version.is_before(&known)) {
+            self.remember(object);
         }
-        if before.is_some_and(|before| before != version) {
+    }
+
+    /// So it stands, whatever was known: an API server that got a backup back has forgotten some of it.
+    fn remember(&self, object: Object) {
+        let version = object::seen(&object).version;
+        let before = open(&self.known).replace(object);
+        if before.is_some_and(|before| object::seen(&before).version != version) {
             // Somebody could write it.
             open(&self.troubles).over(Verb::Put);
         }
-        *known = Some(object);
     }
 
     /// Counts an answer, and says once what an operator has to put right.
@@ -233,7 +237,7 @@ impl LeaseApi {
             let lease = match next? {
                 Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                     let lease = object::seen(&object);
-                    self.remember(object);
+                    self.watched(object);
                     Some(lease)
                 }
                 Some(WatchEvent::Deleted(_)) => None,
@@ -275,6 +279,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
+    use super::super::access::LONGEST;
     use super::super::trouble::FAILED;
     use super::*;
 
@@ -460,6 +465,41 @@ mod tests {
         }
         assert_eq!(api.trouble(), None);
         assert_eq!(counted.count("put conflict"), usize::try_from(2 * FAILED).unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_counts_also_where_the_api_server_has_forgotten_the_newest() {
+        let revisions = Arc::new(AtomicU32::new(9));
+        let answered = Arc::clone(&revisions);
+        let read = move |_| (StatusCode::OK, lease_text(answered.load(Ordering::Relaxed)));
+        let (at, _) = server(read).await;
+        let folder = tempfile::tempdir().unwrap();
+        let (api, _) = lease_at(at, folder.path(), LASTS);
+        let known = || open(&api.known).as_ref().map(|known| object::seen(known).version.revision);
+        api.ask(Ask::Read).await;
+        let older = serde_json::from_str(&lease_text(3)).unwrap();
+        api.watched(older);
+        assert_eq!(known().as_deref(), Some("9"), "a watch may be late");
+        revisions.store(3, Ordering::Relaxed);
+        api.ask(Ask::Read).await;
+        assert_eq!(known().as_deref(), Some("3"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_end_is_not_kept() {
+        let endless = |length: usize| {
+            let mut lease: serde_json::Value = serde_json::from_str(&lease_text(7)).unwrap();
+            lease["metadata"]["annotations"] = json!({"a": "x".repeat(length)});
+            lease.to_string()
+        };
+        for (length, is_read) in [(LONGEST / 2, true), (LONGEST, false)] {
+            let text = endless(length);
+            let (at, _) = server(move |_| (StatusCode::OK, text.clone())).await;
+            let folder = tempfile::tempdir().unwrap();
+            let (api, _) = lease_at(at, folder.path(), LASTS);
+            let answer = api.ask(Ask::Read).await;
+            assert_eq!(matches!(answer, Answer::Read(_)), is_read, "{length}");
+        }
     }
 
     /// An API server whose machine is gone without a word as soon as it has answered a connection's first

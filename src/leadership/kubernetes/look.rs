@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::access::NoAccess;
 use super::{Settings, object};
 use crate::core::ids::StackId;
+use crate::telemetry::in_line;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -42,8 +43,8 @@ pub async fn look(settings: &Settings, stacks: &[StackId]) -> Result<Vec<Look>, 
         let found = match timeout(PATIENCE, api.get_opt(&name)).await {
             Ok(Ok(found)) => Ok(found.map(|lease| seen(&lease))),
             // The server's own words name the account and what it may not do.
-            Ok(Err(Error::Api(status))) => Err(status.message.clone()),
-            Ok(Err(error)) => Err(with_causes(&error)),
+            Ok(Err(Error::Api(status))) => Err(in_line(&status.message)),
+            Ok(Err(error)) => Err(in_line(&with_causes(&error))),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         };
         looks.push((name, found));
@@ -55,7 +56,8 @@ fn seen(lease: &Object) -> Seen {
     let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|at| at.0);
     let since = renewed.map(|at| Timestamp::now().duration_since(at).unsigned_abs());
     let lease = object::seen(lease);
-    Seen { holder: lease.holder, transitions: lease.transitions, renewed: since }
+    let holder = lease.holder.as_deref().map(in_line);
+    Seen { holder, transitions: lease.transitions, renewed: since }
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use kube::Error;
 
+use crate::telemetry::in_line;
+
 /// So many failures in a row are said to whoever has to put them right.
 pub(super) const FAILED: u32 = 5;
 
@@ -113,7 +115,7 @@ fn cause(error: &Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    in_line(&cause.to_string())
 }
 
 /// What has gone wrong for so long that it is said. One thing at a time: where nothing answers, all does.
