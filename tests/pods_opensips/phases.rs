@@ -103,7 +103,7 @@ pub async fn play(number: usize, script: Script, dies: Dies) -> Played {
     let mut running = Vec::new();
     for (at, row) in ROWS.into_iter().enumerate() {
         let (id, users) = (format!("row{at:02}"), users(at));
-        let given = calls_before(row.command, &users, stack);
+        let given = calls_before(row.command, &users, stack).await;
         for user in &users {
             stack.phone(user).behave(|now| *now = behaviour(&row, user));
         }
@@ -245,13 +245,13 @@ fn behaviour(row: &Row, user: &str) -> Behaviour {
 }
 
 /// The calls that a command needs.
-fn calls_before(command: Command, [a, b, c]: &[String; 3], stack: &Stack) -> Vec<String> {
+async fn calls_before(command: Command, [a, b, c]: &[String; 3], stack: &Stack) -> Vec<String> {
     match command {
         Command::Start => Vec::new(),
         Command::Blind | Command::Hold | Command::Unhold | Command::End => {
-            vec![stack.talk(a, b)]
+            vec![stack.talk(a, b).await]
         }
-        Command::Attended => vec![stack.talk(a, b), stack.talk(a, c)],
+        Command::Attended => vec![stack.talk(a, b).await, stack.talk(a, c).await],
     }
 }
 

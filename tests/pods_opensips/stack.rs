@@ -74,14 +74,19 @@ impl Stack {
 
     /// One without phones.
     pub fn bare(number: usize, script: Script) -> Self {
-        let script = match script {
-            Script::Stock => opensips::Script::Stock,
-            Script::Reference => opensips::Script::Reference,
-        };
         let options = Options {
             fr_timeout: FR_TIMEOUT,
             fr_inv_timeout: FR_INV_TIMEOUT,
             ..Options::default()
+        };
+        Self::with(number, script, options)
+    }
+
+    /// One without phones that is set up so.
+    pub fn with(number: usize, script: Script, options: Options) -> Self {
+        let script = match script {
+            Script::Stock => opensips::Script::Stock,
+            Script::Reference => opensips::Script::Reference,
         };
         let found = installation("pods_opensips").expect("an OpenSIPS");
         let opensips = tokio::task::block_in_place(|| OpenSips::start_with(found, script, options));
@@ -111,6 +116,14 @@ impl Stack {
 
     pub fn uri(&self, user: &str) -> String {
         self.opensips.uri(user)
+    }
+
+    pub fn phones(&self) -> impl Iterator<Item = &Phone> {
+        self.phones.values()
+    }
+
+    pub fn sip(&self) -> SocketAddr {
+        self.opensips.sip()
     }
 
     pub fn phone(&self, user: &str) -> &Phone {
@@ -147,11 +160,11 @@ impl Stack {
 
     /// A call that phones place by themselves, once it is up.
     pub async fn place_call(&self, from: usize, to: usize) -> String {
-        self.talk(&phone(self.number, from), &phone(self.number, to))
+        self.talk(&phone(self.number, from), &phone(self.number, to)).await
     }
 
     /// A call from one user to another, once it is up.
-    pub fn talk(&self, from: &str, to: &str) -> String {
+    pub async fn talk(&self, from: &str, to: &str) -> String {
         let call = self.phone(from).call(&self.uri(to));
         tokio::task::block_in_place(|| {
             self.phone(from).wait_phase(&call, Phase::Up);

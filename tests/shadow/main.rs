@@ -5,6 +5,9 @@
 //! do not lead, so that a takeover is all that happens to their commands; and all that decides these
 //! happens at phones while nobody leads. Most events are about calls that nobody listens to.
 //!
+//! What is told wrong is told wrong, however busy the machine was. Only a run that did not measure what
+//! it was to measure ([`play`] says which that is) is played once more, a few times at most, and says so.
+//!
 //! * `SHADOW_ROUNDS` says how often all of it is done (1), each time with other processes;
 //! * `SHADOW_KEEP` names a folder for logs and histories.
 #![allow(
@@ -18,6 +21,7 @@
     reason = "a test fails by panicking, and says what it measured"
 )]
 
+mod amount;
 #[path = "../api_server/mod.rs"]
 mod api_server;
 mod client;
@@ -32,6 +36,7 @@ mod link;
 #[path = "../chaos/mi.rs"]
 mod mi;
 mod noise;
+mod phones;
 mod play;
 #[path = "../chaos/pods.rs"]
 mod pods;
@@ -43,8 +48,10 @@ mod record;
 mod redis;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
+mod rounds;
 #[path = "../chaos/stack.rs"]
 mod simulated;
+mod sockets;
 mod stack;
 #[path = "../chaos/told.rs"]
 mod told;
@@ -52,55 +59,12 @@ mod wave;
 #[path = "../chaos/wire.rs"]
 mod wire;
 
-use std::sync::{Mutex, PoisonError};
-
 use callplane::stack::simulated::Script;
-use play::Played;
-use play::Takeover::{self, Killed, Stopped};
+use play::Takeover::{Killed, Stopped};
+use rounds::{Elects, run};
 
 /// So many processes.
 const PODS: usize = 3;
-
-/// One test at a time: each needs the whole machine.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// So often it is begun anew where the machine had no time for it.
-const ATTEMPTS: usize = 4;
-
-fn rounds() -> usize {
-    let text = std::env::var("SHADOW_ROUNDS").unwrap_or_else(|_| "1".to_owned());
-    text.parse().unwrap_or_else(|_| panic!("SHADOW_ROUNDS={text} is no number"))
-}
-
-/// Who elects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Elects {
-    Redis,
-    ApiServer,
-}
-
-fn run(test: &str, script: Script, elects: Elects, takeovers: &[Takeover]) {
-    let by_lease = elects == Elects::ApiServer;
-    if !redis_server::is_here(test) || by_lease && !api_server::is_here(test) {
-        return;
-    }
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_all().build();
-    let runtime = runtime.unwrap();
-    for round in 1..=rounds() {
-        let once = || match runtime.block_on(play::play(test, script, elects, takeovers)) {
-            Played::Well(report) => Some(report),
-            Played::Broken(report) => panic!("{report}"),
-            Played::TooSlow(why) => {
-                println!("{test}: once more, since {why}");
-                None
-            }
-        };
-        let report = (0..ATTEMPTS).find_map(|_| once()).expect("a machine that is fast enough");
-        println!("{test}, round {round}: {report}");
-    }
-}
 
 #[test]
 fn a_leader_s_death_costs_no_event_and_no_outcome() {

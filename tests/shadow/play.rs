@@ -1,4 +1,9 @@
 //! One life of a site: three processes, one stack, noise, and leaders that go.
+//!
+//! A run measured nothing where the machine was too slow for what it is about: a command was not sent to
+//! the stack in time before the leader went, most were decided before that, or the stack told fewer
+//! events a second than wanted. All of that is seen without what clients were told. Whatever they were
+//! told wrong is [`Played::Broken`], though the machine stood still: how long it did is told with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,19 +19,23 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::client::Client;
+use super::PODS;
+use super::amount::{self, RATE, Report, Ringing, Sent};
+use super::client::{Client, Told};
 use super::history::{self, History, Time, What};
 use super::lease::Lease;
 use super::mi::Ledger;
-use super::noise::{Noise, Report, Sent, thrown_away};
+use super::noise::Noise;
+use super::phones::EACH;
 use super::pods::{Pods, program};
 use super::record::Recorder;
 use super::redis::Redis;
 use super::redis_server::connect;
-use super::stack::{self, Stack, uri};
+use super::rounds::Elects;
+use super::sockets::{subscribers, thrown_away};
+use super::stack::{self, Stack};
 use super::told::{self, Reader};
-use super::wave;
-use super::{Elects, PODS};
+use super::wave::{self, uri};
 
 /// How a leader goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +58,11 @@ const APART: Duration = Duration::from_millis(10);
 /// What a phone says at once is known within this.
 const ANSWERED: Duration = Duration::from_millis(300);
 
-/// Where the machine stands still for this long, in ms, what is lost proves nothing.
-const STALL: u64 = 400;
+/// Of the rate, in tenths: fewer are another measurement.
+const TENTHS: u32 = 9;
+
+/// How a command ends that nobody had the time to send.
+const NOT_SENT: &str = "not_started";
 
 /// A proxy tells its age in whole seconds, and in doubt it counts as younger.
 const OLD_ENOUGH: Duration = Duration::from_millis(2500);
@@ -65,8 +77,8 @@ const DEADLINE: Duration = Duration::from_secs(40);
 pub enum Played {
     Well(String),
     Broken(String),
-    /// The machine had no time: nothing is learned.
-    TooSlow(String),
+    /// The machine had no time for it.
+    NotMeasured(String),
 }
 
 struct Site {
@@ -114,7 +126,7 @@ pub async fn play(test: &str, script: Script, elects: Elects, takeovers: &[Takeo
     let watching = tokio::spawn(watch(Arc::clone(&site.stacks), Arc::clone(&recorder)));
     site.led().await;
     let mi = site.stack().mi;
-    let subscribed = async || super::noise::ask(mi).len();
+    let subscribed = async || subscribers(mi).len();
     site.until("all have subscribed", async || subscribed().await == PODS).await;
     sleep(OLD_ENOUGH).await;
 
@@ -124,11 +136,13 @@ pub async fn play(test: &str, script: Script, elects: Elects, takeovers: &[Takeo
     let ticking = tokio::spawn(tick(Arc::clone(&stall)));
     let mut turns = Vec::new();
     for (number, takeover) in (1..).zip(takeovers) {
-        let Some(turn) = Turn::play(&site, number, *takeover).await else {
-            site.pods.end().await;
-            return Played::TooSlow("requests came too late to be sent".to_owned());
-        };
-        turns.push(turn);
+        match Turn::play(&site, number, *takeover).await {
+            Ok(turn) => turns.push(turn),
+            Err(why) => {
+                site.pods.end().await;
+                return Played::NotMeasured(why);
+            }
+        }
     }
     let panics = site.pods.panics();
     watching.abort();
@@ -137,13 +151,7 @@ pub async fn play(test: &str, script: Script, elects: Elects, takeovers: &[Takeo
     if keep.is_some() {
         std::fs::write(folder.join("history.txt"), history.text()).unwrap();
     }
-    match judge(script, &turns, &history, panics) {
-        Played::Broken(report) if stall.load(Ordering::Relaxed) > STALL => {
-            println!("{report}");
-            Played::TooSlow(format!("the machine stood still for {stall:?} ms"))
-        }
-        played => played,
-    }
+    judge(script, &turns, &history, panics, stall.load(Ordering::Relaxed))
 }
 
 /// Notes the longest time for which the machine had none for anybody.
@@ -172,6 +180,14 @@ struct Turn {
     leader: usize,
     /// From that to the next one's lead, ms.
     election: Time,
+    /// So many events were sent meanwhile.
+    meanwhile: u32,
+    /// So many commands were undecided when it went.
+    undecided: usize,
+    /// So many a phone decided while nobody led, where phones keep a log of their own.
+    decided: Option<usize>,
+    /// What phones saw of the wave and its client was told otherwise.
+    wrong: Vec<String>,
     /// The client of the transfers that ring, and that of the wave.
     bell: Client,
     client: Client,
@@ -182,11 +198,11 @@ struct Turn {
 }
 
 impl Turn {
-    async fn play(site: &Site, number: usize, takeover: Takeover) -> Option<Self> {
-        let (mi, before) = (site.stack().mi, thrown_away());
+    async fn play(site: &Site, number: usize, takeover: Takeover) -> Result<Self, String> {
+        let before = thrown_away();
         let bell = Client::begin(2 * number, &site.pods, &site.recorder).await;
         let ringing = ring(site, &bell, number).await?;
-        let noise = Noise::begin(mi, ringing);
+        let noise = Noise::begin(&site.stacks, ringing);
         let wishes = wave::wishes(2 * number + 1, site.stack(), &site.recorder).await;
         let calls: Vec<String> = wishes.iter().filter_map(wave::Wish::call).collect();
         site.until("the wave's calls are up", async || site.stack().are_up(&calls).await).await;
@@ -205,14 +221,25 @@ impl Turn {
         };
         site.until("all has been sent to phones", sent).await;
         sleep(ANSWERED).await;
+        let ended: Vec<_> = wishes.iter().map(|wish| client.told(&wish.id)).collect();
+        let not_sent = ended.iter().map(Told::outcome).filter(|how| how.starts_with(NOT_SENT));
+        if let Some(outcome) = not_sent.last() {
+            return Err(format!("a command was not sent in time: {outcome}"));
+        }
+        let undecided = ended.iter().filter(|told| told.ended().is_none()).count();
+        if undecided * 2 < wishes.len() {
+            return Err(format!("{undecided} of {} commands were undecided", wishes.len()));
+        }
         let ports = noise.subscribers();
         let leader = site.led().await;
         let stays = [&bell, &client].map(Client::at);
         assert!(!stays.contains(&Some(leader)), "clients are at the leader: {stays:?}");
+        let events = noise.events();
         let (at, back) = go(site, leader, takeover).await;
         let next = async || site.pods.leader(0).is_some_and(|pod| pod != leader);
         site.until("another one leads", next).await;
-        let election = site.recorder.now() - at;
+        let leads = site.recorder.now();
+        let (election, meanwhile) = (leads - at, noise.events() - events);
         let over = async || {
             wishes.iter().all(|wish| {
                 let told = client.told(&wish.id);
@@ -229,8 +256,24 @@ impl Turn {
             site.until("its successor has subscribed", new).await;
         }
         let sent = noise.end();
-        let mut turn =
-            Self { number, takeover, leader, election, bell, client, wishes, sent, dropped: 0 };
+        let decided = site.stack().decided(&wishes, at..leads, site.recorder.now());
+        let outcomes = wishes.iter().map(|wish| (wish, client.told(&wish.id).outcome()));
+        let wrong = site.stack().told_wrong(&outcomes.collect::<Vec<_>>());
+        let mut turn = Self {
+            number,
+            takeover,
+            leader,
+            election,
+            meanwhile,
+            undecided,
+            decided,
+            wrong,
+            bell,
+            client,
+            wishes,
+            sent,
+            dropped: 0,
+        };
         // What was reported last is on its way. What does not come is judged below.
         let deadline = Instant::now() + ON_ITS_WAY;
         while turn.reports().0.len() < turn.sent.reports.len() && Instant::now() < deadline {
@@ -238,7 +281,7 @@ impl Turn {
         }
         turn.dropped = dropped(&ports, &before, takeover);
         turn.give_up(site).await;
-        Some(turn)
+        Ok(turn)
     }
 
     /// Cancels what rings.
@@ -246,6 +289,7 @@ impl Turn {
         let (bell, number) = (&self.bell, self.number);
         for transfer in 0..RINGING {
             bell.ask(&id(number, transfer), "CommandCancel", json!({}));
+            sleep(APART).await;
         }
         let over = async || {
             (0..RINGING).all(|transfer| bell.told(&id(number, transfer)).ended().is_some())
@@ -278,6 +322,7 @@ impl Turn {
         if committed != heard {
             broken.push(format!("{committed} reports are in the stream, {heard} were told"));
         }
+        broken.extend(self.wrong.iter().cloned());
         for wish in &self.wishes {
             let outcome = self.client.told(&wish.id).outcome();
             if outcome != wish.wanted {
@@ -293,14 +338,21 @@ impl Turn {
         }
     }
 
+    /// Events a second, in all and while nobody led.
+    fn rates(&self) -> [f64; 2] {
+        let all = f64::from(self.sent.events) / self.sent.took.as_secs_f64();
+        let election = Duration::from_millis(self.election).as_secs_f64();
+        [all, f64::from(self.meanwhile) / election]
+    }
+
     /// What was told of the transfers that ring, and what of it more than once.
     fn reports(&self) -> (BTreeSet<Report>, Vec<Report>) {
         let (mut told, mut twice) = (BTreeSet::new(), Vec::new());
         for transfer in 0..RINGING {
             for event in self.bell.told(&id(self.number, transfer)).events.values() {
                 let extra = event["data"]["extra"].as_str().unwrap_or_default();
-                let Some((status, "Progress")) = extra.split_once(' ') else { continue };
-                let report = (transfer, status.parse().unwrap());
+                let Some(status) = amount::status_in(extra) else { continue };
+                let report = (transfer, status);
                 if !told.insert(report) {
                     twice.push(report);
                 }
@@ -314,14 +366,16 @@ fn id(number: usize, transfer: usize) -> String {
     format!("c{}-ring{transfer}", 2 * number)
 }
 
-/// Transfers that ring; their calls. `None`: the machine was too slow to have them all asked in time.
-async fn ring(site: &Site, bell: &Client, number: usize) -> Option<Vec<String>> {
-    let mut calls = Vec::new();
-    for _ in 0..RINGING {
-        let call = site.stack().talk("talks0", "talks1").await;
+/// Transfers that ring. An error says why not all were asked in time.
+async fn ring(site: &Site, bell: &Client, number: usize) -> Result<Vec<Ringing>, String> {
+    let mut ringing = Vec::new();
+    for transfer in 0..RINGING {
+        let transferee = format!("reports{}", transfer % EACH);
+        let call = site.stack().talk("talks0", &transferee).await;
         site.recorder.note(What::Given { stack: 0, call: call.clone() });
-        calls.push(call);
+        ringing.push(Ringing { call, transferee });
     }
+    let calls: Vec<String> = ringing.iter().map(|ringing| ringing.call.clone()).collect();
     site.until("all are up", async || site.stack().are_up(&calls).await).await;
     for (transfer, call) in calls.iter().enumerate() {
         let id = id(number, transfer);
@@ -336,14 +390,15 @@ async fn ring(site: &Site, bell: &Client, number: usize) -> Option<Vec<String>> 
     let deadline = Instant::now() + DEADLINE;
     while let Some(transfer) = (0..RINGING).find(|transfer| !rings(*transfer)) {
         let told = bell.told(&id(number, transfer));
-        if told.ended().is_some() {
-            println!("transfer {transfer} does not ring: {}", told.outcome());
-            return None;
+        let outcome = told.outcome();
+        if outcome.starts_with(NOT_SENT) {
+            return Err(format!("transfer {transfer} was not sent in time: {outcome}"));
         }
-        assert!(Instant::now() < deadline, "transfer {transfer} does not ring: {told:?}");
+        let waits = told.ended().is_none() && Instant::now() < deadline;
+        assert!(waits, "transfer {transfer} does not ring: {outcome}, {told:?}");
         sleep(Duration::from_millis(10)).await;
     }
-    Some(calls)
+    Ok(ringing)
 }
 
 /// Datagrams that were thrown away since then, at the sockets of those that were awake: one that stands
@@ -404,33 +459,42 @@ async fn end(
     history
 }
 
-fn judge(script: Script, turns: &[Turn], history: &History, panics: Vec<String>) -> Played {
+fn judge(
+    script: Script,
+    turns: &[Turn],
+    history: &History,
+    panics: Vec<String>,
+    stall: u64,
+) -> Played {
     let mut broken = panics;
     for turn in turns {
         turn.judge(history, &mut broken);
     }
     // No fault is noted, so nothing excuses anything.
     broken.extend(history::judge(history).iter().map(ToString::to_string));
-    let mut report = format!("{script:?} script");
+    let mut report = format!("{script:?} script, the machine stood still for {stall} ms at most");
     for turn in turns {
-        let Turn { takeover, leader, election, sent, dropped, .. } = turn;
-        let rate = f64::from(sent.events) / sent.took.as_secs_f64();
+        let Turn { takeover, leader, election, sent, undecided, decided, dropped, .. } = turn;
+        let ([all, meanwhile], reports) = (turn.rates(), sent.reports.len());
+        let decided = decided.map(|decided| format!(" ({decided} by phones while nobody led)"));
         write!(
             report,
-            "\n  leader {leader} {takeover:?}, the next one led after {election} ms; {rate:.0} events/s, {} in \
-             all, {} of them told to a client; {} commands decided meanwhile; {dropped} datagrams thrown away",
+            "\n  leader {leader} {takeover:?}, the next one led after {election} ms; {all:.0} events/s, \
+             {meanwhile:.0} meanwhile, {} in all, {reports} of them told to a client; {undecided} of {} \
+             commands were undecided then{}; {dropped} datagrams thrown away",
             sent.events,
-            sent.reports.len(),
             turn.wishes.len(),
+            decided.unwrap_or_default(),
         )
         .unwrap();
     }
-    if broken.is_empty() {
-        return Played::Well(report);
+    if !broken.is_empty() {
+        let list = broken.join("\n  ");
+        return Played::Broken(format!("{report}\n{} broken:\n  {list}", broken.len()));
     }
-    let dropped: u64 = turns.iter().map(|turn| turn.dropped).sum();
-    if dropped > 0 {
-        return Played::TooSlow(format!("the system threw {dropped} datagrams away"));
+    let least = f64::from(RATE * TENTHS / 10);
+    if turns.iter().flat_map(Turn::rates).any(|rate| rate < least) {
+        return Played::NotMeasured(format!("fewer than {least:.0} events/s: {report}"));
     }
-    Played::Broken(format!("{report}\n{} broken:\n  {}", broken.len(), broken.join("\n  ")))
+    Played::Well(report)
 }

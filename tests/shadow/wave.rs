@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::history::What;
+use super::phones::EACH;
 use super::record::Recorder;
-use super::stack::{EACH, Stack, uri};
+use super::stack::{Stack, domain};
 
 /// One command and how it must end.
 pub struct Wish {
@@ -20,6 +21,11 @@ const TAKEN: &str = "success";
 /// With the code that no list tells.
 const START_REFUSED: &str = "failed callee_busy 486";
 const TRANSFER_REFUSED: &str = "failed target_busy 486";
+
+/// The address of a phone, with the mark of a command.
+pub fn uri(user: &str, id: &str) -> String {
+    format!("sip:{user}@{};cmd={id}", domain(0))
+}
 
 /// All of one takeover. Each is about calls of its own.
 pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wish> {
@@ -64,6 +70,11 @@ pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wi
 }
 
 impl Wish {
+    /// Whether it ends so.
+    pub fn is_taken(&self) -> bool {
+        self.wanted == TAKEN
+    }
+
     /// Whether a phone calls another one for it.
     pub fn calls(&self) -> bool {
         self.method != "CallHold"

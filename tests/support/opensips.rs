@@ -76,6 +76,8 @@ pub struct Options {
     pub mark_life: u32,
     /// `callops` mode of the stock script.
     pub callops_mode: &'static str,
+    /// What the request route does before anything else.
+    pub first: &'static str,
 }
 
 impl Default for Options {
@@ -86,6 +88,7 @@ impl Default for Options {
             dead_man: 180,
             mark_life: 900,
             callops_mode: "param",
+            first: "",
         }
     }
 }
@@ -320,6 +323,8 @@ impl OpenSips {
             Script::Stock => self.render_stock(),
             Script::Reference => self.render_reference(),
         };
+        let (head, rest) = text.split_once("\nroute {\n").expect("a request route");
+        let text = format!("{head}\nroute {{\n{}{rest}", self.options.first);
         fs::write(self.folder.path().join("opensips.cfg"), text).expect("the script is written");
     }
 

@@ -197,6 +197,7 @@ enum Todo {
     Answer { call_id: String, local_tag: String },
     Send { bytes: Vec<u8>, to: SocketAddr },
     Follow { call_id: String, refer: Box<Message> },
+    AcceptReinvite { call_id: String, invite: Box<Message>, status: u16 },
     Cancel { call_id: String },
     HangUp { call_id: String },
     NotifyTrying { call_id: String },
@@ -609,6 +610,9 @@ impl Shared {
             Todo::Answer { call_id, local_tag } => self.answer_invite(state, &call_id, &local_tag),
             Todo::Send { bytes, to } => self.send(state, &bytes, to),
             Todo::Follow { call_id, refer } => self.follow(state, &call_id, &refer),
+            Todo::AcceptReinvite { call_id, invite, status } => {
+                self.accept_reinvite(state, &call_id, &invite, status);
+            }
             Todo::Cancel { call_id } => self.cancel(state, &call_id),
             Todo::HangUp { call_id } => self.bye(state, &call_id),
             Todo::NotifyTrying { call_id } => self.notify(state, &call_id, "100 Trying", false),
@@ -1128,15 +1132,6 @@ impl Shared {
             state.violations.extend(violation);
             return;
         };
-        let mut body = String::new();
-        if status < 300 {
-            let direction = offer.map_or(Direction::SendRecv, |o| o.direction.answer());
-            if dialog.direction != direction {
-                dialog.sdp_version += 1;
-                dialog.direction = direction;
-            }
-            body = self.sdp(dialog.sdp_version, direction);
-        }
         state.violations.extend(violation);
         if status >= 300 {
             if behaviour.reinvite_after.is_zero() {
@@ -1144,10 +1139,28 @@ impl Shared {
             } else if let Some((bytes, to)) = self.prepare(message, status, &tag) {
                 self.later(state, behaviour.reinvite_after, Todo::Send { bytes, to });
             }
-            return;
+        } else if behaviour.reinvite_after.is_zero() {
+            self.accept_reinvite(state, &call_id, message, status);
+        } else {
+            self.answer(state, message, 100, &tag, Vec::new(), "");
+            let invite = Box::new(message.clone());
+            let todo = Todo::AcceptReinvite { call_id, invite, status };
+            self.later(state, behaviour.reinvite_after, todo);
         }
+    }
+
+    fn accept_reinvite(&self, state: &mut State, call_id: &str, invite: &Message, status: u16) {
+        let Some(dialog) = state.dialog_mut(call_id).filter(|d| d.phase != Phase::Ended) else {
+            return;
+        };
+        let direction = invite.sdp().map_or(Direction::SendRecv, |o| o.direction.answer());
+        if dialog.direction != direction {
+            dialog.sdp_version += 1;
+            dialog.direction = direction;
+        }
+        let (tag, body) = (dialog.local_tag.clone(), self.sdp(dialog.sdp_version, direction));
         let extra = vec![field("Content-Type", "application/sdp")];
-        self.accept(state, &call_id, message, status, &tag, extra, &body);
+        self.accept(state, call_id, invite, status, &tag, extra, &body);
     }
 
     /// A bare answer for later.
