@@ -104,6 +104,22 @@ fn a_reinvite_carries_directions_and_versions() {
 }
 
 #[test]
+fn a_phone_that_takes_its_time_holds_once() {
+    let (alice, bob, call) = talking();
+    let late = Duration::from_millis(300);
+    bob.behave(|b| b.reinvite_after = late);
+    alice.reinvite(&call, Direction::Inactive);
+    alice.wait("100", |view| view.log.iter().any(|e| e.message.status() == 100).then_some(()));
+    assert_eq!(bob.dialog(&call).unwrap().direction, Direction::SendRecv);
+    alice.wait("200", |view| (view.answers("INVITE") == [200, 200]).then_some(()));
+    assert_eq!(bob.dialog(&call).unwrap().direction, Direction::Inactive);
+    bob.wait("ACK", |view| view.dialog(&call)?.awaiting_ack.is_none().then_some(()));
+    alice.hang_up(&call);
+    bob.wait_idle();
+    assert_eq!(bob.violations(), Vec::<String>::new());
+}
+
+#[test]
 fn a_repeated_offer_version_is_noticed() {
     let (alice, bob, call) = talking();
     let offer = "v=0\r\no=alice 7 1 IN IP4 127.0.0.1\r\na=inactive\r\n";

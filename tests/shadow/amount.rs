@@ -54,6 +54,9 @@ pub fn status_in(words: &str) -> Option<u64> {
 #[derive(Debug, Default)]
 pub struct Sent {
     pub events: u32,
+    /// Those that the stack told.
     pub reports: Vec<Report>,
+    /// So many it never got.
+    pub untaken: usize,
     pub took: Duration,
 }

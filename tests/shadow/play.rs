@@ -2,7 +2,7 @@
 //!
 //! A run measured nothing where the machine was too slow for what it is about: a command was not sent to
 //! the stack in time before the leader went, most were decided before that, or the stack told fewer
-//! events a second than wanted. All of that is seen without what clients were told. Whatever they were
+//! events a second than wanted, or did not get what phones reported. All of that is seen without what clients were told. Whatever they were
 //! told wrong is [`Played::Broken`], though the machine stood still: how long it did is told with it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +60,9 @@ const ANSWERED: Duration = Duration::from_millis(300);
 
 /// Of the rate, in tenths: fewer are another measurement.
 const TENTHS: u32 = 9;
+
+/// At most one report in so many may be lost on its way to the stack, where it comes from a phone.
+const UNTAKEN: usize = 50;
 
 /// How a command ends that nobody had the time to send.
 const NOT_SENT: &str = "not_started";
@@ -222,8 +225,8 @@ impl Turn {
         site.until("all has been sent to phones", sent).await;
         sleep(ANSWERED).await;
         let ended: Vec<_> = wishes.iter().map(|wish| client.told(&wish.id)).collect();
-        let not_sent = ended.iter().map(Told::outcome).filter(|how| how.starts_with(NOT_SENT));
-        if let Some(outcome) = not_sent.last() {
+        let mut outcomes = ended.iter().map(Told::outcome);
+        if let Some(outcome) = outcomes.find(|outcome| outcome.starts_with(NOT_SENT)) {
             return Err(format!("a command was not sent in time: {outcome}"));
         }
         let undecided = ended.iter().filter(|told| told.ended().is_none()).count();
@@ -480,9 +483,11 @@ fn judge(
         write!(
             report,
             "\n  leader {leader} {takeover:?}, the next one led after {election} ms; {all:.0} events/s, \
-             {meanwhile:.0} meanwhile, {} in all, {reports} of them told to a client; {undecided} of {} \
-             commands were undecided then{}; {dropped} datagrams thrown away",
+             {meanwhile:.0} meanwhile, {} in all, {reports} of them told to a client ({} never reached \
+             the stack); {undecided} of {} commands were undecided then{}; {dropped} datagrams thrown \
+             away",
             sent.events,
+            sent.untaken,
             turn.wishes.len(),
             decided.unwrap_or_default(),
         )
@@ -491,6 +496,9 @@ fn judge(
     if !broken.is_empty() {
         let list = broken.join("\n  ");
         return Played::Broken(format!("{report}\n{} broken:\n  {list}", broken.len()));
+    }
+    if turns.iter().any(|turn| turn.sent.untaken * UNTAKEN > turn.sent.reports.len()) {
+        return Played::NotMeasured(format!("the stack did not get all reports: {report}"));
     }
     let least = f64::from(RATE * TENTHS / 10);
     if turns.iter().flat_map(Turn::rates).any(|rate| rate < least) {

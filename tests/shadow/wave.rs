@@ -70,11 +70,6 @@ pub async fn wishes(number: usize, stack: &Stack, recorder: &Recorder) -> Vec<Wi
 }
 
 impl Wish {
-    /// Whether it ends so.
-    pub fn is_taken(&self) -> bool {
-        self.wanted == TAKEN
-    }
-
     /// Whether a phone calls another one for it.
     pub fn calls(&self) -> bool {
         self.method != "CallHold"

@@ -21,6 +21,9 @@ use super::witness::Witness;
 /// What the script raises at a time.
 const AT_ONCE: u32 = 8;
 
+/// An answer to a phone's report does not take longer.
+const ANSWERED: Duration = Duration::from_secs(5);
+
 /// What the script has for it, with as many as [`AT_ONCE`]. The name of a value and the value come in
 /// the same order.
 pub const NOISE: &str = r#"    if (is_method("OPTIONS") && $rU == "noise") {
@@ -78,18 +81,30 @@ impl Noise {
 
     pub fn end(mut self) -> Sent {
         self.stop.store(true, Ordering::Relaxed);
-        self.sending.take().unwrap().join().unwrap();
+        let sending = self.sending.take().unwrap();
+        tokio::task::block_in_place(|| sending.join()).unwrap();
         let (events, took) = (self.witness.events(), self.began.elapsed());
-        Sent { events, reports: self.reports(), took }
+        let (reports, untaken) = tokio::task::block_in_place(|| self.reports());
+        Sent { events, reports, untaken, took }
     }
 
-    /// What the proxy took of reports: it tells one before it answers it.
-    fn reports(&self) -> Vec<Report> {
-        let of = |(transfer, ringing): (usize, &Ringing)| {
-            let log = self.stacks[0].phone(&ringing.transferee).log_since(0);
-            taken(&log, &ringing.call).into_iter().map(move |status| (transfer, status))
-        };
-        self.ringing.iter().enumerate().flat_map(of).collect()
+    /// What the proxy took of reports, for it tells one before it answers it; and how many it never
+    /// answered. A phone sends each once, and its network may lose it.
+    fn reports(&self) -> (Vec<Report>, usize) {
+        let deadline = Instant::now() + ANSWERED;
+        loop {
+            let (mut answered, mut open) = (Vec::new(), 0);
+            for (transfer, ringing) in self.ringing.iter().enumerate() {
+                let log = self.stacks[0].phone(&ringing.transferee).log_since(0);
+                let (taken, left) = taken(&log, &ringing.call);
+                answered.extend(taken.into_iter().map(|status| (transfer, status)));
+                open += left;
+            }
+            if open == 0 || Instant::now() > deadline {
+                return (answered, open);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -99,8 +114,8 @@ impl Drop for Noise {
     }
 }
 
-/// The statuses that a phone reported of a call and that were taken.
-fn taken(log: &[Entry], call: &str) -> Vec<u64> {
+/// The statuses that a phone reported of a call and that were taken; and how many were not.
+fn taken(log: &[Entry], call: &str) -> (Vec<u64>, usize) {
     let all = log
         .iter()
         .filter(|entry| entry.message.method() == "NOTIFY" && entry.message.call_id() == call);
@@ -116,7 +131,7 @@ fn taken(log: &[Entry], call: &str) -> Vec<u64> {
             Way::In => {}
         }
     }
-    taken
+    (taken, reported.len())
 }
 
 /// Sends what makes the proxy tell them, each in its time.

@@ -57,18 +57,16 @@ struct Saw {
 }
 
 impl Saw {
-    /// How it must end, as far as phones can tell.
-    fn outcome(&self, wish: &Wish) -> Option<bool> {
-        if wish.calls() {
-            return match self.last[..] {
-                [(200, _)] => Some(true),
-                [(486, _)] => Some(false),
-                _ => None,
-            };
+    /// Whether that is how it ended.
+    fn is(&self, wish: &Wish, outcome: &str) -> bool {
+        let said: Vec<u16> = self.last.iter().map(|(status, _)| *status).collect();
+        let held = self.offered == [Some(Direction::Inactive); 2];
+        match (wish.calls(), &said[..]) {
+            (true, [200]) => outcome == "success",
+            (true, [486]) => outcome.starts_with("failed ") && outcome.ends_with(" 486"),
+            (false, [200, 200]) => held && outcome == "success",
+            _ => false,
         }
-        let held = self.offered == [Some(Direction::Inactive); 2]
-            && self.last.iter().map(|(status, _)| *status).eq([200, 200]);
-        held.then_some(true)
     }
 }
 
@@ -96,9 +94,8 @@ impl Stack {
         let saw = self.saw(told.iter().map(|(wish, _)| *wish));
         let wrong = told.iter().filter_map(|(wish, outcome)| {
             let saw = &saw[&wish.id];
-            let success = outcome == "success";
-            (saw.outcome(wish) != Some(success))
-                .then(|| format!("{}: {outcome} was told, phones saw {saw:?}", wish.id))
+            let wrong = !saw.is(wish, outcome);
+            wrong.then(|| format!("{}: {outcome} was told, phones saw {saw:?}", wish.id))
         });
         // An end may be asked for twice, and OpenSIPS sends both. Its own hold does not count its offers.
         let its_own = [": BYE with CSeq", ": offer o= version"];
