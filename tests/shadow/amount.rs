@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+/// Events a second, unless the environment says otherwise.
+const RATE: u32 = 2_000;
+
 /// Events a second.
-pub const RATE: u32 = 2_000;
+pub fn rate() -> u32 {
+    let Ok(text) = std::env::var("SHADOW_RATE") else { return RATE };
+    text.parse().unwrap_or_else(|_| panic!("SHADOW_RATE={text} is no number"))
+}
 
 /// One in so many is a report.
 pub const ONE_IN: u32 = 25;

@@ -9,6 +9,7 @@
 //! it was to measure ([`play`] says which that is) is played once more, a few times at most, and says so.
 //!
 //! * `SHADOW_ROUNDS` says how often all of it is done (1), each time with other processes;
+//! * `SHADOW_RATE` says how many events a second are told (2000);
 //! * `SHADOW_KEEP` names a folder for logs and histories.
 #![allow(
     dead_code,

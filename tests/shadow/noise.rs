@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::amount::{self, ONE_IN, RATE, Ringing, Sent};
+use super::amount::{self, ONE_IN, Ringing, Sent};
 use super::sockets::subscribers;
 use super::stack::Stack;
 
@@ -67,7 +67,7 @@ impl Drop for Noise {
 fn send(mi: SocketAddr, ringing: &[Ringing], shared: &Shared) -> Sent {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (began, mut sent) = (Instant::now(), Sent::default());
-    let gap = Duration::from_secs(1) / RATE;
+    let gap = Duration::from_secs(1) / amount::rate();
     let (mut to, mut ask_at) = (shared.subscribers.lock().unwrap().clone(), began + ASK);
     while !shared.stop.load(Ordering::Relaxed) {
         let due = began + gap * sent.events;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::PODS;
-use super::amount::{self, RATE, Report, Ringing, Sent};
+use super::amount::{self, Report, Ringing, Sent};
 use super::client::{Client, Told};
 use super::history::{self, History, Time, What};
 use super::lease::Lease;
@@ -500,7 +500,7 @@ fn judge(
     if turns.iter().any(|turn| turn.sent.untaken * UNTAKEN > turn.sent.reports.len()) {
         return Played::NotMeasured(format!("the stack did not get all reports: {report}"));
     }
-    let least = f64::from(RATE * TENTHS / 10);
+    let least = f64::from(amount::rate() * TENTHS / 10);
     if turns.iter().flat_map(Turn::rates).any(|rate| rate < least) {
         return Played::NotMeasured(format!("fewer than {least:.0} events/s: {report}"));
     }

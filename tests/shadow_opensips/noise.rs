@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::amount::{self, ONE_IN, RATE, Report, Ringing, Sent};
+use super::amount::{self, ONE_IN, Report, Ringing, Sent};
 use super::sockets::subscribers;
 use super::stack::Stack;
 use super::support::phone::{Entry, Way};
@@ -138,7 +138,7 @@ fn taken(log: &[Entry], call: &str) -> (Vec<u64>, usize) {
 fn send(stack: &Stack, ringing: &[Ringing], began: Instant, stop: &AtomicBool) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (proxy, from) = (stack.sip(), socket.local_addr().unwrap());
-    let gap = Duration::from_secs(1) / RATE;
+    let gap = Duration::from_secs(1) / amount::rate();
     let (mut events, mut reports) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
         let due = began + gap * events;
