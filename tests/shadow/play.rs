@@ -206,10 +206,10 @@ impl Turn {
         let before = thrown_away();
         let bell = Client::begin(2 * number, &site.pods, &site.recorder).await;
         let ringing = ring(site, &bell, number).await?;
-        let noise = Noise::begin(&site.stacks, ringing);
         let wishes = wave::wishes(2 * number + 1, site.stack(), &site.recorder).await;
         let calls: Vec<String> = wishes.iter().filter_map(wave::Wish::call).collect();
         site.until("the wave's calls are up", async || site.stack().are_up(&calls).await).await;
+        let noise = Noise::begin(&site.stacks, ringing);
         let client = Client::begin(2 * number + 1, &site.pods, &site.recorder).await;
         for wish in &wishes {
             wish.ask(&client);

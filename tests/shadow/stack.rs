@@ -11,7 +11,7 @@ pub use super::simulated::{Stack, domain};
 use super::wave::Wish;
 
 /// Holds are the stack's, and told by its events only. Nothing that rings comes to its time.
-pub const TIMES: &str = "ring_timeout: 60s\n  refer_follow: 10s\n  grace: 500ms\n  hold: call_hold";
+pub const TIMES: &str = "ring_timeout: 60s\n  refer_follow: 10s\n  hold: call_hold";
 
 pub async fn start(script: Script, seed: u64) -> Stack {
     let of = |(at, (name, character)): (usize, (String, Character))| {

@@ -20,7 +20,8 @@ use super::wire::http;
 
 /// As before the simulated one; and before a stock script it is the stack that refers, for then it also
 /// tells what phones report. With the shipped one that is not asked for, and the processes say so.
-pub const TIMES: &str = "ring_timeout: 60s\n  refer_follow: 10s\n  grace: 500ms\n  hold: call_hold\n  transfer: call_transfer";
+pub const TIMES: &str =
+    "ring_timeout: 60s\n  refer_follow: 10s\n  hold: call_hold\n  transfer: call_transfer";
 
 pub async fn start(script: Script, _seed: u64) -> Stack {
     let options = Options {
