@@ -240,21 +240,6 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The longest text of others in a line, in characters.
-const LONGEST: usize = 300;
-
-/// What others chose, as a part of a line that a person reads: it begins no line of its own, moves no
-/// cursor, and is not too long to read.
-#[must_use]
-pub fn in_line(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let mut line: String = text.chars().take(LONGEST).map(printable).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        line.push('…');
-    }
-    line
-}
-
 /// Splits at the first user of an address: what stands before it, the user, what follows.
 fn next_user(text: &str) -> Option<(&str, &str, &str)> {
     let bytes = text.as_bytes();
@@ -394,14 +379,6 @@ mod tests {
                 assert!(text.contains(told), "{filter}: {text}");
             }
         }
-    }
-
-    #[test]
-    fn a_text_of_others_forges_no_line() {
-        assert_eq!(in_line("a\n[+]b\u{1b}[31m"), "a\u{fffd}[+]b\u{fffd}[31m");
-        let long = in_line(&"ä".repeat(LONGEST + 1));
-        assert_eq!(long, format!("{}…", "ä".repeat(LONGEST)));
-        assert_eq!(in_line(&"ä".repeat(LONGEST)), "ä".repeat(LONGEST));
     }
 
     #[test]

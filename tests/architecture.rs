@@ -67,7 +67,7 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("client", &["core", "rpc", "metrics"]),
     ("config", &["core"]),
     ("traces", &["core", "clock", "metrics", "telemetry"]),
-    ("admin", &["metrics", "telemetry", "config"]),
+    ("admin", &["core", "metrics", "telemetry", "config"]),
 ];
 
 #[test]

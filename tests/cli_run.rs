@@ -289,3 +289,36 @@ async fn a_drain_that_cuts_commands_off_fails() {
     assert_eq!(stopped.code(), Some(1));
     reading.await.unwrap();
 }
+
+/// As of a pod that is taken away again: there is nothing that it did not do.
+#[tokio::test]
+async fn who_is_told_to_stop_before_it_serves_stops_in_order() {
+    // Nobody listens there: it is waited for.
+    let redis = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_callplane"))
+        .arg("serve")
+        .env_clear()
+        .env("CALLPLANE_REDIS__ADDRESS", redis.to_string())
+        .env("CALLPLANE_LISTEN__ADDRESS", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("CALLPLANE_ADMIN__CONTROL", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    while !said.contains("redis") {
+        said = timeout(DEADLINE, log.next_line()).await.expect("a line").unwrap().expect("a line");
+    }
+    terminate(&server).await;
+    let mut rest = String::new();
+    while let Some(line) = timeout(DEADLINE, log.next_line()).await.unwrap().unwrap() {
+        rest.push_str(&line);
+    }
+    let stopped = timeout(DEADLINE, server.wait()).await.expect("its end").unwrap();
+    assert!(rest.contains("stopped before it served"), "{rest}");
+    assert_eq!(stopped.code(), Some(0));
+}

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Ready;
-use crate::telemetry::in_line;
+use crate::core::shown::in_line;
 
 /// How one part stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -70,7 +70,7 @@ pub enum StartError {
     #[error(transparent)]
     Traces(#[from] BadCollector),
     /// It was told to stop before it served.
-    #[error("stopped while waiting for redis")]
+    #[error("stopped before it served")]
     Stopped,
 }
 

@@ -97,7 +97,15 @@ impl Watched {
 
     /// Reads the file if it is another one than before, or if `asked`.
     async fn look(&mut self, asked: bool) {
-        let seen = tokio::fs::metadata(&self.file).await.ok().map(|about| Seen::of(&about));
+        let about = tokio::fs::metadata(&self.file).await.ok();
+        if about.as_ref().is_some_and(|about| !about.is_file()) {
+            // A pipe may have no end, and never be a file again to whoever waits for it.
+            let (file, reason) = (self.file.clone(), "it is no file".to_owned());
+            self.seen = None;
+            self.take(Err(ConfigError::Unreadable { file, reason }));
+            return;
+        }
+        let seen = about.map(|about| Seen::of(&about));
         if seen == self.seen && seen.is_some() && !asked {
             return;
         }
@@ -230,6 +238,24 @@ mod tests {
         std::fs::remove_file(folder.folder.path().join("..data")).unwrap();
         folder.watched.look(false).await;
         assert!(!folder.parts.now().pop().unwrap().is_well, "the file is gone");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_the_files_place_is_not_waited_for() {
+        let mut folder = Folder::with("drain: {timeout: 5s}");
+        let at = folder.folder.path().join("..2");
+        std::fs::create_dir(&at).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(at.join("callplane.yml")).status();
+        assert!(made.unwrap().success());
+        let data = folder.folder.path().join("..data");
+        std::fs::remove_file(&data).unwrap();
+        std::os::unix::fs::symlink("..2", &data).unwrap();
+        let look = folder.watched.look(false);
+        tokio::time::timeout(Duration::from_secs(5), look).await.expect("it waits for its end");
+        let part = folder.parts.now().pop().unwrap();
+        assert!(!part.is_well, "{part:?}");
+        std::fs::remove_file(&data).unwrap();
+        assert!(folder.becomes("3", "drain: {timeout: 5s}").await.1.is_well);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 
 use crate::admin::Readiness;
-use crate::app::{self, Server};
+use crate::app::{self, Server, StartError};
 use crate::client::console::Hints;
 use crate::clock::{Nonces as _, SystemNonces};
 use crate::config::{ByteSize, Config, HostPort, Redis, Stack};
@@ -36,7 +36,14 @@ pub async fn serve(
     let look = signals::hang_ups().map_err(|error| format!("no signals: {error}"))?;
     let path = config.listen.path.as_str().to_owned();
     let hints = Hints { call_api: Some(path), ..Hints::default() };
-    let server = start(&config, &hints, levels, readiness).await?;
+    let server = match Server::start(&config, &hints, levels, readiness).await {
+        Ok(server) => server,
+        Err(StartError::Stopped) => {
+            tracing::info!("stopped before it served");
+            return Ok(Exit::Success);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     warn_of_openness(&config);
     let console = config.listen.console.then(|| format!("http://{}/", server.client_address()));
     tracing::info!(

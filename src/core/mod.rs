@@ -17,6 +17,7 @@ pub mod record;
 pub mod request;
 pub mod script;
 pub mod sdp;
+pub mod shown;
 pub mod sip_address;
 pub mod stack_event;
 pub mod time;

@@ -81,10 +81,21 @@ fn a_value_of_several_lines_adds_nothing_to_a_pod() {
     if !helm::are_here("a_value_of_several_lines_adds_nothing_to_a_pod", &["helm"]) {
         return;
     }
-    for key in ["priorityClassName", "runtimeClassName"] {
-        let given = format!("{key}=\"some\\n  hostPID: true\"");
-        let objects = helm::objects_with(&helm::SMALL, &["--set-json", &given]);
-        let pod = &helm::get(&objects, "Deployment", "callplane")["spec"]["template"]["spec"];
-        assert_eq!((&pod[key], pod.get("hostPID")), (&"some\n  hostPID: true".into(), None));
+    for key in ["priorityClassName", "runtimeClassName", "image.repository", "image.tag"] {
+        let given = format!("{key}=\"some\\n  hostPID: true\\n  containers: #\"");
+        let more = ["--set", "test.caller=sip:a@b,test.callee=sip:c@d", "--set-json", &given];
+        let objects = helm::objects_with(&helm::SMALL, &more);
+        let pods = objects.iter().filter_map(|object| match object["kind"].as_str()? {
+            "Deployment" => Some(&object["spec"]["template"]["spec"]),
+            "Pod" => Some(&object["spec"]),
+            _ => None,
+        });
+        let pods: Vec<&Value> = pods.collect();
+        assert_eq!(pods.len(), 3, "{key}");
+        for pod in &pods {
+            assert_eq!((pod.get("hostPID"), pod["containers"].is_array()), (None, true), "{key}");
+        }
+        let said = serde_json::to_string(&pods).unwrap();
+        assert!(said.contains("some\\n  hostPID: true"), "{key}: {said}");
     }
 }

@@ -285,8 +285,8 @@ fn a_leader_that_alone_does_not_reach_redis_is_followed() {
 }
 
 #[test]
-fn an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads() {
-    let name = "an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads";
+fn with_an_api_server_that_takes_ten_seconds_somebody_leads() {
+    let name = "with_an_api_server_that_takes_ten_seconds_somebody_leads";
     with_a_field(name, Times::Long, async |field| {
         let before = field.leader().expect("somebody leads");
         let at = Instant::now();
@@ -296,9 +296,10 @@ fn an_api_server_that_takes_ten_seconds_changes_nothing_for_whoever_leads() {
         tokio::time::sleep(Duration::from_secs(25)).await;
         let said = field.said_since(at);
         let leader = field.leader().expect("somebody leads");
-        // It may be that another came through first: then that one leads, and there is one.
-        println!("slow, after {before:?}: {said:?} since {at:?}");
-        assert!(leader == before || leader.1 > before.1, "{said:?}");
+        // It may be that another came through first: then that one leads, and it stays so.
+        let changes = said.iter().filter(|said| said.leads.is_some()).count();
+        println!("slow: {changes} changes of leader");
+        assert!(changes <= 1 && (changes == 0) == (leader == before), "{before:?}: {said:?}");
         for pod in &field.pods {
             pod.link.set(Way::Open);
         }

@@ -117,7 +117,8 @@ fn advice(part: &str) -> &'static str {
              whether the stack refuses or did not answer"
         }
         _ if part.ends_with(" leader") => {
-            "somebody leads within seconds as soon as the store, or the API server, answers"
+            "somebody leads within seconds as soon as Redis and the API server answer; what stands in \
+             brackets are the API server's own words: the Role, the namespace, a policy"
         }
         _ => "its log says more",
     }

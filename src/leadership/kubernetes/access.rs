@@ -93,8 +93,7 @@ impl Access {
         Ok(read(&self.account.join("namespace"))?.trim().to_owned())
     }
 
-    /// A client with what the files hold now. Its token is read again each minute; the certificates
-    /// are not. A connection that was not used for `idle` is used no more: it may lead nowhere by now.
+    /// A client with what the files hold now; it reads them again each minute. A connection that was not used for `idle` is used no more: it may lead nowhere by now.
     ///
     /// # Errors
     /// [`NoAccess`].

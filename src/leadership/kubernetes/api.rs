@@ -139,7 +139,8 @@ impl LeaseApi {
         tracing::warn!(verb, lease, namespace, kind, why, "the API server {advice}");
     }
 
-    /// The token may have run out, and the certificates may be others by now.
+    /// The token may have run out, and the certificates may be others by now: a minute is long until they
+    /// are read again.
     fn begin_anew(&self) -> Result<(), NoAccess> {
         let client = self.access.client(&self.namespace, idle(self.lasts))?;
         *open(&self.client) = client;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::access::NoAccess;
 use super::{Settings, object};
 use crate::core::ids::StackId;
-use crate::telemetry::in_line;
+use crate::core::shown::in_line;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);

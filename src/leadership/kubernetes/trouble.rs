@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::Error;
 
-use crate::telemetry::in_line;
+use crate::core::shown::in_line;
 
 /// So many failures in a row are said to whoever has to put them right.
 pub(super) const FAILED: u32 = 5;

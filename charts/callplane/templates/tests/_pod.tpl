@@ -7,7 +7,7 @@ root, name (behind the release's), weight, args, env.
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {{ include "callplane.fullname" . }}-{{ $.name }}
+  name: "{{ include "callplane.fullname" . }}-{{ $.name }}"
   labels:
     {{- include "callplane.labels" (dict "root" . "component" "test") | nindent 4 }}
   annotations:
@@ -34,7 +34,7 @@ spec:
   {{- end }}
   containers:
     - name: {{ $.name }}
-      image: {{ include "callplane.image" (dict "image" .Values.image "tag" .Chart.AppVersion) }}
+      image: {{ include "callplane.image" (dict "image" .Values.image "tag" .Chart.AppVersion) | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [/callplane]
       args: {{- toYaml $.args | nindent 8 }}
