@@ -88,11 +88,16 @@ fn cut_off(site: &Site<'_>, load: &Load) {
     load.was(Fault::Lease, at);
 }
 
-/// Nobody can lead for sure; everybody serves on.
+/// Nobody can lead for sure; everybody serves on, and the leader leads by the word of Redis.
 fn without_api_server(site: &Site<'_>, load: &Load) {
+    let leader = site.leader();
     let at = load.recorder.now();
     site.node.api.pause();
-    std::thread::sleep(Duration::from_secs(8));
+    wait_until("the leader leads by the word of Redis alone", Duration::from_secs(8), || {
+        let alone = "callplane_leader_unconfirmed_state 1";
+        leader.metrics().lines().any(|line| line == alone)
+    });
+    std::thread::sleep(CALM);
     site.node.api.go_on();
     load.was(Fault::Lease, at);
 }

@@ -93,6 +93,7 @@ fn in_pods() {
         println!("{judged}");
         judged.assert_kept();
         tokio::task::block_in_place(|| {
+            site.tells_of_takeovers();
             site.test();
             site.uninstall();
             reach::try_each(&site);

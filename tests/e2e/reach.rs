@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::node::inside::state;
-use super::node::pods::Pod;
 use super::node::{Node, wait_until};
 use super::site::{RELEASE, SERVERS, Site, chart, values};
 
@@ -77,15 +76,8 @@ impl Reach {
             let what = format!("{}: the stack's events reach {}", self.namespace, pod.name);
             wait_until(&what, ARRIVING, || {
                 let arriving = "callplane_event_probe_arriving_state{stack=\"stack0\"} 1";
-                self.metrics(node, &pod).lines().any(|line| line == arriving)
+                pod.metrics().lines().any(|line| line == arriving)
             });
         }
-    }
-
-    fn metrics(&self, node: &Node, pod: &Pod) -> String {
-        let (namespace, name) = (self.namespace, &pod.name);
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:9090/proxy/metrics");
-        let told = node.api.kubectl(&["get", "--raw", &path]);
-        String::from_utf8_lossy(&told.stdout).into_owned()
     }
 }

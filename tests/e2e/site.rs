@@ -120,6 +120,12 @@ impl<'n> Site<'n> {
         println!("  another pod leads after {:.1} s", began.elapsed().as_secs_f32());
     }
 
+    /// The takeovers stand where an operator looks for the leader.
+    pub fn tells_of_takeovers(&self) {
+        let told = self.node.api.kubectl_said(&["-n", NAMESPACE, "describe", "lease", RELEASE]);
+        assert!(told.contains("LeaderElected"), "{told}");
+    }
+
     /// What the chart itself tries: readiness, and a call through the Service.
     pub fn test(&self) {
         self.node.helm(&["-n", NAMESPACE, "test", RELEASE, "--logs", "--timeout", "1m"]);

@@ -1,5 +1,7 @@
 //! Pods as their node sees them.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -81,6 +83,17 @@ impl Pod {
         let task = tasks.lines().find(|line| line.starts_with(&self.container));
         let pid = task.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
         pid.unwrap_or_else(|| panic!("{} has no process in {tasks}", self.name))
+    }
+
+    /// What it says at its port for operations, asked from the node.
+    pub fn metrics(&self) -> String {
+        let mut asked = TcpStream::connect((&*self.address, 9090)).unwrap();
+        asked
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut said = String::new();
+        asked.read_to_string(&mut said).unwrap();
+        said
     }
 
     pub fn signal(&self, signal: &str) {

@@ -53,6 +53,8 @@ async fn tell(api: &LeaseApi, pod: &str, term: Term) {
             kind: Some("Lease".to_owned()),
             name: Some(api.name.clone()),
             namespace: Some(api.namespace.clone()),
+            // `kubectl describe` looks by it.
+            uid: api.uid(),
             ..ObjectReference::default()
         }),
         reporting_controller: Some("callplane".to_owned()),

@@ -84,6 +84,11 @@ impl LeaseApi {
         open(&self.client).clone()
     }
 
+    /// Which life of the Lease was seen last.
+    pub fn uid(&self) -> Option<String> {
+        open(&self.known).as_ref().and_then(|known| known.metadata.uid.clone())
+    }
+
     fn api(&self) -> Api<Object> {
         Api::namespaced(self.client(), &self.namespace)
     }
