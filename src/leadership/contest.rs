@@ -63,6 +63,11 @@ pub trait Meter: Send + Sync + 'static {
     fn unconfirmed(&self, unconfirmed: bool);
 }
 
+/// The clock tells whole milliseconds: after a part of one nothing would have changed.
+fn whole(wait: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+}
+
 /// Terms that were drawn, and the memory that they belong to.
 #[derive(Debug, Clone)]
 struct Drawn {
@@ -129,7 +134,7 @@ impl<L: Leases, T: Terms> Contest<L, T> {
             if election.has_left() {
                 return;
             }
-            let wait = election.next(at).map(|then| then.saturating_sub(at));
+            let wait = election.next(at).map(|then| whole(then.saturating_sub(at)));
             let sleep = OptionFuture::from(wait.map(|wait| self.timer.sleep(wait)));
             tokio::select! {
                 biased;
