@@ -281,11 +281,26 @@ async fn a_server_that_is_not_there_is_one_clear_line() {
     let url = format!("ws://{address}/call-api");
     let (exit, stdout, stderr) = end(call(&url, &["end", "some-call"])).await;
     assert_eq!((exit, stdout.as_str()), (Some(5), ""));
-    assert_eq!(stderr, format!("{url}: can't connect: Connection refused (os error 111)\n"));
+    let hint = "`--server` or CALLPLANE_SERVER names another one";
+    assert_eq!(
+        stderr,
+        format!("{url}: can't connect: Connection refused (os error 111); {hint}\n")
+    );
+}
 
-    for url in ["wss://127.0.0.1:1/call-api", "nonsense", "http://127.0.0.1:1/"] {
+#[tokio::test]
+async fn what_cannot_be_a_server_is_a_wrong_argument() {
+    for url in [
+        "wss://127.0.0.1:1/call-api",
+        "nonsense",
+        "http://127.0.0.1:1/",
+        "127.0.0.1:5959",
+        "ws://",
+        "ws://a b/",
+        "",
+    ] {
         let (exit, _, stderr) = end(call(url, &["end", "some-call"])).await;
-        assert_eq!(exit, Some(5), "{stderr}");
+        assert_eq!(exit, Some(2), "{stderr}");
         assert!(stderr.starts_with(&format!("{url}: ")), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::{IntoClientRequest as _, uri_mode};
+use tokio_tungstenite::tungstenite::error::UrlError;
+use tokio_tungstenite::tungstenite::stream::Mode;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -41,9 +44,9 @@ pub async fn follow(server: &str, asked: Asked, form: Form) -> Exit {
     };
     let mut socket = match connect(server).await {
         Ok(socket) => socket,
-        Err(reason) => {
+        Err(NoWay { reason, exit }) => {
             eprintln!("{server}: {reason}");
-            return Exit::NotConnected;
+            return exit;
         }
     };
     let mut command = Running::new(asked, form);
@@ -196,18 +199,49 @@ async fn send(socket: &mut Socket, text: String) -> Result<(), Lost> {
     socket.send(Message::text(text)).await.map_err(|error| Lost(reason(&error)))
 }
 
-async fn connect(server: &str) -> Result<Socket, String> {
-    match tokio::time::timeout(ANSWER, connect_async(server)).await {
-        Ok(Ok((socket, _response))) => Ok(socket),
-        Ok(Err(error)) => Err(reason(&error)),
-        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+/// Why there is no connection, and what that is to the shell.
+struct NoWay {
+    reason: String,
+    exit: Exit,
+}
+
+async fn connect(server: &str) -> Result<Socket, NoWay> {
+    let (reason, exit) = match tokio::time::timeout(ANSWER, open(server)).await {
+        Ok(Ok(socket)) => return Ok(socket),
+        Ok(Err(error)) if can_be_no_server(&error) => (reason(&error), Exit::Usage),
+        Ok(Err(error @ tungstenite::Error::Io(_))) => {
+            let hint = "`--server` or CALLPLANE_SERVER names another one";
+            (format!("{}; {hint}", reason(&error)), Exit::NotConnected)
+        }
+        Ok(Err(error)) => (reason(&error), Exit::NotConnected),
+        Err(_) => (format!("no answer within {} s", ANSWER.as_secs()), Exit::NotConnected),
+    };
+    Err(NoWay { reason, exit })
+}
+
+async fn open(server: &str) -> Result<Socket, tungstenite::Error> {
+    let request = server.into_client_request()?;
+    // Known before anybody is connected to, so that the answer is the same with nobody there.
+    match uri_mode(request.uri())? {
+        Mode::Plain => {}
+        Mode::Tls => return Err(UrlError::TlsFeatureNotEnabled.into()),
+    }
+    connect_async(request).await.map(|(socket, _response)| socket)
+}
+
+/// Whether it is the URL that is wrong: no server could mend that.
+fn can_be_no_server(error: &tungstenite::Error) -> bool {
+    match error {
+        tungstenite::Error::Url(UrlError::UnableToConnect(_)) => false,
+        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => true,
+        _ => false,
     }
 }
 
 /// One clear line.
 fn reason(error: &tungstenite::Error) -> String {
     match error {
-        tungstenite::Error::Url(_) => {
+        tungstenite::Error::Url(_) | tungstenite::Error::HttpFormat(_) => {
             "can't be used as a server: write ws://HOST:PORT/PATH (wss:// is not supported here)"
                 .to_owned()
         }

@@ -82,7 +82,7 @@ fn event(message: &Value) -> (String, String) {
         parts.extend(deadline.map(|ms| format!("ends within {} s", ms.div_ceil(1000))));
     }
     parts.extend(body.get("outcome").and_then(Value::as_str).map(str::to_owned));
-    for word in ["up", "replaced", "may_still_ring", "already", "leg_left_up"] {
+    for word in ["up", "replaced", "may_still_ring", "already", "leg_left_up", "degraded"] {
         parts.extend(body.get(word).map(|value| pair(word, value)));
     }
     if let Some(error) = body.get("error") {
@@ -134,6 +134,12 @@ mod tests {
             (
                 Told::Started(started),
                 "    1.204s  Started              cmd_id=c  session=e/s  ends within 76 s\n",
+            ),
+            (
+                Told::Started(
+                    json!({"id":1,"result":{"cmd_id":"c","degraded":true,"event":"Started","outcome":"success"}}),
+                ),
+                "    1.204s  Started              cmd_id=c  success  degraded=true\n",
             ),
             (
                 Told::Event(answered),
