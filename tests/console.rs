@@ -463,6 +463,15 @@ async fn a_call_is_started_held_resumed_transferred_and_ended() {
             let new = json!({"data": {"callid": "c-2", "destination": "sip:carol@127.0.0.1:9"}});
             peer.tell(method, &id, "TransferStart", 16, new.clone());
             page.until_text(".call .pill", "carol rings").await;
+            assert_eq!(
+                page.eval(
+                    "[...document.querySelectorAll('.call:nth-child(2) .actions > :not([hidden], .call-id)')]
+                        .map((button) => button.dataset.action)"
+                )
+                .await,
+                json!(["cancel", "end"]),
+                "what can be done while it moves"
+            );
             peer.tell(method, &id, "TransferSuccessful", 17, new);
             peer.tell(method, &id, "Ended", 18, json!({"outcome": "success"}));
             page.until_text(".call[data-state=ended] .call-note", "Transferred to carol").await;
@@ -551,6 +560,17 @@ async fn a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up() {
             page.until_text(".command .word", "failed").await;
             page.until_text(".row-detail", "486 Busy Here · no call is up").await;
             page.until_text(".call[data-state=ended] .call-note", "486 Busy Here").await;
+            page.until_text(".call[data-state=ended] .pill", "Failed").await;
+            let colour =
+                |of: &str| format!("getComputedStyle(document.querySelector('{of}')).color");
+            let bad = page.eval(&colour(".command .word")).await;
+            assert_eq!(page.eval(&colour(".call .pill")).await, bad, "one failure, one colour");
+            assert_eq!(page.eval(&colour(".event[data-event=Error] .event-words")).await, bad);
+            for scheme in ["light", "dark"] {
+                page.prefer(scheme).await;
+                assert_eq!(page.eval(FAINT).await, json!([]), "{scheme}");
+            }
+            page.prefer("light").await;
 
             start_call(&page, ALICE, CAROL).await;
             let start = peer.expect("CallStart").await;
@@ -561,14 +581,22 @@ async fn a_failure_tells_the_words_the_outcome_and_whether_a_call_is_up() {
             page.until_text(".call[data-state=unknown] .pill", "May be up").await;
 
             for (seq, outcome, words) in
-                [(6, "not_started", "not started"), (8, "cancelled", "cancelled")]
+                [(6, "not_started", "not started"), (9, "cancelled", "cancelled")]
             {
                 start_call(&page, CAROL, BOB).await;
                 let start = peer.expect("CallStart").await;
                 let id = peer.started(&start, seq);
-                peer.tell("CallStart", &id, "Ended", seq + 1, json!({"outcome": outcome}));
+                if outcome == "cancelled" {
+                    let error = json!({"data": "cancelled", "error":
+                        {"code": "cancelled", "message": "cancelled", "up": "no"}});
+                    peer.tell("CallStart", &id, "Error", seq + 1, error);
+                }
+                peer.tell("CallStart", &id, "Ended", seq + 2, json!({"outcome": outcome}));
                 page.until_text(".command .word", words).await;
             }
+            let step = ".event[data-event=Error] .event-words";
+            assert_ne!(page.eval(&colour(step)).await, bad, "what was wished for is no fault");
+            page.until_text(".call[data-state=ended] .pill", "Ended").await;
             assert_no_complaints(&page);
         }
     );
@@ -662,7 +690,11 @@ async fn a_refusal_is_shown_where_it_belongs() {
         let mut server = Server::start().await;
         let (page, mut peer) = server.connected(browser).await;
 
-        // What is missing is said without asking the server.
+        // What is missing is said without asking the server, all of it at once.
+        page.click("#start .primary").await;
+        page.until_text("[data-field=caller] .field-error", "Caller is needed").await;
+        page.until_text("[data-field=callee] .field-error", "Callee is needed").await;
+        page.until("document.activeElement.closest('[data-field=caller]')").await;
         page.fill("#start [data-field=caller] input", ALICE).await;
         page.key("Enter").await;
         page.until_text("[data-field=callee] .field-error", "Callee is needed").await;
@@ -930,6 +962,21 @@ async fn the_whole_page_works_by_keyboard_alone() {
 // The connection
 
 #[tokio::test]
+async fn who_took_the_offer_stands_on_its_call() {
+    in_browser!("who_took_the_offer_stands_on_its_call", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        page.eval("document.querySelector('#try').focus()").await;
+        page.key("Enter").await;
+        let request = peer.expect("CallStart").await;
+        peer.started(&request, 1);
+        page.until_text(".call .pill", "Calling alice").await;
+        page.until("document.activeElement.matches('.call')").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_taken_up_where_it_was() {
     in_browser!("a_lost_connection_is_taken_up_where_it_was", async |browser: &Browser| {
         let mut server = Server::start().await;
@@ -1065,6 +1112,14 @@ async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
             page.until_text(".command .word", "failed").await;
             page.until_text(".command .word", "unknown").await;
             page.until_text(".row-detail", "the server has no record of it any more").await;
+            page.until("!document.querySelector('.notice').innerText.includes('looked up')").await;
+            page.until_text(".notice", "restarted").await;
+            assert_eq!(
+                page.eval("document.querySelector('#timeline').innerText.includes('may be up')")
+                    .await,
+                json!(false),
+                "a demo's phones end with it"
+            );
             // The simulated phones of a demo end with it.
             page.until("document.querySelectorAll('.call[data-state=ended]').length === 2").await;
 
@@ -1077,6 +1132,90 @@ async fn a_gap_is_said_plainly_and_running_commands_are_looked_up() {
             assert_eq!(resume["params"], json!({"session": "s-1", "epoch": "e-2", "seq": 0}));
         }
     );
+}
+
+#[tokio::test]
+async fn one_command_is_spoken_of_as_one() {
+    in_browser!("one_command_is_spoken_of_as_one", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        start_call(&page, ALICE, BOB).await;
+        let request = peer.expect("CallStart").await;
+        peer.started(&request, 1);
+        page.until_text(".call .pill", "Calling alice").await;
+        peer.cut();
+        let mut peer = server.accept().await;
+        let resume = peer.expect("Resume").await;
+        peer.refuse(&resume, -32005, "no", json!({"kind": "resume_refused"}));
+        page.until_text(".notice", "1 command was still running; its outcome is being").await;
+        let get = peer.expect("CommandGet").await;
+        // As long as the server can't say, it stays so.
+        let id = request["params"]["cmd_id"].as_str().unwrap();
+        peer.refuse(&get, -32010, "no store", json!({"kind": "store_unavailable"}));
+        let both = json!({"data": {"caller": ALICE, "callee": BOB}});
+        peer.tell("CallStart", id, "CallerAnswered", 2, both);
+        page.until_text(".call .pill", "bob rings").await;
+        page.until_text(".notice", "its outcome is being looked up").await;
+        peer.tell("CallStart", id, "Ended", 3, json!({"outcome": "failed", "up": "no"}));
+        page.until("!document.querySelector('.notice').innerText.includes('looked up')").await;
+        page.until_text(".notice", "could not be taken up again").await;
+        assert_no_complaints(&page);
+    });
+}
+
+#[tokio::test]
+async fn what_was_told_last_is_shown_as_such() {
+    in_browser!("what_was_told_last_is_shown_as_such", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        start_call(&page, ALICE, BOB).await;
+        let request = peer.expect("CallStart").await;
+        peer.play_start(&request, "c-1", 1);
+        page.until_text(".call .pill", "Talking").await;
+        // Phones that hang up by themselves are not told.
+        page.until_text("#calls-count", "1 live, as last told").await;
+        start_call(&page, CAROL, "erin").await;
+        let request = peer.expect("CallStart").await;
+        let id = peer.started(&request, 20);
+        let both = json!({"data": {"caller": CAROL, "callee": "sip:erin@demo.callplane"}});
+        peer.tell("CallStart", &id, "CallerAnswered", 21, both);
+        page.until_text(".call .pill", "erin rings").await;
+        page.until("document.querySelector('.call .clock').textContent === '0:01'").await;
+        page.eval("document.activeElement.blur()").await;
+        let clocks = "[...document.querySelectorAll('.call .clock')].map((c) => c.textContent)";
+        let alive = page.eval(clocks).await;
+        assert!(!alive.to_string().contains("last told"), "{alive}");
+        peer.cut();
+
+        let mut peer = server.accept().await;
+        let resume = peer.expect("Resume").await;
+        page.until(
+            "[...document.querySelectorAll('.call .clock')].every((c) => c.textContent.endsWith('as last told'))",
+        )
+        .await;
+        page.until("document.querySelector('#calls.away')").await;
+        let away = page.eval(clocks).await;
+        page.eval("globalThis.until = performance.now() + 1300").await;
+        page.until("performance.now() > globalThis.until").await;
+        assert_eq!(page.eval(clocks).await, away, "the clocks stand");
+        for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 390)] {
+            page.prefer(scheme).await;
+            page.size(width, 844, 1.5).await;
+            assert_fits(&page, width).await;
+            assert_eq!(page.eval(FAINT).await, json!([]), "{scheme}");
+            page.eval("document.querySelector('.call').scrollIntoView({block: 'center'})").await;
+            page.picture(&pictures().join(format!("away-{scheme}-{width}.png"))).await;
+        }
+
+        peer.send(json!({"jsonrpc": "2.0", "id": resume["id"], "result":
+            {"recovered": true, "session": "s-1", "epoch": "e-1", "seq": 21}}));
+        page.until("!document.querySelector('#calls.away')").await;
+        page.until(
+            "[...document.querySelectorAll('.call .clock')].every((c) => /^\\d+:\\d\\d$/.test(c.textContent))",
+        )
+        .await;
+        assert_no_complaints(&page);
+    });
 }
 
 #[tokio::test]
@@ -1535,6 +1674,43 @@ async fn it_fits_a_phone_and_a_wide_screen_in_light_and_dark() {
             assert_no_complaints(&page);
         }
     );
+}
+
+#[tokio::test]
+async fn a_long_name_leaves_room_for_the_other() {
+    in_browser!("a_long_name_leaves_room_for_the_other", async |browser: &Browser| {
+        let mut server = Server::start().await;
+        let (page, mut peer) = server.connected(browser).await;
+        let long = "sip:support.second.level.night.shift@demo.callplane";
+        start_call(&page, long, "sip:anastasia.featherstone@demo.callplane").await;
+        let request = peer.expect("CallStart").await;
+        let id = peer.started(&request, 1);
+        peer.tell("CallStart", &id, "Ended", 2, json!({"outcome": "failed", "up": "no"}));
+        page.until("document.querySelector('.call[data-state=ended]')").await;
+        for (scheme, width) in [("light", 1280), ("dark", 390), ("light", 390), ("light", 320)] {
+            page.prefer(scheme).await;
+            page.size(width, 844, 1.5).await;
+            assert_fits(&page, width).await;
+            let sizes = page
+                .eval(
+                    "[...document.querySelectorAll('.call .avatar')]
+                        .map((a) => a.getBoundingClientRect()).map(({width, height}) => width === height && width > 25)",
+                )
+                .await;
+            assert_eq!(sizes, json!([true, true]), "round at {width}");
+            let names = page
+                .eval(
+                    "[...document.querySelectorAll('.call .party-name')].map((name) => name.clientWidth)",
+                )
+                .await;
+            for name in names.as_array().unwrap() {
+                assert!(name.as_u64() >= Some(60), "{names} at {width}");
+            }
+            page.eval("document.querySelector('.call').scrollIntoView({block: 'center'})").await;
+            page.picture(&pictures().join(format!("long-{scheme}-{width}.png"))).await;
+        }
+        assert_no_complaints(&page);
+    });
 }
 
 /// Nothing is wider than the screen: there is nothing to scroll sideways.

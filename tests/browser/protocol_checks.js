@@ -34,6 +34,16 @@
   is("old text", p.standing(old.commands.s).detail, "486 Busy Here");
   is("old success", run(start(1, "s"), ok(1, "s"), told("CallStart", "s", "Ended")).commands.s.outcome, "success");
 
+  // A start that failed is said to have failed, one that was cancelled is over.
+  const over = (outcome) => run(start(1, "s"), ok(1, "s"), told("CallStart", "s", "Ended", { outcome, up: "no" }));
+  is("failed", p.callState(over("failed").calls[0], over("failed")), { name: "ended", words: "Failed", failed: true });
+  is("cancelled", p.callState(over("cancelled").calls[0], over("cancelled")), { name: "ended", words: "Ended" });
+
+  // Phones that end with the server leave no call that may be up.
+  const alone = [start(1, "s"), ok(1, "s"), { type: "phones-gone", at: 7 }, told("CallStart", "s", "Ended", { outcome: "unknown", up: "unknown" })];
+  is("phones gone", p.standing(run(...alone).commands.s).detail, "How it ended can't be known · no call is up");
+  is("their card", run(...alone).calls[0].note, "the demo was restarted");
+
   // An end is final: whatever comes after changes no outcome.
   const ended = run(start(1, "s"), ok(1, "s"), ...up("s", "c"));
   is("talking", p.callState(ended.calls[0], ended).name, "talking");

@@ -7,7 +7,7 @@ import { addressField, nameCall, showRefusal } from "./forms.js";
 const ENDED_SHOWN = 4;
 const HUES = 6;
 
-/** `world` is that of the forms. Returns `{update(model), tick(now), cards}`. */
+/** `world` is that of the forms, with `away()`: when the connection was lost, or null. Returns `{update(model), tick(now), cards}`. */
 export function callCards(parent, world) {
   const cards = new Map();
   const sync = keyedList(parent, (call) => call.key, (call) => {
@@ -109,20 +109,23 @@ function callCard(first, world) {
       const state = callState(call, model);
       const busy = commandById(model, call.busy);
       const over = isGone(call);
+      // While a phone is moved it can be let go or stopped; the rest waits.
+      const moves = Boolean(busy) && isCancellable(busy);
       const established = !over && call.callid !== undefined && (call.state === "talking" || call.state === "unknown");
       // In doubt the button that lets people talk again: it also finds out.
       const held = call.held.caller || call.held.callee || call.holdDoubt;
       root.dataset.state = state.name;
+      root.classList.toggle("failed", state.failed === true);
       caller.update(call.caller, call.held.caller, call.callid);
       callee.update(call.callee, call.held.callee, call.callid);
       say(pill, state.words);
       attribute(root, "aria-label", `Call, ${shortName(call.caller)} and ${shortName(call.callee)}, ${state.words}`);
       say(note, call.note ? noteWords(call.note, over) : "");
       show(note, Boolean(call.note));
-      show(hold, established);
+      show(hold, established && !moves);
       turn(hold, held ? "resume" : "hold", held ? "Resume" : "Hold");
-      show(transfer, established);
-      show(cancel, Boolean(busy) && isCancellable(busy));
+      show(transfer, established && !moves);
+      show(cancel, moves);
       show(end, established);
       for (const button of [hold, transfer]) attribute(button, "aria-disabled", busy ? "true" : null);
       attribute(copy, "title", call.callid && `Copy the Call-ID ${call.callid}`);
@@ -135,7 +138,9 @@ function callCard(first, world) {
     tick(now) {
       // What was never answered has rung, but lasted no time.
       const from = call.answeredAt ?? (isGone(call) ? undefined : call.at);
-      say(time, call.foreign || from === undefined ? "" : clock((call.endedAt ?? now) - from));
+      const away = isGone(call) ? null : world.away();
+      const lasts = call.foreign || from === undefined ? "" : clock((call.endedAt ?? away ?? now) - from);
+      say(time, away === null ? lasts : [lasts, "as last told"].filter(Boolean).join(" · "));
     },
     /** What a key does to the call this card shows. */
     act(name) {

@@ -74,11 +74,10 @@ export function commandForm(method, world, options = {}) {
   root.addEventListener("submit", async (event) => {
     event.preventDefault();
     clear();
-    const empty = fields.find((field) => field.required && field.value() === undefined);
-    if (empty) {
-      complain(empty.name, `${empty.label} is needed.`);
-      return;
-    }
+    const empty = fields.filter((field) => field.required && field.value() === undefined);
+    // From the last to the first, where the cursor stays.
+    for (const field of empty.reverse()) complain(field.name, `${field.label} is needed.`);
+    if (empty.length > 0) return;
     const params = values();
     const reply = await world.ask(method, params);
     if (reply.lost) complain(null, reply.lost);

@@ -23,6 +23,10 @@ const byId = (id) => document.getElementById(id);
 
 let model = restore();
 let ready = false;
+/** Since when nothing can be told; null while connected. */
+let away = Date.now();
+/** The commands whose outcome is being looked up. */
+const sought = new Set();
 let nextId = 1;
 /** Those who wait for an answer: `resolve` by request id. */
 const answers = new Map();
@@ -31,6 +35,7 @@ const book = addressBook();
 const world = {
   book,
   model: () => model,
+  away: () => away,
   ask,
   sendRaw,
   announce,
@@ -109,6 +114,7 @@ function dispatch(action) {
 
 function draw() {
   drawing = false;
+  const offered = byId("calls-empty").contains(document.activeElement);
   cards.update(model);
   rows.update(model);
   frames.update(model);
@@ -117,9 +123,13 @@ function draw() {
   const live = liveCalls(model).length;
   const running = runningCommands(model).length;
   show(byId("calls-empty"), model.calls.length === 0);
+  // Who took the offer stands on the call that came of it.
+  if (offered && model.calls.length > 0) cards.move(1);
+  for (const id of sought) if (isOver(commandById(model, id) ?? { status: "ended" })) sought.delete(id);
+  if (sought.size === 0) say(byId("notice-more"), "");
   show(byId("timeline-empty"), model.order.length === 0);
   show(byId("forget"), model.order.some((id) => isOver(model.commands[id])));
-  say(byId("calls-count"), live ? `${live} live` : "");
+  say(byId("calls-count"), live ? `${live} live, as last told` : "");
   say(byId("timeline-count"), running ? `${running} running` : "");
   document.title = live ? `${live} · callplane` : "callplane";
   save();
@@ -209,6 +219,7 @@ async function opened() {
   const session = await takeUp();
   if (session === "lost") return;
   ready = true;
+  setAway(null);
   if (session === "same") repeatUnanswered();
   else lookUp(runningCommands(model));
   heartbeat();
@@ -224,7 +235,7 @@ async function takeUp() {
   if (lost) return "lost";
   if (result?.recovered === false) {
     if (given.demo === true && model.gap.reason === "restarted") dispatch({ type: "phones-gone", at: Date.now() });
-    notify("bad", `${gapText(model.gap)} ${stillRunning()}`);
+    notify("bad", gapText(model.gap), stillRunning());
     return "other";
   }
   if (result) {
@@ -234,7 +245,7 @@ async function takeUp() {
   const refusal = refusalOf(error);
   const words = `The session could not be taken up again. ${refusalText(refusal)}`;
   if (refusal.kind !== "store_unavailable") {
-    notify("bad", `${words} ${stillRunning()}`);
+    notify("bad", words, stillRunning());
     return "other";
   }
   notify("bad", words);
@@ -246,13 +257,18 @@ async function takeUp() {
 function stillRunning() {
   const open = runningCommands(model).length;
   if (open === 0) return "";
-  const one = open === 1 ? "1 command was" : `${open} commands were`;
-  return `${one} still running; their outcome is being looked up.`;
+  return open === 1
+    ? "1 command was still running; its outcome is being looked up."
+    : `${open} commands were still running; their outcomes are being looked up.`;
 }
 
 /** What nobody knows any more is unknown. */
 function lookUp(commands) {
-  for (const command of commands) transmit(request(nextId++, "CommandGet", { cmd_id: command.id }));
+  for (const { id } of commands) {
+    sought.add(id);
+    // Of one that still runs the rest is told as it comes.
+    transmit(request(nextId++, "CommandGet", { cmd_id: id })).then(({ result }) => result && sought.delete(id));
+  }
 }
 
 function repeatUnanswered() {
@@ -269,7 +285,14 @@ function lost() {
   const words = "The connection was lost before the server answered. The command is asked for again once it is back.";
   for (const resolve of answers.values()) resolve({ lost: words });
   answers.clear();
+  setAway(Date.now());
   dispatch({ type: "lost", at: Date.now() });
+}
+
+function setAway(since) {
+  away = since;
+  byId("calls").classList.toggle("away", since !== null);
+  cards.tick(Date.now());
 }
 
 let beat;
@@ -317,10 +340,12 @@ function linkChanged(state) {
 
 let quiet;
 
-function notify(tone, words) {
+/** `more` is said until what is looked up is known. */
+function notify(tone, words, more = "") {
   clearTimeout(quiet);
   byId("notice").dataset.tone = tone;
-  say(byId("notice-words"), words.trim());
+  say(byId("notice-words"), words);
+  say(byId("notice-more"), more);
   show(byId("notice"), true);
   if (tone === "good") quiet = setTimeout(() => show(byId("notice"), false), 6000);
 }
@@ -445,6 +470,7 @@ const url = new URL(path, document.baseURI);
 url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
 url.search = url.hash = "";
 draw();
+setAway(away);
 const connection = openConnection(url, closing, {
   opened,
   received: receive,

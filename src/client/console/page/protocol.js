@@ -142,7 +142,7 @@ export function reduce(model, action) {
     case "lost":
       return lost(model);
     case "phones-gone":
-      return editCall(model, (call) => !isGone(call), () => gone(action.at, "the demo was restarted"));
+      return phonesGone(model, action.at);
     case "forget":
       return forget(model);
     default:
@@ -170,6 +170,13 @@ function lost(model) {
     if (commands[id].status === "sending") commands[id] = { ...commands[id], status: "unanswered" };
   }
   return { ...model, commands, waiting: {} };
+}
+
+/** What ran can leave no call behind, whatever else becomes of it. */
+function phonesGone(model, at) {
+  const commands = { ...model.commands };
+  for (const id of model.order) if (!isOver(commands[id])) commands[id] = { ...commands[id], phonesGone: true };
+  return editCall({ ...model, commands }, (call) => !isGone(call), () => gone(at, "the demo was restarted"));
 }
 
 function forget(model) {
@@ -298,7 +305,7 @@ function ended(model, command, facts, at) {
     acceptedAt: command.acceptedAt ?? at,
     endedAt: at,
     outcome,
-    up: text(facts.up) ?? error?.up,
+    up: command.phonesGone ? "no" : text(facts.up) ?? error?.up,
     error,
     undone: undoneText(model, command, outcome, error),
     extra: extraFacts(facts),
@@ -606,7 +613,8 @@ function settleStart(model, command, at) {
     return editCall(model, ours, (call) => ({ state: "talking", answeredAt: call.answeredAt ?? at }));
   }
   if (maybeUp(command)) return editCall(model, ours, () => ({ state: "unknown", note: noteOf(command) }));
-  return editCall(model, ours, () => gone(at, noteOf(command)));
+  const failed = command.outcome === "failed";
+  return editCall(model, ours, () => ({ ...gone(at, noteOf(command)), failed }));
 }
 
 function settleTransfer(model, command, at) {
@@ -725,10 +733,12 @@ export function holdOf(call) {
   return ["none", "one", "both"][legs];
 }
 
-/** The state a person is shown: `{name, words}`; `name` is also the colour. */
+/** The state a person is shown: `{name, words}`; `name` is also the colour, but for what has `failed`. */
 export function callState(call, model) {
   const busy = commandById(model, call.busy);
-  if (call.state === "ended") return { name: "ended", words: "Ended" };
+  if (call.state === "ended") {
+    return call.failed ? { name: "ended", words: "Failed", failed: true } : { name: "ended", words: "Ended" };
+  }
   if (call.state === "unknown") return { name: "unknown", words: "May be up" };
   if (call.state === "calling") {
     return { name: "ringing", words: busy?.status === "running" ? `Calling ${shortName(call.caller)}` : "Asking" };
