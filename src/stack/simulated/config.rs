@@ -122,7 +122,7 @@ impl Default for WorldConfig {
 /// | dave | busy (486) |
 /// | erin | rings and never answers |
 /// | frank | answers, but refuses to be transferred (603) |
-/// | grace | rings for a second, answers, and hangs up after twenty seconds |
+/// | grace | rings for a second and answers; as the callee, hangs up after twenty seconds |
 /// | heidi | the phone is off: no answer of any kind |
 pub fn demo_phones() -> Vec<PhoneConfig> {
     let plain = Behaviour::default;
