@@ -130,7 +130,7 @@ pub fn demo_phones() -> Vec<PhoneConfig> {
         ("alice", plain()),
         ("bob", Behaviour { ring_ms: 2000, ..plain() }),
         ("carol", Behaviour { ring_ms: 1000, reinvite: 488, ..plain() }),
-        ("dave", Behaviour { ring_ms: 300, answer: 486, ..plain() }),
+        ("dave", Behaviour { ring: false, ring_ms: 300, answer: 486, ..plain() }),
         ("erin", Behaviour { answer: 0, ..plain() }),
         ("frank", Behaviour { ring_ms: 500, refer: 603, ..plain() }),
         ("grace", Behaviour { ring_ms: 1000, hang_up_ms: Some(20_000), ..plain() }),
