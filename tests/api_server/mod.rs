@@ -194,15 +194,11 @@ impl ApiServer {
 
     /// It stands still: connections are taken, nothing is answered.
     pub fn pause(&self) {
-        self.signal("-STOP");
+        self.server.lock().unwrap().as_ref().expect("it runs").stop();
     }
 
     pub fn go_on(&self) {
-        self.signal("-CONT");
-    }
-
-    fn signal(&self, signal: &str) {
-        self.server.lock().unwrap().as_ref().expect("it runs").signal(signal);
+        self.server.lock().unwrap().as_ref().expect("it runs").signal("-CONT");
     }
 
     /// Kills it: connections are refused. What it stored stays.

@@ -66,6 +66,27 @@ impl Running {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
+
+    /// Lets it stand still, and returns when it does: on a busy machine threads run on until the one that
+    /// was chosen for the signal has taken it.
+    pub fn stop(&self) {
+        self.signal("-STOP");
+        let deadline = Instant::now() + DEADLINE;
+        while !self.stands_still() {
+            assert!(Instant::now() < deadline, "waited {DEADLINE:?} until it stands still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let mut states = threads.flatten().map(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name (proc_pid_stat(5)), which is in parentheses.
+            stat.rsplit(") ").next().unwrap_or_default().chars().next()
+        });
+        states.all(|state| state == Some('T'))
+    }
 }
 
 impl Drop for Running {
