@@ -194,7 +194,7 @@ impl ApiServer {
 
     /// It stands still: connections are taken, nothing is answered.
     pub fn pause(&self) {
-        self.server.lock().unwrap().as_ref().expect("it runs").stop();
+        self.server.lock().unwrap().as_ref().expect("it runs").pause();
     }
 
     pub fn go_on(&self) {

@@ -69,7 +69,7 @@ impl Running {
 
     /// Lets it stand still, and returns when it does: on a busy machine threads run on until the one that
     /// was chosen for the signal has taken it.
-    pub fn stop(&self) {
+    pub fn pause(&self) {
         self.signal("-STOP");
         let deadline = Instant::now() + DEADLINE;
         while !self.stands_still() {
